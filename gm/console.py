@@ -1,0 +1,77 @@
+"""What a person sees: the project's log lines, progress bars, and errors as one sentence. No MindSpore import."""
+
+import logging
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import Callable, Iterable, Iterator, Optional, Sequence
+
+from tqdm import tqdm
+
+from gm.errors import UserError
+
+log = logging.getLogger("gm")
+
+
+class _AroundBars(logging.Handler):
+    """Writes through tqdm, so that a line does not break a bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def set_up(quiet: bool = False) -> None:
+    """Log lines of this project go to standard error, warnings with the word before them; `quiet` keeps only errors."""
+
+    class Words(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            text = record.getMessage()
+            return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+    handler = _AroundBars()
+    handler.setFormatter(Words())
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+def bar(items: Optional[Iterable], what: str, **settings) -> tqdm:
+    """A progress bar on standard error. Silent when the log is quiet (ranks other than 0)."""
+    settings.setdefault("dynamic_ncols", True)
+    settings.setdefault("mininterval", 0.1 if sys.stderr.isatty() else 10.0)
+    return tqdm(items, desc=what, disable=log.level >= logging.ERROR, file=sys.stderr, **settings)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Shows "<what>, n s" while the body runs, and the time it took afterwards."""
+    start, over = time.perf_counter(), threading.Event()
+    with bar(None, what, bar_format="{desc}", leave=False) as line:
+
+        def tick() -> None:
+            while not over.wait(0.5):
+                line.set_description_str(f"{what}, {time.perf_counter() - start:.0f} s")
+
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+    log.info("%s: %.1f s", what, time.perf_counter() - start)
+
+
+def run_command(command: Callable[[Sequence[str]], None], argv: Optional[Sequence[str]] = None) -> int:
+    """Run a command's main function; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    set_up()
+    try:
+        command(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was saved so far is kept", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,80 @@
+"""Building SDXL's three networks without memory, naming their parameters, and filling them from files.
+
+The networks stay apart (text encoders, VAE, UNet) so that each can be loaded when it is needed and freed after.
+"""
+
+from typing import Iterable, Optional
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore.nn.utils import no_init_parameters
+
+from gm.config import ModelConfig
+from gm.models.conditioner import CONDITIONER_PREFIX, TextEncoders
+from gm.models.unet import UNET_PREFIX, UNet
+from gm.models.vae import VAE, VAE_PREFIX
+
+
+def _name(cell: nn.Cell, prefix: str) -> nn.Cell:
+    """Give every parameter its full native name, and freeze all but LoRA."""
+    for name, parameter in cell.parameters_and_names():
+        parameter.name = prefix + name
+        parameter.requires_grad = is_lora(name)
+    cell.set_train(False)
+    return cell
+
+
+def is_lora(name: str) -> bool:
+    return name.endswith((".lora_A.weight", ".lora_B.weight"))
+
+
+def build_unet(config: ModelConfig, dtype: ms.Type = ms.float32) -> UNet:
+    """The UNet with empty weights; `dtype` is its compute type."""
+    with no_init_parameters():
+        return _name(UNet(config.unet, dtype), UNET_PREFIX)
+
+
+def build_vae(config: ModelConfig) -> VAE:
+    with no_init_parameters():
+        return _name(VAE(config.vae), VAE_PREFIX)
+
+
+def build_text_encoders(config: ModelConfig, dtype: ms.Type = ms.float32) -> TextEncoders:
+    """Both encoders with empty weights. LoRA in layers whose output SDXL does not use stays untrained."""
+    with no_init_parameters():
+        cell = _name(TextEncoders(config, dtype), CONDITIONER_PREFIX)
+    layers = list(cell.embedders[0].transformer.text_model.encoder.layers)
+    for layer in layers[config.text_encoders[0].layer_idx :]:
+        for parameter in layer.get_parameters():
+            parameter.requires_grad = False
+    return cell
+
+
+def expected_shapes(config: ModelConfig) -> tuple[dict[str, tuple], dict[str, tuple]]:
+    """Names and shapes of the base weights and of the LoRA matrices that this model has; takes no weight memory."""
+    shapes = {}
+    for cell in (build_unet(config), build_vae(config), build_text_encoders(config)):
+        shapes.update({parameter.name: tuple(parameter.shape) for parameter in cell.get_parameters()})
+    base = {name: shape for name, shape in shapes.items() if not is_lora(name)}
+    return base, {name: shape for name, shape in shapes.items() if is_lora(name)}
+
+
+def fill(cells: Iterable[nn.Cell], read, progress=None) -> None:
+    """Set every parameter of `cells` from `read(name) -> array`, one tensor at a time, converted to its own type."""
+    for cell in cells:
+        parameters = list(cell.get_parameters())
+        for parameter in progress(parameters) if progress else parameters:
+            array = read(parameter.name)
+            if tuple(array.shape) != tuple(parameter.shape):
+                raise AssertionError(f"{parameter.name}: {array.shape} given, {parameter.shape} needed")
+            array = np.ascontiguousarray(array, ms.dtype_to_nptype(parameter.dtype))
+            parameter.set_data(Tensor(array))
+
+
+def free(*cells: Optional[nn.Cell]) -> None:
+    """Let go of the weights of networks that are not needed any more."""
+    for cell in cells:
+        if cell is not None:
+            for parameter in cell.get_parameters():
+                parameter.set_data(Tensor(np.zeros(1, np.float32).astype(ms.dtype_to_nptype(parameter.dtype))), slice_shape=True)

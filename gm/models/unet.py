@@ -1,0 +1,231 @@
+"""The SDXL UNet (arXiv 2307.01952), with the module names of Stability-AI's sgm and LoRA in its attention.
+
+x (B, 4, h, w)   emb (B, 4 * model_channels)   context (B, 77, context_dim)   vector (B, adm_in_channels)
+Every part of a block has the signature (x, emb, context), so that a block is just a list of parts.
+"""
+
+from typing import Optional
+
+import mindspore as ms
+from mindspore import Tensor, lazy_inline, nn, ops
+
+from gm.config import LoraConfig, UNetConfig
+from gm.models.attention import Attention
+from gm.models.layers import Conv2d, GroupNorm, LayerNorm, Linear, TimestepEmbedding, add, cast, gelu, mul, reshape, silu, transpose
+
+UNET_PREFIX = "model.diffusion_model."
+
+
+class ResBlock(nn.Cell):
+    """Two convolutions with the time/size embedding added between them (sgm `ResBlock`)."""
+
+    @lazy_inline(policy="front")
+    def __init__(self, inputs: int, outputs: int, emb_width: int, dtype: ms.Type):
+        super().__init__()
+        self.in_layers = nn.CellList([GroupNorm(inputs, 1e-5), nn.Identity(), Conv2d(inputs, outputs, 3, dtype, 1, 1)])
+        self.emb_layers = nn.CellList([nn.Identity(), Linear(emb_width, outputs, True, dtype)])
+        self.out_layers = nn.CellList(
+            [GroupNorm(outputs, 1e-5), nn.Identity(), nn.Identity(), Conv2d(outputs, outputs, 3, dtype, 1, 1)]
+        )
+        self.changes_width = inputs != outputs
+        if self.changes_width:
+            self.skip_connection = Conv2d(inputs, outputs, 1, dtype)
+
+    def construct(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+        h = self.in_layers[2](silu(self.in_layers[0](x)))
+        e = self.emb_layers[1](silu(emb))
+        h = add(h, reshape(e, e.shape + (1, 1)))
+        h = self.out_layers[3](silu(self.out_layers[0](h)))
+        if self.changes_width:
+            x = self.skip_connection(x)
+        return add(x, h)
+
+
+class CrossAttention(nn.Cell):
+    """Multi-head attention of x (B, n, width) on context (B, m, context_width); LoRA in all four projections."""
+
+    def __init__(
+        self, width: int, context_width: int, head_width: int, kind: str, lora: Optional[LoraConfig], dtype: ms.Type
+    ):
+        super().__init__()
+        self.to_q = Linear(width, width, False, dtype, lora)
+        self.to_k = Linear(context_width, width, False, dtype, lora)
+        self.to_v = Linear(context_width, width, False, dtype, lora)
+        self.to_out = nn.CellList([Linear(width, width, True, dtype, lora)])
+        self.attention = Attention(width // head_width, head_width, kind)
+
+    def construct(self, x: Tensor, context: Tensor) -> Tensor:
+        return self.to_out[0](self.attention(self.to_q(x), self.to_k(context), self.to_v(context)))
+
+
+class GatedLinear(nn.Cell):
+    """GEGLU (arXiv 2002.05202): half of a projection times the GELU of the other half."""
+
+    def __init__(self, width: int, inner: int, dtype: ms.Type):
+        super().__init__()
+        self.proj = Linear(width, 2 * inner, True, dtype)
+        self.halves = ops.Split(-1, 2)
+
+    def construct(self, x: Tensor) -> Tensor:
+        value, gate = self.halves(self.proj(x))
+        return mul(value, gelu(gate))
+
+
+class FeedForward(nn.Cell):
+    def __init__(self, width: int, dtype: ms.Type):
+        super().__init__()
+        self.net = nn.CellList([GatedLinear(width, 4 * width, dtype), nn.Identity(), Linear(4 * width, width, True, dtype)])
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.net[2](self.net[0](x))
+
+
+class TransformerBlock(nn.Cell):
+    """Self-attention, attention on the text, feed-forward, each with a layer norm before and a sum after it."""
+
+    @lazy_inline(policy="front")
+    def __init__(
+        self, width: int, context_width: int, head_width: int, kind: str, lora: Optional[LoraConfig], dtype: ms.Type
+    ):
+        super().__init__()
+        self.attn1 = CrossAttention(width, width, head_width, kind, lora, dtype)
+        self.ff = FeedForward(width, dtype)
+        self.attn2 = CrossAttention(width, context_width, head_width, kind, lora, dtype)
+        self.norm1 = LayerNorm(width)
+        self.norm2 = LayerNorm(width)
+        self.norm3 = LayerNorm(width)
+
+    def construct(self, x: Tensor, context: Tensor) -> Tensor:
+        y = self.norm1(x)
+        x = add(x, self.attn1(y, y))
+        x = add(x, self.attn2(self.norm2(x), context))
+        return add(x, self.ff(self.norm3(x)))
+
+
+class SpatialTransformer(nn.Cell):
+    """Transformer blocks over the pixels of x (B, C, h, w), with linear projections in and out."""
+
+    def __init__(self, width: int, depth: int, config: UNetConfig, dtype: ms.Type):
+        super().__init__()
+        self.norm = GroupNorm(width, 1e-6)
+        self.proj_in = Linear(width, width, True, dtype)
+        self.transformer_blocks = nn.CellList(
+            [
+                TransformerBlock(
+                    width, config.context_dim, config.num_head_channels, config.attention, config.lora, dtype
+                )
+                for _ in range(depth)
+            ]
+        )
+        self.proj_out = Linear(width, width, True, dtype)
+
+    def construct(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        y = self.proj_in(transpose(reshape(self.norm(x), (b, c, h * w)), (0, 2, 1)))
+        for block in self.transformer_blocks:
+            y = block(y, context)
+        return add(x, reshape(transpose(self.proj_out(y), (0, 2, 1)), (b, c, h, w)))
+
+
+class Downsample(nn.Cell):
+    def __init__(self, width: int, dtype: ms.Type):
+        super().__init__()
+        self.op = Conv2d(width, width, 3, dtype, stride=2, padding=1)
+
+    def construct(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Cell):
+    def __init__(self, width: int, dtype: ms.Type):
+        super().__init__()
+        self.conv = Conv2d(width, width, 3, dtype, padding=1)
+
+    def construct(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+        return self.conv(ops.interpolate(x, size=(2 * x.shape[2], 2 * x.shape[3]), mode="nearest"))
+
+
+class UNet(nn.Cell):
+    """x, timesteps (B,), context, vector -> the network's output (B, 4, h, w), the noise in SDXL."""
+
+    def __init__(self, config: UNetConfig, dtype: ms.Type = ms.float32):
+        super().__init__()
+        width = config.model_channels
+        emb = 4 * width
+        self.dtype = dtype
+        self.sinusoids = TimestepEmbedding(width)
+        self.time_embed = nn.CellList([Linear(width, emb, True, dtype), nn.Identity(), Linear(emb, emb, True, dtype)])
+        self.label_emb = nn.CellList(
+            [nn.CellList([Linear(config.adm_in_channels, emb, True, dtype), nn.Identity(), Linear(emb, emb, True, dtype)])]
+        )
+
+        inputs = [nn.CellList([Conv2d(config.in_channels, width, 3, dtype, padding=1)])]
+        widths, channels, factor = [width], width, 1
+        for level, mult in enumerate(config.channel_mult):
+            for _ in range(config.num_res_blocks):
+                parts = [ResBlock(channels, mult * width, emb, dtype)]
+                channels = mult * width
+                if factor in config.attention_resolutions:
+                    parts.append(SpatialTransformer(channels, config.transformer_depth[level], config, dtype))
+                inputs.append(nn.CellList(parts))
+                widths.append(channels)
+            if level < len(config.channel_mult) - 1:
+                inputs.append(nn.CellList([Downsample(channels, dtype)]))
+                widths.append(channels)
+                factor *= 2
+        self.input_blocks = nn.CellList(inputs)
+
+        self.middle_block = nn.CellList(
+            [
+                ResBlock(channels, channels, emb, dtype),
+                SpatialTransformer(channels, config.transformer_depth[-1], config, dtype),
+                ResBlock(channels, channels, emb, dtype),
+            ]
+        )
+
+        outputs = []
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            for i in range(config.num_res_blocks + 1):
+                parts = [ResBlock(channels + widths.pop(), mult * width, emb, dtype)]
+                channels = mult * width
+                if factor in config.attention_resolutions:
+                    parts.append(SpatialTransformer(channels, config.transformer_depth[level], config, dtype))
+                if level > 0 and i == config.num_res_blocks:
+                    parts.append(Upsample(channels, dtype))
+                    factor //= 2
+                outputs.append(nn.CellList(parts))
+        self.output_blocks = nn.CellList(outputs)
+        self.out = nn.CellList(
+            [GroupNorm(width, 1e-5), nn.Identity(), Conv2d(width, config.out_channels, 3, dtype, padding=1)]
+        )
+        self.join = ops.Concat(1)
+        if config.use_recompute:
+            self._recompute_blocks()
+
+    def _recompute_blocks(self) -> None:
+        for block in [*self.input_blocks, self.middle_block, *self.output_blocks]:
+            for part in block:
+                if isinstance(part, ResBlock):
+                    part.recompute()
+                if isinstance(part, SpatialTransformer):
+                    for transformer in part.transformer_blocks:
+                        transformer.recompute()
+
+    def construct(self, x: Tensor, timesteps: Tensor, context: Tensor, vector: Tensor) -> Tensor:
+        x, context, vector = cast(x, self.dtype), cast(context, self.dtype), cast(vector, self.dtype)
+        emb = self.time_embed[2](silu(self.time_embed[0](cast(self.sinusoids(timesteps), self.dtype))))
+        emb = emb + self.label_emb[0][2](silu(self.label_emb[0][0](vector)))
+        h = self.input_blocks[0][0](x)
+        skips = (h,)
+        for i in range(1, len(self.input_blocks)):  # slicing a CellList would rename its parameters
+            for part in self.input_blocks[i]:
+                h = part(h, emb, context)
+            skips = skips + (h,)
+        for part in self.middle_block:
+            h = part(h, emb, context)
+        last = len(skips) - 1
+        for i, block in enumerate(self.output_blocks):
+            h = self.join((h, skips[last - i]))
+            for part in block:
+                h = part(h, emb, context)
+        return cast(self.out[2](silu(self.out[0](h))), ms.float32)

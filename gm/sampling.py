@@ -1,0 +1,160 @@
+"""Prompts -> pictures: used for class images, for pictures during training and by both demos.
+
+latent (B, 4, h, w) float32, h = height / 8   context (77, c) and pooled (e,) of one prompt, float32
+"""
+
+from dataclasses import dataclass
+from typing import Callable, Iterable, NamedTuple, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from gm.config import ModelConfig
+from gm.console import bar, waiting
+from gm.diffusion.denoiser import Denoiser
+from gm.diffusion.guidance import vanilla_cfg
+from gm.diffusion.samplers import SAMPLERS
+from gm.diffusion.schedule import DISCRETIZATIONS, nearest_timestep, train_sigmas
+from gm.models.conditioner import TextEncoders, tokenize
+from gm.models.unet import UNet
+from gm.models.vae import VAE, VAEDecode
+
+
+class Text(NamedTuple):
+    """What the text encoders make of one prompt."""
+
+    context: np.ndarray  # (77, c)
+    pooled: np.ndarray  # (e,)
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    height: int  # pixels
+    width: int  # pixels
+    sizes: tuple[int, int, int, int, int, int]  # original (h, w), crop (top, left), target (h, w), pixels
+    sampler: str = "EulerEDMSampler"
+    steps: int = 40
+    guider: str = "VanillaCFG"
+    guidance_scale: float = 5.0
+    discretization: str = "LegacyDDPMDiscretization"
+
+    @classmethod
+    def square(cls, size: int, steps: int) -> "SampleSettings":
+        """The defaults for a square picture that is nobody's crop."""
+        return cls(size, size, (size, size, 0, 0, size, size), steps=steps)
+
+
+class TextEmbedder:
+    """Prompts -> Text, one call of both encoders a prompt; `call` is the compiled network."""
+
+    def __init__(self, text_encoders: TextEncoders):
+        self.call, self.compiled = text_encoders, False
+
+    def __call__(self, prompts: Iterable[str]) -> dict[str, Text]:
+        texts = {}
+        for prompt in bar(dict.fromkeys(prompts), "encoding prompts", leave=False):
+            tokens = [Tensor(ids) for ids in tokenize([prompt])]
+            training = self.call.training
+            self.call.set_train(False)
+            context, pooled = self.call(*tokens)
+            self.call.set_train(training)
+            texts[prompt] = Text(context.asnumpy()[0], pooled.asnumpy()[0])
+        return texts
+
+
+def unconditional(text: Text) -> Text:
+    """What stands for an empty negative prompt: zeros, as SDXL was trained (sgm `force_uc_zero_embeddings`)."""
+    return Text(np.zeros_like(text.context), np.zeros_like(text.pooled))
+
+
+class LatentSampler:
+    """Runs a sampler; the denoiser graph is compiled once for each batch and picture size."""
+
+    def __init__(self, unet: UNet, config: ModelConfig):
+        self.denoiser = Denoiser(unet, config)
+        self.table = train_sigmas(config.num_timesteps)
+        self.compiled: set[tuple] = set()
+
+    def denoise(self, x: np.ndarray, sigma: float, text: Sequence[Text], sizes: np.ndarray) -> np.ndarray:
+        """D(x; sigma) for rows of x (B, 4, h, w), with one Text and one row of sizes (B, 6) each."""
+        index = nearest_timestep(sigma, self.table)
+        rows = len(x)
+        inputs = (
+            x.astype(np.float32),
+            np.full((rows, 1, 1, 1), self.table[index], np.float32),
+            np.full(rows, index, np.float32),
+            np.stack([t.context for t in text]),
+            np.stack([t.pooled for t in text]),
+            np.asarray(sizes, np.float32),
+        )
+        if x.shape not in self.compiled and ms.get_context("mode") == ms.GRAPH_MODE:
+            self.compiled.add(x.shape)
+            with waiting(f"compiling the sampling graph for {rows} x {8 * x.shape[3]} x {8 * x.shape[2]}"):
+                return self.denoiser(*(Tensor(a) for a in inputs)).asnumpy()
+        return self.denoiser(*(Tensor(a) for a in inputs)).asnumpy()
+
+    def __call__(
+        self,
+        text: Text,
+        negative: Text,
+        settings: SampleSettings,
+        noise: np.ndarray,
+        draw: Callable[[int], np.ndarray],
+        what: str,
+    ) -> np.ndarray:
+        """Latents for unit-normal `noise` (B, 4, h, w); `draw(i)` is the fresh noise of ancestral samplers."""
+        count = len(noise)
+        guided = settings.guider == "VanillaCFG"
+        sizes = np.tile(np.asarray(settings.sizes, np.float32), (2 * count if guided else count, 1))
+
+        def denoise(x: np.ndarray, sigma: float) -> np.ndarray:
+            if not guided:
+                return self.denoise(x, sigma, [text] * count, sizes)
+            both = self.denoise(np.concatenate((x, x)), sigma, [negative] * count + [text] * count, sizes)
+            return vanilla_cfg(both[count:], both[:count], settings.guidance_scale)
+
+        training = self.denoiser.training
+        self.denoiser.set_train(False)
+        try:
+            sigmas = DISCRETIZATIONS[settings.discretization](settings.steps)
+            run = SAMPLERS[settings.sampler]
+            return run(denoise, noise, sigmas, draw, lambda steps: bar(steps, what, leave=False))
+        finally:
+            self.denoiser.set_train(training)
+
+
+def latent_noise(seed: int, settings: SampleSettings, channels: int = 4, step: int = 0) -> np.ndarray:
+    """Unit-normal noise (4, h, w) of the picture with this seed; `step` > 0 for the fresh noise of ancestral samplers."""
+    source = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step])))
+    return source.standard_normal((channels, settings.height // 8, settings.width // 8), np.float32)
+
+
+class PictureSampler:
+    """Text and seeds -> pictures: noise, sampler, decoder."""
+
+    def __init__(self, unet: UNet, vae: VAE, config: ModelConfig):
+        self.latents = LatentSampler(unet, config)
+        self.decode = VAEDecode(vae, config.scale_factor)
+        self.channels = config.unet.in_channels
+        self.compiled: set[tuple] = set()
+
+    def __call__(
+        self, text: Text, negative: Text, settings: SampleSettings, seeds: Sequence[int], what: str
+    ) -> list[np.ndarray]:
+        """One picture (h, w, 3) uint8 per seed, in one batch."""
+
+        def draw(step: int) -> np.ndarray:
+            return np.stack([latent_noise(seed, settings, self.channels, step) for seed in seeds])
+
+        latents = self.latents(text, negative, settings, draw(0), lambda i: draw(i + 1), what)
+        return [self._decode(latent[None]) for latent in latents]
+
+    def _decode(self, latent: np.ndarray) -> np.ndarray:
+        if latent.shape not in self.compiled and ms.get_context("mode") == ms.GRAPH_MODE:
+            self.compiled.add(latent.shape)
+            with waiting("compiling the decoder"):
+                image = self.decode(Tensor(latent)).asnumpy()[0]
+        else:
+            image = self.decode(Tensor(latent)).asnumpy()[0]
+        return np.round((np.clip(image, -1, 1).transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)

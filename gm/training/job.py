@@ -1,0 +1,287 @@
+"""One training run: which network is loaded when, and freed when nothing more needs it.
+
+Text encoders first (their embeddings are computed once unless their LoRA trains), then the UNet and the VAE for class
+images, the VAE for the photos' posteriors, then the training loop. Checks of the weight files come before all of it.
+"""
+
+import gc
+import time
+from pathlib import Path
+from typing import Optional, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from gm import lora
+from gm.arguments import TrainOptions
+from gm.checkpoint.io import open_tensors, write_tensors
+from gm.checkpoint.weights import open_base, open_lora, save_lora, split_weight_argument, stream_whole
+from gm.config import Config
+from gm.console import bar, log, waiting
+from gm.data.cache import CLASS, INSTANCE, Photos, PosteriorCache
+from gm.data.dreambooth import DreamBoothSchedule, SampleOrder
+from gm.errors import UserError
+from gm.models import sdxl
+from gm.models.conditioner import TextEncoders, tokenize
+from gm.models.unet import UNet
+from gm.models.vae import VAE, VAEEncode
+from gm.pictures import contact_sheet, save_png
+from gm.runtime import Runtime, peak_memory_gb
+from gm.sampling import PictureSampler, SampleSettings, Text, TextEmbedder, unconditional
+from gm.training.loop import BatchMaker, LoopSettings, fit
+from gm.training.prior import sample_images
+from gm.training.step import LossScale, Trainer
+
+STATE_FILE = "training_state.ckpt"
+
+
+class Job:
+    """The networks and weights of one run. Making it checks the weight files; nothing is loaded yet."""
+
+    def __init__(self, options: TrainOptions, config: Config, class_config: Optional[Config], machine: Runtime):
+        self.options, self.config, self.machine = options, config, machine
+        self.class_model = (class_config or config).model
+        self.shares_model = class_config is None
+        base_shapes, self.lora_shapes = sdxl.expected_shapes(config.model)
+        base_path, lora_paths = split_weight_argument(options.weight)
+        self.base = open_base(base_path)
+        self.base.check(base_shapes, "--weight")
+        self.resume = self._open_resume(options.resume)
+        self.start_lora = self._start_lora(lora_paths)
+        self.unet: Optional[UNet] = None
+        self.vae: Optional[VAE] = None
+        self.text_encoders: Optional[TextEncoders] = None
+        self.texts: dict[str, Text] = {}
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    def _start_lora(self, paths: Sequence[str]) -> Optional[dict[str, np.ndarray]]:
+        """LoRA matrices to start from: of --resume, of a second file in --weight, of a base + LoRA file, or fresh."""
+        if self.resume is not None:
+            return {name: self.resume[name] for name in self.lora_shapes}
+        if len(paths) > 1:
+            raise UserError(f"--weight names {len(paths)} LoRA files, but training continues one: give base,lora")
+        if paths:
+            file = open_lora(paths[0])
+            file.check(self.lora_shapes)
+            return {name: file.read(name) for name in self.lora_shapes}
+        if self.base.lora_names():
+            self.base.check_lora(self.lora_shapes)
+            return {name: self.base.read(name) for name in self.lora_shapes}
+        return None
+
+    def _open_resume(self, path: Optional[str]) -> Optional[dict[str, np.ndarray]]:
+        if path is None:
+            return None
+        file = Path(path) / STATE_FILE if Path(path).is_dir() else Path(path)
+        with open_tensors(file) as tensors:
+            state = {name: tensors.read(name) for name in tensors.names}
+        wanted = set(self.lora_shapes) | {f"state.{key}" for key in ("m", "v", "counters", "loss_scale")}
+        wrong = [n for n in self.lora_shapes if n in state and state[n].shape != tuple(self.lora_shapes[n])]
+        if set(state) != wanted or wrong:
+            raise UserError(
+                f"--resume {file} is not the training state of this configuration ({len(wanted - set(state))} tensors "
+                f"missing, {len(set(state) - wanted)} unknown, {len(wrong)} of another shape): resume with the YAML of "
+                "the first run"
+            )
+        return state
+
+    def _read(self, name: str) -> np.ndarray:
+        if not sdxl.is_lora(name):
+            return self.base.read(name)
+        if self.start_lora is not None:
+            return self.start_lora[name]
+        return lora.initial_value(name, self.lora_shapes[name], self.options.seed)
+
+    def _load(self, cell, what: str):
+        sdxl.fill([cell], self._read, lambda items: bar(items, f"loading {what}", unit="tensor", leave=False))
+        return cell
+
+    def _load_text_encoders(self) -> TextEncoders:
+        if self.text_encoders is None:
+            cell = sdxl.build_text_encoders(self.config.model, self.machine.dtype)
+            self.text_encoders = self._load(cell, "text encoders")
+        return self.text_encoders
+
+    def _load_unet(self) -> UNet:
+        if self.unet is None:
+            self.unet = self._load(sdxl.build_unet(self.config.model, self.machine.dtype), "UNet")
+        return self.unet
+
+    def _load_vae(self) -> VAE:
+        if self.vae is None:
+            self.vae = self._load(sdxl.build_vae(self.config.model), "VAE")
+        return self.vae
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def _embed(self) -> None:
+        """Embed every prompt of the run, and free the text encoders unless they train."""
+        if self.texts:
+            return
+        prompts = [self.options.instance_prompt, self._infer_prompt()]
+        if self.options.class_prompt:
+            prompts.append(self.options.class_prompt)
+        self.texts = TextEmbedder(self._load_text_encoders())(prompts)
+        if not self.config.model.trains_text_encoders:
+            self.text_encoders = None
+            gc.collect()
+
+    def _infer_prompt(self) -> str:
+        return self.options.infer_prompt or self.options.instance_prompt
+
+    # -- class images ----------------------------------------------------------------------------------------------
+
+    def sample_class_images(self, folder: Path, numbers: Sequence[int]) -> None:
+        """Sample the missing class images from the base model: at LoRA's B = 0 the model being trained is the base."""
+        options = self.options
+        log.info("%d class images are missing in %s: sampling them from %r", len(numbers), folder, options.class_prompt)
+        self._embed()
+        if self.shares_model and self.start_lora is None:
+            unet = self._load_unet()
+        else:
+            unet = sdxl.build_unet(without_lora(self.class_model), self.machine.dtype)
+            sdxl.fill([unet], self.base.read, lambda items: bar(items, "loading UNet", unit="tensor", leave=False))
+        sampler = PictureSampler(unet, self._load_vae(), self.config.model)
+        text = self.texts[options.class_prompt]
+        settings = SampleSettings.square(self.config.data.target_size, options.sample_step)
+
+        def sample(seeds: Sequence[int], what: str) -> list[np.ndarray]:
+            keyed = [options.seed * 1_000_003 + seed for seed in seeds]
+            return sampler(text, unconditional(text), settings, keyed, what)
+
+        about = {"prompt": options.class_prompt, "sampler": settings.sampler, "steps": settings.steps}
+        sample_images(folder, numbers, options.sample_batch_size, sample, about)
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def train(self, instance_images: Sequence[Path], class_images: Sequence[Path], folder: Path) -> Path:
+        """Cache, compile and train; returns the last checkpoint."""
+        options, config = self.options, self.config
+        schedule = self._schedule(len(instance_images), len(class_images))
+        self._embed()
+        cache = self._encode(instance_images, class_images, schedule)
+        if not options.infer_during_train:
+            self.vae = None
+        gc.collect()
+        trains_text = config.model.trains_text_encoders
+        dynamic = options.loss_scale_type == "dynamic"
+        half = self.machine.amp_level == "O2"
+        scale = options.loss_scale or ((65536.0 if dynamic else 1024.0) if half else 1.0)
+        trainer = Trainer(
+            config,
+            self._load_unet(),
+            self._load_text_encoders() if trains_text else None,
+            LossScale(scale, dynamic, options.loss_scale_window),
+            options.max_grad_norm if options.clip_grad else None,
+            options.overflow_still_update,
+            self.machine.ranks,
+        )
+        if self.resume is not None:
+            trainer.set_state({key[6:]: value for key, value in self.resume.items() if key.startswith("state.")})
+            log.info("resuming after step %d", trainer.step)
+        log.info(
+            "training %d LoRA matrices (%d numbers) for %d steps of %d x %d samples",
+            *(len(trainer.parameters), trainer.gradient.size, config.data.total_step),
+            *(schedule.accumulation * schedule.ranks, schedule.per_batch_size * (2 if class_images else 1)),
+        )
+        make_batch = BatchMaker(
+            schedule, cache, *self._training_text(bool(class_images)), options.seed, config.model.num_timesteps
+        )
+        settings = LoopSettings(
+            folder,
+            options.seed,
+            options.save_ckpt_interval,
+            options.max_num_ckpt,
+            options.log_interval,
+            options.infer_interval if options.infer_during_train else None,
+        )
+        main = self.machine.is_main
+        infer = self._progress_pictures(folder) if options.infer_during_train and main else None
+        start = time.perf_counter()
+        last = fit(trainer, make_batch, settings, lambda path, step: self._save(path, step, trainer), infer, self.machine.rank)
+        log.info("trained in %.1f s, peak memory %.1f GB", time.perf_counter() - start, peak_memory_gb())
+        return last
+
+    def _schedule(self, instances: int, classes: int) -> DreamBoothSchedule:
+        options, data = self.options, self.config.data
+        return DreamBoothSchedule(
+            SampleOrder(instances, options.train_data_repeat, data.shuffle, options.seed, INSTANCE),
+            SampleOrder(classes, 1, data.shuffle, options.seed, CLASS) if classes else None,
+            data.per_batch_size,
+            options.gradient_accumulation_steps,
+            self.machine.ranks,
+            options.prior_loss_weight,
+        )
+
+    def _encode(self, instances: Sequence[Path], classes: Sequence[Path], schedule: DreamBoothSchedule) -> PosteriorCache:
+        data = self.config.data
+        encode = VAEEncode(self._load_vae())
+
+        def posterior(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            mean, logvar = encode(Tensor(pixels))
+            return mean.asnumpy(), logvar.asnumpy()
+
+        if self.machine.mode == ms.GRAPH_MODE:
+            with waiting(f"compiling the encoder for {data.target_size} x {data.target_size}"):
+                posterior(np.zeros((1, self.config.model.vae.in_channels, data.target_size, data.target_size), np.float32))
+        cache = PosteriorCache()
+        draws = schedule.distinct_draws(data.total_step)
+        for kind, paths in ((INSTANCE, instances), (CLASS, classes)):
+            if paths:
+                photos = Photos(kind, paths, data.target_size, data.interpolation, data.crop, self.options.seed)
+                cache.fill(photos, [(image, repeat) for k, image, repeat in draws if k == kind], posterior)
+        return cache
+
+    def _training_text(self, with_class: bool) -> tuple[tuple, Optional[tuple]]:
+        """What stands for each prompt in a micro-batch: its embeddings, or its tokens when the encoders train."""
+        prompts = [self.options.instance_prompt] + ([self.options.class_prompt] if with_class else [])
+        if self.config.model.trains_text_encoders:
+            rows = [tuple(ids[0] for ids in tokenize([prompt])) for prompt in prompts]
+        else:
+            rows = [tuple(self.texts[prompt]) for prompt in prompts]
+        return rows[0], rows[1] if with_class else None
+
+    def _progress_pictures(self, folder: Path):
+        """A function that samples the progress prompt with fixed seeds into <folder>/progress/step_<n>.png."""
+        sampler = PictureSampler(self._load_unet(), self._load_vae(), self.config.model)
+        settings = SampleSettings.square(self.config.data.target_size, self.options.sample_step)
+        prompt = self._infer_prompt()
+        embed = TextEmbedder(self.text_encoders) if self.config.model.trains_text_encoders else None
+
+        def infer(step: int) -> None:
+            text = embed([prompt])[prompt] if embed else self.texts[prompt]
+            seeds = [self.options.seed + i for i in range(self.options.sample_batch_size)]
+            pictures = sampler(text, unconditional(text), settings, seeds, f"pictures after step {step}")
+            about = {"prompt": prompt, "seeds": seeds, "step": step, "steps": settings.steps}
+            save_png(folder / "progress" / f"step_{step}.png", contact_sheet([pictures], [f"step {step}: {prompt}"]), about)
+
+        return infer
+
+    def _save(self, path: Path, step: int, trainer: Trainer) -> None:
+        """The LoRA file (or base + LoRA), and beside it what --resume needs."""
+        cells = [cell for cell in (self.unet, self.text_encoders) if cell is not None]
+        matrices = lora.state(cells)
+        settings = self.config.model.unet.lora
+        about = {
+            "lora_rank": str(settings.rank),
+            "lora_alpha": str(settings.alpha),
+            "step": str(step),
+            "instance_prompt": self.options.instance_prompt,
+            "base_model": "SDXL-base-1.0",
+        }
+        if settings.only_save_lora:
+            save_lora(path, matrices, about)
+        else:
+            write_tensors(path, stream_whole(self.base, matrices), metadata=about)
+        state = matrices | {f"state.{key}": value for key, value in trainer.state().items()}
+        write_tensors(path.parent / STATE_FILE, state.items(), metadata=about)
+
+
+def without_lora(model):
+    """The same model as plain SDXL."""
+    from dataclasses import replace
+
+    encoders = tuple(replace(encoder, lora=None) for encoder in model.text_encoders)
+    return replace(model, unet=replace(model.unet, lora=None), text_encoders=encoders)

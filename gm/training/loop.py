@@ -1,0 +1,157 @@
+"""The training loop: draws -> micro-batches -> updates, and what is written on the way.
+
+`<save_path>/SDXL_base_1.0_<step>_lora.ckpt`, training_state.ckpt (for --resume), metrics.jsonl and loss.png.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Optional
+
+import numpy as np
+
+from gm.console import bar, log, waiting
+from gm.data.cache import CLASS, INSTANCE, PosteriorCache, text_rows
+from gm.data.dreambooth import DreamBoothSchedule
+from gm.diffusion.schedule import train_sigmas
+from gm.pictures import plot_losses
+from gm.training.noise import draw_noise
+from gm.training.step import MicroBatch, Trainer, Update
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    folder: Path
+    seed: int
+    save_every: int  # updates between checkpoints
+    keep: Optional[int]  # newest checkpoints that stay; None keeps all
+    log_every: int  # updates between log lines
+    infer_every: Optional[int]  # updates between progress pictures; None for none
+
+
+class BatchMaker:
+    """(step, micro, rank) -> MicroBatch."""
+
+    def __init__(
+        self,
+        schedule: DreamBoothSchedule,
+        cache: PosteriorCache,
+        instance_text: tuple,
+        class_text: Optional[tuple],
+        seed: int,
+        num_timesteps: int,
+    ):
+        self.schedule, self.cache, self.seed = schedule, cache, seed
+        self.instance_text, self.class_text = instance_text, class_text
+        self.sigmas = train_sigmas(num_timesteps)
+
+    def __call__(self, step: int, micro: int, rank: int) -> MicroBatch:
+        draws = self.schedule.micro_batch(step, micro, rank)
+        posteriors = [self.cache[draw] for draw in draws]
+        shape = posteriors[0].mean.shape
+        index, noise, posterior_noise = draw_noise(draws, self.seed, shape, len(self.sigmas))
+        return MicroBatch(
+            mean=np.stack([p.mean for p in posteriors]),
+            logvar=np.stack([p.logvar for p in posteriors]),
+            posterior_noise=posterior_noise,
+            noise=noise,
+            sigma=self.sigmas[index],
+            timestep=index,
+            text=text_rows(draws, self.instance_text, self.class_text),
+            sizes=np.stack([p.sizes for p in posteriors]),
+            weight=np.array([draw.loss_weight for draw in draws]),
+        )
+
+
+class Checkpoints:
+    """Saves, and deletes the oldest that this run wrote beyond `keep`."""
+
+    def __init__(self, settings: LoopSettings, save: Callable[[Path, int], None]):
+        self.settings, self.save, self.written = settings, save, []
+
+    def __call__(self, step: int) -> Path:
+        path = self.settings.folder / f"SDXL_base_1.0_{step}_lora.ckpt"
+        self.save(path, step)
+        self.written.append(path)
+        if self.settings.keep is not None:
+            for old in self.written[: -self.settings.keep]:
+                old.unlink(missing_ok=True)
+            self.written = self.written[-self.settings.keep :]
+        return path
+
+
+class Metrics:
+    """metrics.jsonl, one line an update; a resumed run drops the lines it will write again."""
+
+    def __init__(self, path: Path, first_step: int):
+        self.path = path
+        kept = []
+        if first_step and path.exists():
+            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
+        path.write_text("".join(line + "\n" for line in kept))
+
+    def add(self, record: dict) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def losses_by_kind(update: Update, schedule: DreamBoothSchedule, step: int, rank: int) -> dict[str, Optional[float]]:
+    """The update's loss, and the plain means over its instance and class samples on this rank."""
+    values: dict[int, list[float]] = {INSTANCE: [], CLASS: []}
+    for micro, losses in enumerate(update.per_sample):
+        for draw, loss in zip(schedule.micro_batch(step, micro, rank), losses):
+            values[draw.kind].append(float(loss))
+    instance = float(np.mean(values[INSTANCE]))
+    classes = float(np.mean(values[CLASS])) if values[CLASS] else None
+    loss = instance + (schedule.prior_loss_weight * classes if classes is not None else 0.0)
+    return {"loss": loss, "instance_loss": instance, "class_loss": classes}
+
+
+def fit(
+    trainer: Trainer,
+    make_batch: BatchMaker,
+    settings: LoopSettings,
+    save: Callable[[Path, int], None],
+    infer: Optional[Callable[[int], None]] = None,
+    rank: int = 0,
+) -> Path:
+    """Train from `trainer.step` to the last update; returns the last checkpoint. Only rank 0 calls save and infer."""
+    total, accumulation = trainer.config.data.total_step, make_batch.schedule.accumulation
+    main = rank == 0
+    checkpoints = Checkpoints(settings, save)
+    metrics = Metrics(settings.folder / "metrics.jsonl", trainer.step) if main else None
+    last = settings.folder / f"SDXL_base_1.0_{trainer.step}_lora.ckpt"
+    with bar(None, "training", total=total, initial=trainer.step, unit="step") as progress:
+        while trainer.step < total:
+            step, start = trainer.step, time.perf_counter()
+            batches = [make_batch(step, micro, rank) for micro in range(accumulation)]
+            if not trainer.compiled:
+                with waiting("compiling the training graph and taking the first step"):
+                    update = trainer.update(batches)
+            else:
+                update = trainer.update(batches)
+            done, seconds = step + 1, time.perf_counter() - start
+            progress.update()
+            if not main:
+                continue
+            record = {"step": done, **losses_by_kind(update, make_batch.schedule, step, rank)}
+            record |= {"lr": update.lr, "grad_norm": update.grad_norm if np.isfinite(update.grad_norm) else None}
+            record |= {"loss_scale": update.loss_scale, "skipped": trainer.skipped, "seconds": round(seconds, 4)}
+            metrics.add(record)
+            progress.set_postfix(loss=f"{record['loss']:.4f}", refresh=False)
+            if update.skipped:
+                log.warning(
+                    "step %d: the gradient was not finite, nothing was applied (%d skipped so far)", done, trainer.skipped
+                )
+            if done % settings.log_every == 0:
+                log.info(
+                    "step %d/%d: loss %.4f, lr %.3g, grad norm %.4g, %.2f s",
+                    *(done, total, record["loss"], update.lr, update.grad_norm, seconds),
+                )
+            if done % settings.save_every == 0 or done == total:
+                last = checkpoints(done)
+                plot_losses(metrics.path, settings.folder / "loss.png")
+            if infer is not None and settings.infer_every and (done % settings.infer_every == 0 or done == total):
+                infer(done)
+    return last

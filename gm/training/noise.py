@@ -1,0 +1,26 @@
+"""What is drawn at random in a step, on the host, keyed by (seed, global sample): the same on every device, for any
+number of ranks, and in a resumed run."""
+
+from typing import Sequence
+
+import numpy as np
+
+from gm.data.dreambooth import Draw
+
+
+def generator(*key: int) -> np.random.Generator:
+    """A generator that depends on the key alone."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def draw_noise(
+    draws: Sequence[Draw], seed: int, latent_shape: tuple[int, int, int], num_timesteps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Timestep index (B,) int64, noise and posterior noise (B, 4, h, w) float32, one row per draw."""
+    indices, noise, posterior = [], [], []
+    for draw in draws:
+        source = generator(seed, 1, draw.kind, draw.position)
+        indices.append(source.integers(num_timesteps))
+        noise.append(source.standard_normal(latent_shape, np.float32))
+        posterior.append(source.standard_normal(latent_shape, np.float32))
+    return np.array(indices), np.stack(noise), np.stack(posterior)

@@ -1,0 +1,113 @@
+"""The optimizer: AdamW over one flat vector of all trained LoRA matrices, and the learning-rate schedules.
+
+The flat vector is in the order of `parameters`; it is also what ranks all-reduce, what is clipped and checked.
+"""
+
+import math
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from gm.config import OptimConfig
+
+
+def learning_rate(config: OptimConfig, step: int, total_step: int) -> float:
+    """The rate of update `step` (from 0): linear warm-up, then constant, or linear or cosine decay to final_factor."""
+    if step < config.warmup_steps:
+        return config.base_learning_rate * (step + 1) / config.warmup_steps
+    share = (step - config.warmup_steps) / max(total_step - config.warmup_steps, 1)
+    if config.schedule == "linear":
+        factor = 1.0 - (1.0 - config.final_factor) * share
+    elif config.schedule == "cosine":
+        factor = config.final_factor + (1.0 - config.final_factor) * 0.5 * (1.0 + math.cos(math.pi * share))
+    else:
+        factor = 1.0
+    return config.base_learning_rate * factor
+
+
+_reshape, _slice, _assign, _flat = ops.Reshape(), ops.Slice(), ops.Assign(), ops.Concat(0)
+_each = ops.HyperMap()  # a Python loop over a thousand parameters would take minutes to compile
+_row, _write = ops.MultitypeFuncGraph("row"), ops.MultitypeFuncGraph("write")
+
+
+@_row.register("Tensor")
+def _row_of(tensor: Tensor) -> Tensor:
+    return _reshape(tensor, (-1,))
+
+
+@_write.register("Tensor", "Tensor", "Tuple", "Tuple", "Tuple")
+def _write_part(flat: Tensor, parameter: Parameter, start: tuple, size: tuple, shape: tuple):
+    return _assign(parameter, _reshape(_slice(flat, start, size), shape))
+
+
+def flatten(tensors: tuple) -> Tensor:
+    """Float32 tensors one after another, (n,)."""
+    return _flat(_each(_row, tensors))
+
+
+class FlatGradient(nn.Cell):
+    """The gradient of one window of micro-batches, summed; (n,) float32."""
+
+    def __init__(self, parameters: list[Parameter]):
+        super().__init__(auto_prefix=False)
+        self.size = sum(int(np.prod(p.shape)) for p in parameters)
+        self.total = Parameter(Tensor(np.zeros(self.size, np.float32)), name="gradient.total", requires_grad=False)
+
+    def construct(self, gradients: tuple) -> Tensor:
+        return ops.assign_add(self.total, flatten(gradients))
+
+
+class ReduceGradient(nn.Cell):
+    """Sum over ranks (one all-reduce of one buffer), divide by the loss scale; returns the norm, () float32.
+
+    An infinite or undefined gradient anywhere, on any rank, makes the norm infinite or undefined on all.
+    """
+
+    def __init__(self, gradient: FlatGradient, ranks: int):
+        super().__init__(auto_prefix=False)
+        self.gradient = gradient
+        self.ranks = ranks
+        if ranks > 1:
+            self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
+
+    def construct(self, scale: Tensor) -> Tensor:
+        total = self.gradient.total
+        if self.ranks > 1:
+            total = self.all_reduce(total)
+        total = total / scale
+        ops.assign(self.gradient.total, total)
+        return ops.sqrt((total * total).sum())
+
+
+class AdamW(nn.Cell):
+    """Adam with decoupled weight decay (arXiv 1711.05101, algorithm 2).
+
+    With `bias_correction` it is torch.optim.AdamW's update; without it mindspore.nn.AdamWeightDecay's, in which the
+    decay joins the update. Both are p <- p - lr * (m' / (sqrt(v') + eps) + weight_decay * p), m' and v' corrected or not.
+    """
+
+    def __init__(self, parameters: list[Parameter], gradient: FlatGradient, config: OptimConfig):
+        super().__init__(auto_prefix=False)
+        self.parameters = ms.ParameterTuple(parameters)
+        self.gradient = gradient
+        self.beta1, self.beta2, self.eps = config.beta1, config.beta2, config.eps
+        self.weight_decay = config.weight_decay
+        zeros = np.zeros(gradient.size, np.float32)
+        self.m = Parameter(Tensor(zeros), name="adam.m", requires_grad=False)
+        self.v = Parameter(Tensor(zeros), name="adam.v", requires_grad=False)
+        sizes = [int(np.prod(p.shape)) for p in parameters]
+        self.shapes = tuple(tuple(p.shape) for p in parameters)
+        self.sizes = tuple((size,) for size in sizes)
+        self.starts = tuple((sum(sizes[:i]),) for i in range(len(sizes)))
+
+    def construct(self, lr: Tensor, clip: Tensor, correction1: Tensor, correction2: Tensor) -> tuple:
+        """Apply the gradient times `clip`; correction = 1 - beta^t or 1."""
+        g = self.gradient.total * clip
+        m = self.beta1 * self.m + (1.0 - self.beta1) * g
+        v = self.beta2 * self.v + (1.0 - self.beta2) * g * g
+        p = flatten(self.parameters)
+        p = p - lr * ((m / correction1) / (ops.sqrt(v / correction2) + self.eps) + self.weight_decay * p)
+        ops.assign(self.m, m)
+        ops.assign(self.v, v)
+        return _each(ops.partial(_write, p), self.parameters, self.starts, self.sizes, self.shapes)

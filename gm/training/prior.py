@@ -1,0 +1,66 @@
+"""The class images of prior preservation (arXiv 2208.12242, section 3.2): which are missing, and sampling them."""
+
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+
+from gm.console import bar
+from gm.data.images import count_images
+from gm.errors import UserError
+from gm.pictures import save_png
+
+NAME = "class_{:05d}.png"
+
+
+def missing_images(folder: Path, wanted: int) -> list[int]:
+    """The numbers of the images to sample so that `folder` holds `wanted`; none of their names is taken.
+
+    Only real images count. Numbers already on disk are left out, so an interrupted sampling continues where it was.
+    """
+    missing = max(0, wanted - len(count_images(folder)))
+    taken = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
+    numbers, candidate = [], 0
+    while len(numbers) < missing:
+        if Path(NAME.format(candidate)).stem not in taken:
+            numbers.append(candidate)
+        candidate += 1
+    return numbers
+
+
+def make_writable(folder: Path, flag: str) -> None:
+    """Create `folder` and make sure a file can be written in it; UserError naming `flag` otherwise."""
+    probe = folder / ".write_test"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{flag} {folder} cannot be written to ({error.strerror or error}): give a folder in which files can be created"
+        ) from None
+
+
+def sample_images(
+    folder: Path,
+    numbers: Sequence[int],
+    batch: int,
+    sample: Callable[[Sequence[int], str], list[np.ndarray]],
+    text: dict[str, object],
+) -> None:
+    """Sample image `class_<number>.png` for every number; `sample(seeds, what)` makes a batch of `batch` pictures.
+
+    The last batch is filled up (a graph is compiled for one batch size) and the surplus thrown away. A file that has
+    appeared in the meantime is not overwritten.
+    """
+    with bar(None, "sampling class images", total=len(numbers), unit="image") as progress:
+        for start in range(0, len(numbers), batch):
+            wanted = list(numbers[start : start + batch])
+            seeds = wanted + [wanted[-1]] * (batch - len(wanted))
+            pictures = sample(seeds, f"class images {start + 1}-{start + len(wanted)}")
+            for number, picture in zip(wanted, pictures):
+                path = folder / NAME.format(number)
+                if path.exists():
+                    raise UserError(f"{path} appeared while sampling: is another run filling the same folder?")
+                save_png(path, picture, {**text, "seed": seeds[wanted.index(number)]})
+            progress.update(len(wanted))

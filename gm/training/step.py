@@ -1,0 +1,183 @@
+"""One optimizer update: micro-batches whose gradients add up, then reduce, check, clip and apply.
+
+Three graphs are compiled, once each: the micro-batch (forward and backward), the reduction and the update.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Optional, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+
+from gm.config import Config
+from gm.diffusion.denoiser import Denoiser, DiffusionLoss
+from gm.models.conditioner import TextEncoders
+from gm.models.unet import UNet
+from gm.training.optim import AdamW, FlatGradient, ReduceGradient, learning_rate
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The rows of one forward and backward pass: instance samples, then class samples."""
+
+    mean: np.ndarray  # (B, 4, h, w) VAE posterior
+    logvar: np.ndarray  # (B, 4, h, w)
+    posterior_noise: np.ndarray  # (B, 4, h, w) unit normal
+    noise: np.ndarray  # (B, 4, h, w) unit normal
+    sigma: np.ndarray  # (B,) noise level
+    timestep: np.ndarray  # (B,) its index
+    text: tuple[np.ndarray, np.ndarray]  # (context, pooled), or (tokens_l, tokens_g) when the text encoders train
+    sizes: np.ndarray  # (B, 6)
+    weight: np.ndarray  # (B,) weight of each row's loss in the update's loss
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update was."""
+
+    per_sample: list[np.ndarray]  # the loss of every row, unweighted, per micro-batch
+    grad_norm: float  # before clipping
+    lr: float
+    loss_scale: float
+    skipped: bool  # the gradient was not finite and nothing was applied
+
+
+class WeightedLoss(nn.Cell):
+    """Loss scale * sum of weight * per-sample loss, and the per-sample losses (B,)."""
+
+    def __init__(self, loss: DiffusionLoss, text_encoders: Optional[TextEncoders]):
+        super().__init__(auto_prefix=False)
+        self.loss = loss
+        self.trains_text = text_encoders is not None
+        if self.trains_text:
+            self.text_encoders = text_encoders
+
+    def construct(self, scale, weight, mean, logvar, posterior_noise, noise, sigma, timestep, text_1, text_2, sizes):
+        context, pooled = text_1, text_2
+        if self.trains_text:
+            context, pooled = self.text_encoders(text_1, text_2)
+        per_sample = self.loss(mean, logvar, posterior_noise, noise, sigma, timestep, context, pooled, sizes)
+        return (per_sample * weight).sum() * scale, per_sample
+
+
+class MicroStep(nn.Cell):
+    """Adds the gradient of one micro-batch to the window's total; returns the per-sample losses (B,)."""
+
+    def __init__(self, loss: WeightedLoss, parameters: list[Parameter], gradient: FlatGradient):
+        super().__init__(auto_prefix=False)
+        self.gradient = gradient
+        self.value_and_grad = ms.value_and_grad(loss, None, ms.ParameterTuple(parameters), has_aux=True)
+
+    def construct(self, scale, weight, mean, logvar, posterior_noise, noise, sigma, timestep, text_1, text_2, sizes):
+        (_, per_sample), gradients = self.value_and_grad(
+            scale, weight, mean, logvar, posterior_noise, noise, sigma, timestep, text_1, text_2, sizes
+        )
+        self.gradient(gradients)
+        return per_sample
+
+
+class LossScale:
+    """Static, or dynamic: halved when a gradient overflows, doubled after `window` good updates (arXiv 1710.03740)."""
+
+    def __init__(self, value: float, dynamic: bool, window: int = 2000):
+        self.value, self.dynamic, self.window, self.good = float(value), dynamic, window, 0
+
+    def after(self, finite: bool) -> None:
+        if not self.dynamic:
+            return
+        self.good = self.good + 1 if finite else 0
+        if not finite:
+            self.value = max(self.value / 2, 1.0)
+        elif self.good >= self.window:
+            self.value, self.good = min(self.value * 2, 2.0**24), 0
+
+
+class Trainer:
+    """Owns the trained parameters, the optimizer state and the compiled graphs."""
+
+    def __init__(
+        self,
+        config: Config,
+        unet: UNet,
+        text_encoders: Optional[TextEncoders],
+        loss_scale: LossScale,
+        max_grad_norm: Optional[float] = None,
+        overflow_still_update: bool = False,
+        ranks: int = 1,
+    ):
+        """`text_encoders` is given when their LoRA trains. Raises AssertionError when nothing is trainable."""
+        cells = [unet] + ([text_encoders] if text_encoders is not None else [])
+        self.parameters = [p for cell in cells for p in cell.trainable_params()]
+        assert self.parameters, "no LoRA parameter to train"
+        for cell in cells:
+            cell.set_train(True)
+        self.config, self.loss_scale = config, loss_scale
+        self.max_grad_norm, self.overflow_still_update = max_grad_norm, overflow_still_update
+        self.step, self.applied, self.skipped = 0, 0, 0  # updates so far; of these applied, and skipped
+        self.compiled = False  # the graphs are compiled by the first update
+        loss = DiffusionLoss(Denoiser(unet, config.model), config.model.scale_factor)
+        self.gradient = FlatGradient(self.parameters)
+        self.micro_step = MicroStep(WeightedLoss(loss, text_encoders), self.parameters, self.gradient)
+        self.reduce = ReduceGradient(self.gradient, ranks)
+        self.adamw = AdamW(self.parameters, self.gradient, config.optim)
+        self.micro_step.set_train(True)
+
+    def accumulate(self, batch: MicroBatch) -> np.ndarray:
+        """Forward and backward of one micro-batch; returns the per-sample losses (B,)."""
+        f32 = lambda a: Tensor(np.ascontiguousarray(a, np.float32))  # noqa: E731
+        text = tuple(Tensor(np.ascontiguousarray(t)) for t in batch.text)
+        per_sample = self.micro_step(
+            f32(self.loss_scale.value),
+            f32(batch.weight),
+            f32(batch.mean),
+            f32(batch.logvar),
+            f32(batch.posterior_noise),
+            f32(batch.noise),
+            f32(batch.sigma.reshape(-1, 1, 1, 1)),
+            f32(batch.timestep),
+            *text,
+            f32(batch.sizes),
+        )
+        return per_sample.asnumpy()
+
+    def update(self, batches: Sequence[MicroBatch]) -> Update:
+        """One optimizer update from a window of micro-batches (of this rank)."""
+        per_sample = [self.accumulate(batch) for batch in batches]
+        scale = self.loss_scale.value
+        norm = float(self.reduce(Tensor(scale, ms.float32)).asnumpy())
+        lr = learning_rate(self.config.optim, self.step, self.config.data.total_step)
+        finite = math.isfinite(norm)
+        if finite or self.overflow_still_update:
+            self._apply(lr, norm)
+        else:
+            self.skipped += 1
+        self.gradient.total.set_data(Tensor(np.zeros(self.gradient.size, np.float32)))
+        self.loss_scale.after(finite)
+        self.step += 1
+        self.compiled = True
+        return Update(per_sample, norm, lr, scale, not finite and not self.overflow_still_update)
+
+    def _apply(self, lr: float, norm: float) -> None:
+        self.applied += 1
+        clip = 1.0
+        if self.max_grad_norm is not None:
+            clip = min(1.0, self.max_grad_norm / (norm + 1e-6))
+        optim = self.config.optim
+        correction1 = 1.0 - optim.beta1**self.applied if optim.bias_correction else 1.0
+        correction2 = 1.0 - optim.beta2**self.applied if optim.bias_correction else 1.0
+        self.adamw(*(Tensor(value, ms.float32) for value in (lr, clip, correction1, correction2)))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything a resumed run needs beside the LoRA matrices."""
+        counters = np.array([self.step, self.applied, self.skipped, self.loss_scale.good], np.int64)
+        scale = np.array([self.loss_scale.value], np.float32)
+        return {"m": self.adamw.m.asnumpy(), "v": self.adamw.v.asnumpy(), "counters": counters, "loss_scale": scale}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Continue where `state()` was taken; the caller has restored the LoRA matrices."""
+        self.adamw.m.set_data(Tensor(state["m"]))
+        self.adamw.v.set_data(Tensor(state["v"]))
+        self.step, self.applied, self.skipped, self.loss_scale.good = (int(n) for n in state["counters"])
+        self.loss_scale.value = float(state["loss_scale"][0])

@@ -1,0 +1,87 @@
+"""Teach SDXL a subject from a few photos: DreamBooth (arXiv 2208.12242) with LoRA (arXiv 2106.09685).
+
+Read from top to bottom: options -> checks -> networks -> class images -> caches -> training loop.
+The loss is gm/diffusion/denoiser.py, the update gm/training/step.py, the loop gm/training/loop.py.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Optional, Sequence
+
+from gm import console, runtime
+from gm.arguments import TrainOptions, parse_train
+from gm.config import Config
+from gm.console import log
+from gm.data.images import check_images, count_images, list_images
+from gm.errors import UserError
+from gm.schema import load_config
+from gm.training.prior import make_writable, missing_images
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command. Everything that can be wrong is checked before a network is built."""
+    options = parse_train(argv)
+    config = load_config(options.config, options.set, training=True)
+    class_config = _class_image_config(options, config)
+    instance_images = list_images(Path(options.instance_data_path), "--instance_data_path")
+    class_folder = Path(options.class_data_path) if options.class_data_path else None
+    check_images(instance_images + (count_images(class_folder) if class_folder else []), config.data.num_parallel_workers)
+
+    # MindSpore is imported from here on
+    machine = runtime.start(
+        options.device_target,
+        options.ms_mode,
+        options.ms_amp_level,
+        options.seed,
+        options.is_parallel,
+        options.max_device_memory,
+    )
+    if not machine.is_main:
+        console.set_up(quiet=True)
+    from gm.training.job import Job
+
+    job = Job(options, config, class_config, machine)
+    folder = _output_folder(options, machine)
+    if class_folder and machine.is_main:
+        make_writable(class_folder, "--class_data_path")
+
+    if class_folder:
+        numbers = missing_images(class_folder, options.num_class_images)
+        if numbers:
+            job.sample_class_images(class_folder, numbers)
+        elif machine.is_main:
+            log.info("%d class images in %s, none is missing", len(count_images(class_folder)), class_folder)
+    if options.stop_after_sampling:
+        log.info("stopping after the class images, as --stop_after_sampling asks: look at %s, then train", class_folder)
+        return
+    class_images = list_images(class_folder, "--class_data_path") if class_folder else []
+    (folder / "config.yaml").write_text(config.raw)
+    last = job.train(instance_images, class_images, folder)
+    log.info("done: %s", last)
+
+
+def _class_image_config(options: TrainOptions, config: Config) -> Optional[Config]:
+    """The YAML for sampling class images, if another one was given; it must be of the same base model."""
+    if not options.generate_class_image_config:
+        return None
+    other = load_config(options.generate_class_image_config, training=False)
+    if (other.model.vae, other.model.scale_factor) != (config.model.vae, config.model.scale_factor):
+        raise UserError(
+            f"--generate_class_image_config {options.generate_class_image_config} has another first stage than "
+            f"{options.config}: give a YAML for the same base model"
+        )
+    return other
+
+
+def _output_folder(options: TrainOptions, machine: runtime.Runtime) -> Path:
+    folder = Path(options.save_path)
+    if options.save_path_with_time:
+        folder = folder / time.strftime("%Y-%m-%d_%H-%M-%S")
+    if machine.is_main:
+        make_writable(folder, "--save_path")
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(console.run_command(main))
