@@ -5,12 +5,13 @@ Where they sit in a network is models/layers.py (`Linear`); files are gm/checkpo
 """
 
 import zlib
-from typing import Callable, Iterable, Mapping
+from typing import Callable, Iterable
 
 import numpy as np
 from mindspore import Parameter, nn
 
-from gm.models.sdxl import is_lora
+from gm.checkpoint.rules import is_lora
+from gm.randomness import LORA_INIT, generator
 
 Read = Callable[[str], np.ndarray]
 
@@ -20,14 +21,8 @@ def initial_value(name: str, shape: tuple, seed: int) -> np.ndarray:
     so that it is the same on every rank and whatever else is built."""
     if name.endswith(".lora_B.weight"):
         return np.zeros(shape, np.float32)
-    key = np.random.SeedSequence([seed, zlib.crc32(name.encode())])
     bound = 1.0 / np.sqrt(shape[1])
-    return np.random.Generator(np.random.Philox(key)).uniform(-bound, bound, shape).astype(np.float32)
-
-
-def with_initial_lora(read: Read, shapes: Mapping[str, tuple], seed: int) -> Read:
-    """`read` for base weights and fresh LoRA matrices together."""
-    return lambda name: initial_value(name, shapes[name], seed) if is_lora(name) else read(name)
+    return generator(seed, LORA_INIT, zlib.crc32(name.encode())).uniform(-bound, bound, shape).astype(np.float32)
 
 
 def with_given_lora(read: Read, lora: Read) -> Read:

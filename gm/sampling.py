@@ -19,6 +19,7 @@ from gm.diffusion.schedule import DISCRETIZATIONS, nearest_timestep, train_sigma
 from gm.models.conditioner import TextEncoders, tokenize
 from gm.models.unet import UNet
 from gm.models.vae import VAE, VAEDecode
+from gm.randomness import PICTURE_NOISE, generator
 
 
 class Text(NamedTuple):
@@ -126,7 +127,7 @@ class LatentSampler:
 
 def latent_noise(seed: int, settings: SampleSettings, channels: int = 4, step: int = 0) -> np.ndarray:
     """Unit-normal noise (4, h, w) of the picture with this seed; `step` > 0 for the fresh noise of ancestral samplers."""
-    source = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step])))
+    source = generator(seed, PICTURE_NOISE, step)
     return source.standard_normal((channels, settings.height // 8, settings.width // 8), np.float32)
 
 

@@ -7,11 +7,11 @@ from typing import Callable, Optional, Sequence
 import numpy as np
 
 from gm.console import bar
-from gm.data.dreambooth import Draw, crop_corner
+from gm.data.dreambooth import CLASS, INSTANCE, Draw, crop_corner
 from gm.data.images import read_image
 from gm.data.transforms import Crop, resize_and_crop
 
-INSTANCE, CLASS = 0, 1
+
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 The networks stay apart (text encoders, VAE, UNet) so that each can be loaded when it is needed and freed after.
 """
 
-from typing import Iterable, Optional
+from dataclasses import replace
+from typing import Iterable
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
+from gm.checkpoint.rules import is_lora
 from gm.config import ModelConfig
 from gm.models.conditioner import CONDITIONER_PREFIX, TextEncoders
 from gm.models.unet import UNET_PREFIX, UNet
@@ -23,10 +25,6 @@ def _name(cell: nn.Cell, prefix: str) -> nn.Cell:
         parameter.requires_grad = is_lora(name)
     cell.set_train(False)
     return cell
-
-
-def is_lora(name: str) -> bool:
-    return name.endswith((".lora_A.weight", ".lora_B.weight"))
 
 
 def build_unet(config: ModelConfig, dtype: ms.Type = ms.float32) -> UNet:
@@ -72,9 +70,7 @@ def fill(cells: Iterable[nn.Cell], read, progress=None) -> None:
             parameter.set_data(Tensor(array))
 
 
-def free(*cells: Optional[nn.Cell]) -> None:
-    """Let go of the weights of networks that are not needed any more."""
-    for cell in cells:
-        if cell is not None:
-            for parameter in cell.get_parameters():
-                parameter.set_data(Tensor(np.zeros(1, np.float32).astype(ms.dtype_to_nptype(parameter.dtype))), slice_shape=True)
+def without_lora(model: ModelConfig) -> ModelConfig:
+    """The same model as plain SDXL."""
+    encoders = tuple(replace(encoder, lora=None) for encoder in model.text_encoders)
+    return replace(model, unet=replace(model.unet, lora=None), text_encoders=encoders)

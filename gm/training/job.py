@@ -46,7 +46,7 @@ class Job:
         base_shapes, self.lora_shapes = sdxl.expected_shapes(config.model)
         base_path, lora_paths = split_weight_argument(options.weight)
         self.base = open_base(base_path)
-        self.base.check(base_shapes, "--weight")
+        self.base.check(base_shapes)
         self.resume = self._open_resume(options.resume)
         self.start_lora = self._start_lora(lora_paths)
         self.unet: Optional[UNet] = None
@@ -67,8 +67,9 @@ class Job:
             file.check(self.lora_shapes)
             return {name: file.read(name) for name in self.lora_shapes}
         if self.base.lora_names():
-            self.base.check_lora(self.lora_shapes)
-            return {name: self.base.read(name) for name in self.lora_shapes}
+            file = self.base.as_lora()
+            file.check(self.lora_shapes)
+            return {name: file.read(name) for name in self.lora_shapes}
         return None
 
     def _open_resume(self, path: Optional[str]) -> Optional[dict[str, np.ndarray]]:
@@ -141,7 +142,7 @@ class Job:
         if self.shares_model and self.start_lora is None:
             unet = self._load_unet()
         else:
-            unet = sdxl.build_unet(without_lora(self.class_model), self.machine.dtype)
+            unet = sdxl.build_unet(sdxl.without_lora(self.class_model), self.machine.dtype)
             sdxl.fill([unet], self.base.read, lambda items: bar(items, "loading UNet", unit="tensor", leave=False))
         sampler = PictureSampler(unet, self._load_vae(), self.config.model)
         text = self.texts[options.class_prompt]
@@ -277,11 +278,3 @@ class Job:
             write_tensors(path, stream_whole(self.base, matrices), metadata=about)
         state = matrices | {f"state.{key}": value for key, value in trainer.state().items()}
         write_tensors(path.parent / STATE_FILE, state.items(), metadata=about)
-
-
-def without_lora(model):
-    """The same model as plain SDXL."""
-    from dataclasses import replace
-
-    encoders = tuple(replace(encoder, lora=None) for encoder in model.text_encoders)
-    return replace(model, unet=replace(model.unet, lora=None), text_encoders=encoders)

@@ -6,11 +6,7 @@ from typing import Sequence
 import numpy as np
 
 from gm.data.dreambooth import Draw
-
-
-def generator(*key: int) -> np.random.Generator:
-    """A generator that depends on the key alone."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+from gm.randomness import TRAINING_NOISE, generator
 
 
 def draw_noise(
@@ -19,7 +15,7 @@ def draw_noise(
     """Timestep index (B,) int64, noise and posterior noise (B, 4, h, w) float32, one row per draw."""
     indices, noise, posterior = [], [], []
     for draw in draws:
-        source = generator(seed, 1, draw.kind, draw.position)
+        source = generator(seed, TRAINING_NOISE, draw.kind, draw.position)
         indices.append(source.integers(num_timesteps))
         noise.append(source.standard_normal(latent_shape, np.float32))
         posterior.append(source.standard_normal(latent_shape, np.float32))

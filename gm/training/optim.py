@@ -57,6 +57,19 @@ class FlatGradient(nn.Cell):
     def construct(self, gradients: tuple) -> Tensor:
         return ops.assign_add(self.total, flatten(gradients))
 
+    def clear(self) -> None:
+        """Start a new window."""
+        self.total.set_data(Tensor(np.zeros(self.size, np.float32)))
+
+    def by_name(self, parameters: list[Parameter]) -> dict[str, np.ndarray]:
+        """The gradient of every parameter, still times the loss scale."""
+        flat, gradients, start = self.total.asnumpy(), {}, 0
+        for parameter in parameters:
+            size = int(np.prod(parameter.shape))
+            gradients[parameter.name] = flat[start : start + size].reshape(parameter.shape)
+            start += size
+        return gradients
+
 
 class ReduceGradient(nn.Cell):
     """Sum over ranks (one all-reduce of one buffer), divide by the loss scale; returns the norm, () float32.

@@ -153,7 +153,7 @@ class Trainer:
             self._apply(lr, norm)
         else:
             self.skipped += 1
-        self.gradient.total.set_data(Tensor(np.zeros(self.gradient.size, np.float32)))
+        self.gradient.clear()
         self.loss_scale.after(finite)
         self.step += 1
         self.compiled = True

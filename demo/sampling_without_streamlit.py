@@ -1,0 +1,121 @@
+"""Sample pictures from SDXL, with or without a LoRA, on the command line.
+
+options -> checks -> text -> UNet -> pictures. The sampling itself is gm/sampling.py.
+"""
+
+import sys
+from pathlib import Path
+from typing import Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gm import console, runtime
+from gm.arguments import SampleOptions, parse_sample
+from gm.console import log
+from gm.errors import UserError
+from gm.schema import load_config
+from gm.training.prior import make_writable
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command: one PNG per picture and one contact sheet under --save_path."""
+    options = parse_sample(argv)
+    config = load_config(options.config, options.set, training=False)
+    prompts = read_prompts(options.prompt)
+    settings = sample_settings(options, config.model.unet.downsampling)
+    machine = runtime.start(options.device_target, options.ms_mode, options.ms_amp_level, options.seed)
+    folder = Path(options.save_path)
+
+    from gm.inference import Pipeline
+    from gm.pictures import contact_sheet, save_png
+
+    pipeline = Pipeline(config.model, options.weight, machine)
+    make_writable(folder, "--save_path")
+    pipeline.embed([*prompts, *([options.negative_prompt] if options.negative_prompt else [])])
+    pipeline.load()
+
+    start = next_number(folder)
+    rows = []
+    seeds = [options.seed + column for column in range(options.num_cols)]
+    for number, prompt in enumerate(prompts):
+        what = f"sampling {number + 1}/{len(prompts)}"
+        pictures = pipeline.sample(prompt, options.negative_prompt, settings, seeds, what)
+        rows.append(pictures)
+        for column, (seed, picture) in enumerate(zip(seeds, pictures)):
+            path = folder / f"{start + number * options.num_cols + column:05d}.png"
+            save_png(path, picture, about(options, settings, prompt, seed))
+            log.info("%s: seed %d, %r", path, seed, prompt)
+    sheet = folder / f"sheet_{start:05d}.png"
+    save_png(sheet, contact_sheet(rows, prompts), {"prompts": "\n".join(prompts), "seeds": seeds, "weight": options.weight})
+    log.info("contact sheet: %s", sheet)
+
+
+def read_prompts(prompt: str) -> list[str]:
+    """The prompt itself, or the non-empty lines of the text file it names."""
+    if not prompt.endswith(".txt"):
+        return [prompt]
+    try:
+        lines = [line.strip() for line in Path(prompt).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--prompt {prompt} cannot be read as a text file of prompts ({error}): give one prompt a line") from None
+    prompts = [line for line in lines if line]
+    if not prompts:
+        raise UserError(f"--prompt {prompt} holds no prompt: write one prompt a line")
+    return prompts
+
+
+def sample_settings(options: SampleOptions, multiple: int):
+    """SampleSettings from the options; UserError when the network cannot make that size."""
+    from gm.sampling import SampleSettings
+
+    height, width = options.size()
+    for flag, pixels in (("height", height), ("width", width)):
+        if pixels % multiple:
+            lower = max(multiple, pixels // multiple * multiple)
+            raise UserError(f"{flag} {pixels} is not a multiple of {multiple}: take {lower} or {lower + multiple}")
+    given = lambda value, default: default if value is None else value  # noqa: E731
+    sizes = (
+        given(options.orig_height, height),
+        given(options.orig_width, width),
+        given(options.crop_coords_top, 0),
+        given(options.crop_coords_left, 0),
+        given(options.target_height, height),
+        given(options.target_width, width),
+    )
+    return SampleSettings(
+        height,
+        width,
+        sizes,
+        options.sampler,
+        options.sample_step,
+        options.guider,
+        options.guidance_scale,
+        options.discretization,
+    )
+
+
+def next_number(folder: Path) -> int:
+    """The first number no picture of `folder` has, so that nothing is overwritten."""
+    numbers = [int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()]
+    return max(numbers, default=-1) + 1
+
+
+def about(options: SampleOptions, settings, prompt: str, seed: int) -> dict[str, object]:
+    """What goes into a PNG's text chunks: enough to make it again."""
+    return {
+        "prompt": prompt,
+        "negative_prompt": options.negative_prompt,
+        "seed": seed,
+        "sampler": settings.sampler,
+        "steps": settings.steps,
+        "guider": settings.guider,
+        "guidance_scale": settings.guidance_scale,
+        "discretization": settings.discretization,
+        "size": f"{settings.width}x{settings.height}",
+        "sizes": ",".join(str(number) for number in settings.sizes),
+        "weight": options.weight,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(console.run_command(main))

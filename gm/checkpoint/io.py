@@ -1,0 +1,196 @@
+"""Reading tensors one by one from a safetensors or MindSpore .ckpt file, and writing such files all or nothing.
+
+What the names mean is rules.py and weights.py. Nothing here holds more than one tensor.
+"""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Iterable, Iterator, Mapping, Optional, Sequence, Union
+
+import numpy as np
+
+from gm.checkpoint import formats
+from gm.checkpoint.formats import BadFile, Entry
+from gm.errors import UserError
+
+Array = Union[np.ndarray, "Raw"]
+
+
+class Raw:
+    """A tensor as bytes of a named type: how bfloat16, which numpy lacks, goes from file to file."""
+
+    def __init__(self, dtype: str, shape: tuple, content: bytes):
+        self.dtype, self.shape, self.content = dtype, tuple(shape), content
+
+
+class TensorFile:
+    """An opened file: `names`, `shape`, `dtype`, `metadata` at once, contents by `read`. Close it or use `with`."""
+
+    def __init__(self, path: Path, kind: str, file, entries: dict[str, Entry], metadata: dict[str, str]):
+        self.path, self.kind, self._file, self._entries, self.metadata = path, kind, file, entries, metadata
+
+    def __enter__(self) -> "TensorFile":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._entries[name].shape
+
+    def dtype(self, name: str) -> str:
+        return self._entries[name].dtype
+
+    def nbytes(self, name: str) -> int:
+        return self._entries[name].nbytes
+
+    def read_raw(self, name: str) -> Raw:
+        """The tensor as its bytes."""
+        entry, chunks = self._entries[name], []
+        for offset, length in entry.parts:
+            self._file.seek(offset)
+            chunk = self._file.read(length)
+            if len(chunk) != length:
+                raise UserError(f"{self.path} ended while {name} was read: has it been changed meanwhile?")
+            chunks.append(chunk)
+        return Raw(entry.dtype, entry.shape, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor as an array; bfloat16 becomes float32, which holds it exactly."""
+        return to_array(self.read_raw(name))
+
+
+def to_array(raw: Raw) -> np.ndarray:
+    if raw.dtype == "bfloat16":
+        bits = np.frombuffer(raw.content, np.uint16).astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(raw.shape)
+    return np.frombuffer(raw.content, raw.dtype).reshape(raw.shape)
+
+
+def convert(array: np.ndarray, dtype: str) -> Array:
+    """`array` in another floating type; to bfloat16 rounded to nearest even."""
+    if dtype != "bfloat16":
+        return array.astype(dtype)
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    rounded = np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
+    return Raw("bfloat16", array.shape, rounded.tobytes())
+
+
+def open_tensors(path: Union[str, Path]) -> TensorFile:
+    """Open a safetensors or MindSpore .ckpt file, told apart by content. UserError when it is neither or cut off."""
+    path = Path(path)
+    accepted = "give a .safetensors file or a MindSpore .ckpt"
+    if not path.exists():
+        raise UserError(f"the weight file {path} does not exist: {accepted}")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a weight file: {accepted}")
+    size = path.stat().st_size
+    if size == 0:
+        raise UserError(f"the weight file {path} is empty: {accepted}")
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise UserError(f"the weight file {path} cannot be read ({error.strerror}): check its permissions") from None
+    try:
+        start = file.read(16)
+        file.seek(0)
+        if start[:2] == b"PK" or start[:1] == b"\x80":
+            raise BadFile("it is a PyTorch file: save it as .safetensors first")
+        if len(start) > 8 and start[8:9] == b"{":
+            kind, (entries, metadata) = "safetensors", formats.scan_safetensors(file, size)
+        elif start[:1] == b"\x0a":
+            kind, (entries, metadata) = "ckpt", formats.scan_ckpt(file, size)
+        else:
+            raise BadFile("its first bytes are of neither kind")
+        if not entries:
+            raise BadFile("it holds no tensor")
+    except (BadFile, KeyError, TypeError, ValueError) as error:
+        file.close()
+        raise UserError(f"the weight file {path} cannot be used, {error}: {accepted}") from None
+    return TensorFile(path, kind, file, entries, metadata)
+
+
+def kind_of(path: Path) -> str:
+    """What a file of this name is written as. UserError for another suffix."""
+    kinds = {".safetensors": "safetensors", ".ckpt": "ckpt"}
+    if path.suffix not in kinds:
+        raise UserError(f"{path} must end in .safetensors or .ckpt")
+    return kinds[path.suffix]
+
+
+def _raw(value: Array) -> Raw:
+    if isinstance(value, Raw):
+        return value
+    return Raw(str(value.dtype), value.shape, np.ascontiguousarray(value).data.cast("B") if value.size else b"")
+
+
+def _chunks(
+    kind: str,
+    items: Iterable[tuple[str, Array]],
+    metadata: Mapping[str, str],
+    specs: Optional[Sequence[tuple[str, str, tuple]]],
+) -> Iterator[bytes]:
+    if kind == "safetensors":
+        if specs is None:
+            items = [(name, _raw(value)) for name, value in items]
+            specs = [(name, value.dtype, value.shape) for name, value in items]
+        yield formats.safetensors_header(specs, metadata)
+        wanted = iter(specs)
+        for name, value in items:
+            value = _raw(value)
+            assert (name, value.dtype, value.shape) == (lambda s: (s[0], s[1], tuple(s[2])))(next(wanted)), name
+            yield value.content
+        return
+    for name, value in items:
+        value = _raw(value)
+        yield from formats.ckpt_values(name, formats.ckpt_type(value.dtype), value.shape, memoryview(value.content))
+    for key, text in metadata.items():
+        if text:
+            yield from formats.ckpt_values(key, "str", (), memoryview(text.encode("utf-32-le")))
+
+
+def write_tensors(
+    path: Path,
+    items: Iterable[tuple[str, Array]],
+    metadata: Optional[Mapping[str, str]] = None,
+    specs: Optional[Sequence[tuple[str, str, tuple]]] = None,
+) -> None:
+    """Write (name, tensor) pairs as the kind that the suffix of `path` says; the name appears when all is on disk.
+
+    `specs`, (name, dtype, shape) in the same order, lets a safetensors file be streamed. When anything fails, the
+    unfinished file is removed, a file of that name stays as it was, and a full disk is a UserError.
+    """
+    path = Path(path)
+    kind, written = kind_of(path), 0
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            for chunk in _chunks(kind, items, metadata or {}, specs):
+                file.write(chunk)
+                written += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(path.parent).free
+            raise UserError(
+                f"no space left for {path} ({written:,} bytes were written, {free:,} are free): what was saved before is "
+                "untouched, make room and run again"
+            ) from None
+        raise UserError(f"{path} could not be written ({error.strerror or error}): check the folder and run again") from None
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,57 @@
+"""Official SDXL names <-> native MindSpore names, as ordered rules. The first rule that matches a name applies.
+
+Native: norm `weight/bias` -> `gamma/beta`, embedding `weight` -> `embedding_table`; all else is the official name.
+"""
+
+import re
+
+_NORM = (
+    r"in_layers\.0|out_layers\.0|diffusion_model\.out\.0|norm\d?|norm_out|layer_norm[12]|final_layer_norm|ln_[12]|ln_final"
+)
+_EMBEDDING = r"token_embedding|position_embedding"
+
+TO_NATIVE = (
+    (re.compile(rf"^(.*(?:^|\.)(?:{_NORM}))\.weight$"), r"\1.gamma"),
+    (re.compile(rf"^(.*(?:^|\.)(?:{_NORM}))\.bias$"), r"\1.beta"),
+    (re.compile(rf"^(.*(?:^|\.)(?:{_EMBEDDING}))\.weight$"), r"\1.embedding_table"),
+)
+TO_OFFICIAL = (
+    (re.compile(r"^(.*)\.gamma$"), r"\1.weight"),
+    (re.compile(r"^(.*)\.beta$"), r"\1.bias"),
+    (re.compile(r"^(.*)\.embedding_table$"), r"\1.weight"),
+)
+
+# In the official file, but no weights: the positions 0..76, and the temperature of CLIP's own training.
+IGNORED_ON_LOAD = (
+    "conditioner.embedders.0.transformer.text_model.embeddings.position_ids",
+    "conditioner.embedders.1.model.logit_scale",
+)
+
+_FUSED = re.compile(r"^(.*\.attn)\.in_proj_(weight|bias)$")
+
+
+def _apply(rules, name: str) -> str:
+    for pattern, replacement in rules:
+        renamed, count = pattern.subn(replacement, name)
+        if count:
+            return renamed
+    return name
+
+
+def official_to_native(name: str) -> str:
+    return _apply(TO_NATIVE, name)
+
+
+def native_to_official(name: str) -> str:
+    return _apply(TO_OFFICIAL, name)
+
+
+def split_names(fused: str) -> list[str]:
+    """The three native names in a fused projection of the second encoder, in the order of its rows; [] for others."""
+    match = _FUSED.match(fused)
+    return [f"{match[1]}.{part}_proj.{match[2]}" for part in "qkv"] if match else []
+
+
+def is_lora(name: str) -> bool:
+    """Whether a native name is one of the two matrices of a LoRA pair."""
+    return name.endswith((".lora_A.weight", ".lora_B.weight"))

@@ -1,0 +1,99 @@
+"""Finding and reading photos of any common kind as RGB, or refusing them by name. No MindSpore import."""
+
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Optional, Sequence
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from gm.console import bar, log
+from gm.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+LARGEST = 100_000_000  # pixels
+_named: set[Path] = set()
+
+
+def count_images(folder: Path) -> list[Path]:
+    """The image files directly in `folder`, sorted; empty when it does not exist. Other entries are named once."""
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file, but a folder of images is needed")
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}): give a folder that can be listed") from None
+    images = [e for e in entries if e.is_file() and not e.name.startswith(".") and e.suffix.lower() in SUFFIXES]
+    ignored = [entry.name for entry in entries if entry not in images]
+    if ignored and folder not in _named:
+        _named.add(folder)
+        shown = ", ".join(ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
+        log.info("not counted as images in %s: %s", folder, shown)
+    return images
+
+
+def list_images(folder: Path, flag: str) -> list[Path]:
+    """The images of a folder that must have some; UserError naming `flag` otherwise."""
+    if not folder.exists():
+        raise UserError(f"{flag} {folder} does not exist: give the folder that holds the photos")
+    if not folder.is_dir():
+        raise UserError(f"{flag} {folder} is a file: give the folder that holds the photos")
+    images = count_images(folder)
+    if not images:
+        raise UserError(f"{flag} {folder} holds no image: put {', '.join(SUFFIXES)} files in it")
+    return images
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The picture as a person sees it, (h, w, 3) uint8: EXIF orientation applied, transparency on white, 16-bit scaled.
+
+    Raises UserError for a file that is not one still picture of at most 100 megapixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                return _to_rgb(image, path)
+    except UserError:
+        raise
+    except Image.DecompressionBombError:
+        raise UserError(_too_large(path, "")) from None
+    except UnidentifiedImageError:
+        what = "is empty" if path.stat().st_size == 0 else "is not a picture that can be read"
+        raise UserError(f"{path} {what}: replace it or take it out of the folder") from None
+    except Exception as error:  # Pillow's decoders raise many kinds for broken files
+        raise UserError(f"{path} is broken ({error}): replace it or take it out of the folder") from None
+
+
+def _too_large(path: Path, size: str) -> str:
+    return f"{path} is too large{size}: scale it down to at most {LARGEST // 1_000_000} megapixels"
+
+
+def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
+    if getattr(image, "n_frames", 1) > 1:
+        raise UserError(f"{path} is animated ({image.n_frames} frames): save one frame as a still picture")
+    if image.width * image.height > LARGEST:
+        raise UserError(_too_large(path, f" ({image.width} x {image.height})"))
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits a channel, grey
+        grey = np.asarray(image, np.float64)
+        if image.mode == "F" or grey.max(initial=0) > 65535 or grey.min(initial=0) < 0:
+            raise UserError(f"{path} has {image.mode} pixels of unknown range: save it with 8 bits a channel")
+        image = Image.fromarray(np.round(grey / 257.0).astype(np.uint8))
+    if "A" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.asarray(image.convert("RGB"))
+
+
+def check_images(paths: Sequence[Path], workers: int = 1, size_of: Optional[dict] = None) -> None:
+    """Read every image once, so that a bad one is named before anything else is done. `size_of` collects (h, w)."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for path, pixels in zip(bar(paths, "checking images", unit="image", leave=False), pool.map(read_image, paths)):
+            if size_of is not None:
+                size_of[path] = pixels.shape[:2]

@@ -1,0 +1,70 @@
+"""A model ready for sampling: base weights with any LoRA in them, loaded in the order that needs least memory."""
+
+import gc
+from typing import Iterable, Sequence
+
+import numpy as np
+
+from gm import lora
+from gm.checkpoint.weights import open_base, open_lora, split_weight_argument
+from gm.config import ModelConfig
+from gm.console import bar
+from gm.models import sdxl
+from gm.runtime import Runtime
+from gm.sampling import PictureSampler, SampleSettings, Text, TextEmbedder, unconditional
+
+
+class Pipeline:
+    """Weights -> `embed` prompts -> `load` -> `sample`. Making it checks the files; nothing is loaded yet.
+
+    A LoRA is merged into the weights, unless the YAML is one with LoRA and `lora_merge_weights: False`: then it stays
+    apart as two matrices, as in training. Both give the same pictures up to rounding.
+    """
+
+    def __init__(self, model: ModelConfig, weight: str, machine: Runtime):
+        base_path, lora_paths = split_weight_argument(weight)
+        self.base = open_base(base_path)
+        self.loras = [open_lora(path) for path in lora_paths]
+        if self.base.lora_names():
+            self.loras.insert(0, self.base.as_lora())
+        separate = len(self.loras) == 1 and any(
+            part.lora is not None and not part.lora.merge_weights for part in (model.unet, *model.text_encoders)
+        )
+        self.model = model if separate else sdxl.without_lora(model)
+        self.machine = machine
+        base_shapes, lora_shapes = sdxl.expected_shapes(self.model)
+        self.base.check(base_shapes)
+        self.read = self.base.read
+        for file in self.loras:
+            if separate:
+                file.check(lora_shapes)
+                self.read = lora.with_given_lora(self.read, file.read)
+            else:
+                file.check_against_base(base_shapes)
+                self.read = lora.merged(self.read, file.names(), file.read, file.alpha / file.rank)
+        self.texts: dict[str, Text] = {}
+
+    def _load(self, cell, what: str):
+        sdxl.fill([cell], self.read, lambda items: bar(items, f"loading {what}", unit="tensor", leave=False))
+        return cell
+
+    def embed(self, prompts: Iterable[str]) -> None:
+        """Load the text encoders, embed the prompts, and free the encoders."""
+        encoders = self._load(sdxl.build_text_encoders(self.model, self.machine.dtype), "text encoders")
+        self.texts |= TextEmbedder(encoders)(prompts)
+        del encoders
+        gc.collect()
+
+    def load(self) -> None:
+        """Load the UNet and the VAE."""
+        unet = self._load(sdxl.build_unet(self.model, self.machine.dtype), "UNet")
+        vae = self._load(sdxl.build_vae(self.model), "VAE")
+        self.pictures = PictureSampler(unet, vae, self.model)
+
+    def sample(
+        self, prompt: str, negative_prompt: str, settings: SampleSettings, seeds: Sequence[int], what: str
+    ) -> list[np.ndarray]:
+        """One picture (h, w, 3) uint8 per seed; both prompts must have been embedded."""
+        text = self.texts[prompt]
+        negative = self.texts[negative_prompt] if negative_prompt else unconditional(text)
+        return self.pictures(text, negative, settings, seeds, what)

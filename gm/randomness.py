@@ -1,0 +1,12 @@
+"""The one way numbers are drawn on the host: generators that depend on their key alone."""
+
+import numpy as np
+
+
+def generator(*key: int) -> np.random.Generator:
+    """A generator for this key of non-negative integers; the first is the seed, the second says what is drawn."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+# What is drawn, the second number of a key
+TRAINING_NOISE, ORDER, CROP, LORA_INIT, PICTURE_NOISE = 1, 2, 3, 4, 5

@@ -1,0 +1,171 @@
+"""Every golden number of the PyTorch originals, through the suite's own networks, samplers and training step."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+import tiny
+from gm import lora
+from gm.diffusion.schedule import legacy_ddpm_sigmas, train_sigmas
+from gm.models import sdxl
+from gm.models.conditioner import SizeEmbedding, tokenize
+from gm.models.vae import VAEDecode, VAEEncode
+from gm.sampling import LatentSampler, SampleSettings, Text, TextEmbedder, unconditional
+from gm.training.step import LossScale, Trainer
+
+POOLED = 32  # of the vector's 1568 columns
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graph_mode():
+    ms.set_device("CPU")
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def filled(cell, read):
+    sdxl.fill([cell], read)
+    return cell
+
+
+@pytest.fixture(scope="module")
+def read(tiny_weights, golden):
+    return tiny.reader(tiny_weights, golden)
+
+
+@pytest.fixture(scope="module")
+def plain_unet(read):
+    return filled(sdxl.build_unet(tiny.model()), read)
+
+
+@pytest.fixture(scope="module")
+def vae(read):
+    return filled(sdxl.build_vae(tiny.model()), read)
+
+
+def text_of(golden, row: int = 0) -> Text:
+    return Text(golden["cond.context"][row], golden["cond.vector"][row, :POOLED])
+
+
+def test_sigmas(golden):
+    assert tiny.relative_error(train_sigmas(), golden["sigmas.all1000"]) < 1e-6
+    assert tiny.relative_error(legacy_ddpm_sigmas(40), golden["sigmas.steps40"]) < 1e-6
+
+
+def test_conditioner(golden, read, setting):
+    encoders = filled(sdxl.build_text_encoders(tiny.model()), read)
+    tokens = tokenize(setting["prompts"])
+    assert (tokens[0] == golden["cond.tokens_l"]).all() and (tokens[1] == golden["cond.tokens_g"]).all()
+    texts = TextEmbedder(encoders)(setting["prompts"])
+    context = np.stack([texts[prompt].context for prompt in setting["prompts"]])
+    assert tiny.relative_error(context, golden["cond.context"]) < 1e-4
+    pooled = np.stack([texts[prompt].pooled for prompt in setting["prompts"]])
+    vector = SizeEmbedding(256)(Tensor(pooled), Tensor(tiny.sizes(golden))).asnumpy()
+    assert tiny.relative_error(vector, golden["cond.vector"]) < 1e-4
+
+
+def test_vae(golden, vae):
+    mean, logvar = (t.asnumpy() for t in VAEEncode(vae)(Tensor(golden["vae.image"])))
+    assert tiny.relative_error(mean, golden["vae.mean"]) < 1e-4
+    assert tiny.relative_error(logvar, golden["vae.logvar"]) < 1e-4
+    scale = tiny.model().scale_factor
+    decoded = VAEDecode(vae, scale)(Tensor(golden["vae.mean"] * np.float32(scale))).asnumpy()
+    assert tiny.relative_error(decoded, golden["vae.decoded_from_mean"]) < 1e-4
+
+
+def unet_output(unet, golden) -> np.ndarray:
+    names = ("unet.x", "unet.timesteps", "cond.context", "cond.vector")
+    return unet(*(Tensor(golden[name].astype(np.float32)) for name in names)).asnumpy()
+
+
+def test_unet(golden, plain_unet):
+    assert tiny.relative_error(unet_output(plain_unet, golden), golden["unet.out"]) < 1e-4
+
+
+def test_unet_in_float16_is_close(golden, read):
+    half = filled(sdxl.build_unet(tiny.model(unet_lora=True), ms.float16), read)
+    assert {p.dtype for p in half.get_parameters() if sdxl.is_lora(p.name)} == {ms.float32}
+    fresh = {p.name: np.zeros(p.shape, np.float32) for p in half.get_parameters() if sdxl.is_lora(p.name)}
+    sdxl.fill([half], lambda name: fresh[name] if name in fresh else read(name))
+    assert tiny.relative_error(unet_output(half, golden), golden["unet.out"]) < 2e-2
+
+
+@pytest.mark.parametrize(
+    "sampler, name", [("EulerEDMSampler", "euler_edm"), ("HeunEDMSampler", "heun_edm"), ("DPMPP2MSampler", "dpmpp2m")]
+)
+def test_samplers(golden, plain_unet, vae, sampler, name):
+    sizes = tuple(int(n) for n in tiny.sizes(golden)[0])
+    settings = SampleSettings(128, 128, sizes, sampler=sampler, steps=10)
+    run = LatentSampler(plain_unet, tiny.model())
+    text = text_of(golden)
+    latents = run(text, unconditional(text), settings, golden["sample.x_T"], None, name)
+    assert tiny.relative_error(latents, golden[f"sample.{name}"]) < 1e-3
+    if name == "euler_edm":
+        image = VAEDecode(vae, tiny.model().scale_factor)(Tensor(latents)).asnumpy()
+        assert tiny.relative_error(image, golden["sample.euler_edm.image"]) < 1e-3
+
+
+def golden_text(golden):
+    return golden["train.context"], golden["train.vector"][:, :POOLED]
+
+
+def run_five_updates(golden, read, scale: float, windows=(slice(0, 2),)):
+    """The golden training run: losses, the first gradient (unscaled) by name, and the trained UNet."""
+    unet = filled(sdxl.build_unet(tiny.model(unet_lora=True)), read)
+    trainer = Trainer(tiny.config(total_step=5), unet, None, LossScale(scale, dynamic=False))
+    losses, gradient = [], {}
+    for step in range(5):
+        batches = [tiny.golden_batch(golden, step, golden_text(golden), rows) for rows in windows]
+        if step == 0:
+            for batch in batches:
+                trainer.accumulate(batch)
+            by_name = trainer.gradient.by_name(trainer.parameters)
+            gradient = {name: value / scale for name, value in by_name.items()}
+            trainer.gradient.clear()
+        losses.append(sum(float(per_sample.sum()) for per_sample in trainer.update(batches).per_sample))
+    return losses, gradient, unet
+
+
+@pytest.mark.parametrize("mode, scale", [(ms.GRAPH_MODE, 1.0), (ms.GRAPH_MODE, 4096.0), (ms.PYNATIVE_MODE, 1.0)])
+def test_five_updates(golden, read, mode, scale):
+    ms.set_context(mode=mode)
+    try:
+        losses, gradient, unet = run_five_updates(golden, read, scale)
+    finally:
+        ms.set_context(mode=ms.GRAPH_MODE)
+    assert np.allclose(losses, golden["train.losses"], rtol=1e-5)
+    for name, value in gradient.items():
+        assert tiny.relative_error(value, golden["train.grad0." + name.removesuffix(".weight")]) < 1e-4, name
+    for name, value in lora.state([unet]).items():
+        assert tiny.relative_error(value, golden["train.final." + name.removesuffix(".weight")]) < 1e-3, name
+    if mode == ms.GRAPH_MODE:
+        assert tiny.relative_error(unet_output(unet, golden), golden["train.final.unet_out"]) < 1e-4
+
+
+def test_accumulation_of_single_rows_is_the_batch(golden, read):
+    _, _, unet = run_five_updates(golden, read, 1.0, windows=(slice(0, 1), slice(1, 2)))
+    for name, value in lora.state([unet]).items():
+        assert tiny.relative_error(value, golden["train.final." + name.removesuffix(".weight")]) < 1e-3, name
+
+
+def test_text_encoder_gradients(golden, tiny_weights):
+    """One loss with LoRA in the UNet (its final golden state) and in both text encoders, from tokens in the graph."""
+    matrices = {f"x.{k.removeprefix('train.final.')}": v for k, v in golden.items() if k.startswith("train.final.")}
+    matrices |= {f"x.{k.removeprefix('train_te.init.')}": v for k, v in golden.items() if k.startswith("train_te.init.")}
+    read = tiny.reader(tiny_weights, matrices, "x.")
+    config = tiny.config(text_lora=True)
+    unet = filled(sdxl.build_unet(config.model), read)
+    encoders = filled(sdxl.build_text_encoders(config.model), read)
+    trainer = Trainer(config, unet, encoders, LossScale(1.0, dynamic=False))
+    tokens = tuple(golden[name].astype(np.int32) for name in ("cond.tokens_l", "cond.tokens_g"))
+    per_sample = trainer.accumulate(tiny.golden_batch(golden, 0, tokens))
+    assert abs(per_sample.sum() - golden["train_te.loss"]) < 1e-5 * golden["train_te.loss"]
+    checked = 0
+    for name, value in trainer.gradient.by_name(trainer.parameters).items():
+        expected = golden.get("train_te.grad." + name.removesuffix(".weight"))
+        if expected is not None:
+            assert tiny.relative_error(value, expected) < 1e-4, name
+            checked += 1
+        else:
+            assert name.startswith("model.diffusion_model."), f"{name} has no golden gradient and must not train"
+    assert checked == sum(key.startswith("train_te.grad.") for key in golden)
