@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     config = load_config(options.config, options.set, training=True)
     class_config = _class_image_config(options, config)
     instance_images = list_images(Path(options.instance_data_path), "--instance_data_path")
-    class_folder = Path(options.class_data_path) if options.class_data_path else None
+    class_folder = Path(options.class_data_path) if options.class_data_path and options.prior_loss_weight > 0 else None
     check_images(instance_images + (count_images(class_folder) if class_folder else []), config.data.num_parallel_workers)
 
     # MindSpore is imported from here on

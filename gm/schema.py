@@ -1,0 +1,339 @@
+"""YAML + --set -> a checked gm.config.Config. What may stand in a YAML is the table in targets.py.
+
+All problems of types and names are collected and reported in one UserError; what fits together is checked after.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Mapping, Optional, Sequence
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gm import targets as t
+from gm.config import Config, DataConfig, LoraConfig, ModelConfig, OptimConfig, TextEncoderConfig, UNetConfig, VAEConfig
+from gm.errors import UserError
+
+TARGET_SIZE = "data.dataset_config.params.target_size"
+
+
+def load_config(path: str, overrides: Sequence[str] = (), training: bool = True) -> Config:
+    """Read, override, check. `training` demands the sections optim and data and a LoRA to train.
+
+    Raises UserError naming the key, what was given and what is accepted.
+    """
+    tree = _override(_read(path), overrides, path)
+    try:
+        plain = OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"--config {path}: {str(error).splitlines()[0]}") from None
+    problems: list[str] = []
+    values = _section(plain, t.ROOT, "", problems)
+    if problems:
+        raise UserError(f"--config {path}: " + "; ".join(problems))
+    model = _model(values["model"]["params"], path)
+    optim = _optim(values["optim"], path) if values["optim"] else None
+    data = _data(values["data"], model, path) if values["data"] else None
+    if training:
+        for section, found in (("optim", optim), ("data", data)):
+            if found is None:
+                raise UserError(f"--config {path} has no section {section!r}: training needs it, give a training YAML")
+        if model.unet.lora is None:
+            raise UserError(
+                f"--config {path} trains nothing: this suite trains LoRA, so network_config must have the target "
+                f"{t.UNET_LORA}"
+            )
+    return Config(values["version"], model, optim, data, OmegaConf.to_yaml(tree, resolve=True))
+
+
+def _read(path: str):
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(str(p) for p in Path("configs").glob("*/*.yaml")) if Path("configs").is_dir() else []
+        match = difflib.get_close_matches(path, near, 1)
+        raise UserError(f"--config {path} does not exist" + (f", did you mean {match[0]}?" if match else ": give a YAML file"))
+    try:
+        tree = OmegaConf.load(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} cannot be read ({error}): give a YAML text file") from None
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not OmegaConf.is_dict(tree) or not len(tree):
+        raise UserError(f"--config {path} is not a mapping with the sections version, model, optim and data")
+    return tree
+
+
+def _override(tree, overrides: Sequence[str], path: str):
+    """Apply KEY=VALUE entries; a literal Resize size that equals target_size goes with it."""
+    size_before = OmegaConf.select(tree, TARGET_SIZE)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {override!r} is not KEY=VALUE, e.g. --set data.total_step=20")
+        try:
+            value = yaml.safe_load(text)
+            OmegaConf.update(tree, key, value, merge=False)
+        except (yaml.YAMLError, OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
+            raise UserError(f"--set {override}: {str(error).splitlines()[0]}") from None
+    size = OmegaConf.select(tree, TARGET_SIZE)
+    transforms = OmegaConf.select(tree, "data.dataset_config.params.transforms")
+    if size != size_before and OmegaConf.is_list(transforms):
+        for transform in transforms:
+            if OmegaConf.is_dict(transform) and transform.get("target") == t.RESIZE:
+                if OmegaConf.select(transform, "params.size") == size_before:
+                    transform.params.size = size
+    return tree
+
+
+def _near(word: Any, known: Sequence[str]) -> str:
+    match = difflib.get_close_matches(str(word), known, 1, 0.4)
+    return f", did you mean {match[0]!r}?" if match else f": accepted are {', '.join(known)}"
+
+
+def _section(given: Any, section: t.Section, at: str, problems: list[str]) -> dict[str, Any]:
+    if given is None:
+        given = {}
+    if not isinstance(given, Mapping):
+        problems.append(f"{at or 'the file'} must be a mapping, not {given!r}")
+        return {}
+    entries = section.entries
+    problems += [f"unknown key {_at(at, key)!r}{_near(key, list(entries))}" for key in given if key not in entries]
+    values = {}
+    for key, entry in entries.items():
+        if given.get(key) is None:
+            if entry.default is t.REQUIRED:
+                problems.append(f"{_at(at, key)!r} is missing")
+            values[key] = entry.default
+        else:
+            values[key] = _value(given[key], entry, _at(at, key), problems)
+    return values
+
+
+def _at(at: str, key: Any) -> str:
+    return f"{at}.{key}" if at else str(key)
+
+
+def _value(given: Any, entry: t.Entry, at: str, problems: list[str]) -> Any:
+    kind = entry.kind
+    if isinstance(kind, t.Section):
+        return _section(given, kind, at, problems)
+    if isinstance(kind, t.OneOf):
+        return _one_of(given, kind, at, problems)
+    if isinstance(kind, t.Each):
+        if not isinstance(given, list):
+            problems.append(f"{at} must be a list, not {given!r}")
+            return []
+        return [_value(item, t.Entry(kind.kind), f"{at}.{i}", problems) for i, item in enumerate(given)]
+    value = _typed(given, kind)
+    if value is None:
+        name = "a list of whole numbers" if kind == [int] else {int: "a whole number", float: "a number"}.get(kind, kind)
+        words = {bool: "True or False", str: "text"}.get(kind, name)
+        problems.append(f"{at} must be {words}, not {given!r}")
+    elif entry.only and value not in entry.only:
+        accepted = " or ".join(repr(v) for v in entry.only)
+        problems.append(f"{at} is {value!r}, but only {accepted} is supported")
+    elif isinstance(value, (int, float)) and value < entry.least:
+        problems.append(f"{at} is {value}, but must be at least {entry.least:g}")
+    elif kind == [int] and any(number < 1 for number in value):
+        problems.append(f"{at} is {value}, but its numbers must be at least 1")
+    return value
+
+
+def _typed(given: Any, kind: Any) -> Any:
+    """`given` as `kind`, or None. Numbers may be written as text (YAML reads 1e-4, without a point, as text)."""
+    if kind is bool or isinstance(given, bool):
+        return given if kind is bool and isinstance(given, bool) else None
+    if kind is float:
+        try:
+            value = float(given)
+        except (TypeError, ValueError):
+            return None
+        return value if value - value == 0 else None
+    if kind is int:
+        return given if isinstance(given, int) else None
+    if kind == [int]:
+        return list(given) if isinstance(given, list) and all(type(number) is int for number in given) else None
+    return given if isinstance(given, kind) else None
+
+
+def _one_of(given: Any, kind: t.OneOf, at: str, problems: list[str]) -> dict[str, Any]:
+    if not isinstance(given, Mapping) or not isinstance(given.get("target"), str):
+        problems.append(f"{at} must be a mapping with 'target' and 'params'")
+        return {}
+    extra = dict(kind.extra)
+    keys = ("target", "params", *extra)
+    problems += [f"unknown key {_at(at, key)!r}{_near(key, keys)}" for key in given if key not in keys]
+    target = given["target"]
+    if target not in kind.targets:
+        problems.append(f"{at}.target is {target!r}{_near(target, kind.targets)}")
+        return {}
+    beside = {key: given[key] for key in extra if key in given}
+    params = _section(given.get("params"), t.Section(t.TARGETS[target]), f"{at}.params", problems)
+    return {"target": target, "params": params, **_section(beside, t.Section(extra), at, problems)}
+
+
+def _lora(params: Mapping[str, Any], path: str) -> Optional[LoraConfig]:
+    if "lora_dim" not in params:
+        return None
+    alpha = params["lora_alpha"] if params["lora_alpha"] is not None else float(params["lora_dim"])
+    if alpha <= 0:
+        raise UserError(f"--config {path}: lora_alpha is {alpha:g}, but must be above 0, else the LoRA does nothing")
+    if params["lora_dropout"] >= 1:
+        raise UserError(f"--config {path}: lora_dropout is {params['lora_dropout']:g}, but must be below 1")
+    return LoraConfig(
+        params["lora_dim"], alpha, params["lora_dropout"], params["lora_merge_weights"], params["only_save_lora"]
+    )
+
+
+def _model(params: Mapping[str, Any], path: str) -> ModelConfig:
+    def require(holds: bool, message: str) -> None:
+        if not holds:
+            raise UserError(f"--config {path}: {message}")
+
+    if params["scale_factor"] <= 0:
+        raise UserError(f"--config {path}: scale_factor is {params['scale_factor']:g}, but must be above 0")
+    encoders, size_width = _text_encoders(params["conditioner_config"]["params"]["emb_models"], path)
+    u = params["network_config"]["params"]
+    unet = UNetConfig(
+        u["in_channels"],
+        u["out_channels"],
+        u["model_channels"],
+        u["num_res_blocks"],
+        tuple(u["attention_resolutions"]),
+        tuple(u["channel_mult"]),
+        u["num_head_channels"],
+        tuple(u["transformer_depth"]),
+        u["context_dim"],
+        u["adm_in_channels"],
+        u["spatial_transformer_attn_type"],
+        u["use_recompute"],
+        _lora(u, path),
+    )
+    levels = len(unet.channel_mult)
+    require(
+        len(unet.transformer_depth) == levels,
+        f"transformer_depth has {len(unet.transformer_depth)} numbers, channel_mult {levels}: give one for each level",
+    )
+    require(unet.model_channels % 32 == 0, f"model_channels is {unet.model_channels}, but must be a multiple of 32")
+    for mult in unet.channel_mult:
+        width = mult * unet.model_channels
+        require(
+            width % unet.num_head_channels == 0,
+            f"num_head_channels {unet.num_head_channels} does not divide the {width} channels of a level",
+        )
+    width = sum(encoder.width for encoder in encoders)
+    require(
+        unet.context_dim == width,
+        f"context_dim is {unet.context_dim}, but the text encoders give {width} channels together",
+    )
+    vector = encoders[1].embed_dim + 6 * size_width
+    require(
+        unet.adm_in_channels == vector,
+        f"adm_in_channels is {unet.adm_in_channels}, but pooled text and sizes have {vector} channels together",
+    )
+    first_stage = params["first_stage_config"]["params"]
+    dd = first_stage["ddconfig"]
+    vae = VAEConfig(
+        dd["in_channels"],
+        dd["out_ch"],
+        dd["ch"],
+        tuple(dd["ch_mult"]),
+        dd["num_res_blocks"],
+        dd["z_channels"],
+        first_stage["embed_dim"],
+    )
+    require(len(vae.ch_mult) == 4, f"ch_mult has {len(vae.ch_mult)} levels, but a first stage that reduces 8 times has 4")
+    require(vae.ch % 32 == 0, f"ch is {vae.ch}, but must be a multiple of 32")
+    require(
+        unet.in_channels == unet.out_channels == vae.embed_dim,
+        f"in_channels {unet.in_channels}, out_channels {unet.out_channels} and embed_dim {vae.embed_dim} must be equal",
+    )
+    return ModelConfig(unet, encoders, vae, size_width, params["scale_factor"])
+
+
+def _text_encoders(embedders: Sequence[Mapping[str, Any]], path: str) -> tuple[tuple, int]:
+    clips, open_clips = (t.CLIP, t.CLIP_LORA), (t.OPEN_CLIP, t.OPEN_CLIP_LORA)
+    order = ((clips, "txt"), (open_clips, "txt"))
+    order += tuple(((t.SIZE,), key) for key in ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"))
+    found = [(embedder["target"], embedder["input_key"]) for embedder in embedders]
+    if len(found) != 5 or any(name not in names or key != wanted for (name, key), (names, wanted) in zip(found, order)):
+        raise UserError(
+            f"--config {path}: emb_models must be the two text encoders (FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder2; input "
+            "txt), then ConcatTimestepEmbedderND for original_size_as_tuple, crop_coords_top_left, target_size_as_tuple"
+        )
+    configs = []
+    for embedder, kind in zip(embedders, ("clip", "open_clip")):
+        p, lora = embedder["params"], _lora(embedder["params"], path)
+        if embedder["is_trainable"] != (lora is not None):
+            wanted = f"{embedder['target']}_lora" if lora is None else "is_trainable: True"
+            raise UserError(
+                f"--config {path}: {embedder['target']} has is_trainable: {embedder['is_trainable']}, but text encoders "
+                f"train by their LoRA alone: use {wanted}"
+            )
+        layer_idx = p["layer_idx"] if kind == "clip" else p["layers"] - 1
+        if layer_idx > p["layers"] or p["width"] % p["heads"]:
+            raise UserError(
+                f"--config {path}: {embedder['target']} has layer_idx {layer_idx} of {p['layers']} layers and {p['heads']} "
+                f"heads for width {p['width']}: the first must not be above the layers, and heads must divide the width"
+            )
+        configs.append(
+            TextEncoderConfig(kind, p["width"], p["layers"], p["heads"], layer_idx, p.get("embed_dim", 0), lora)
+        )
+    widths = {embedder["params"]["outdim"] for embedder in embedders[2:]}
+    if len(widths) != 1:
+        raise UserError(f"--config {path}: the three ConcatTimestepEmbedderND must have the same outdim, not {sorted(widths)}")
+    return tuple(configs), widths.pop()
+
+
+def _optim(values: Mapping[str, Any], path: str) -> OptimConfig:
+    optimizer, schedule = values["optimizer_config"], values["scheduler_config"]
+    p = optimizer["params"]
+    if values["base_learning_rate"] <= 0 or p["eps"] <= 0 or p["beta1"] >= 1 or p["beta2"] >= 1:
+        raise UserError(
+            f"--config {path}: base_learning_rate {values['base_learning_rate']:g} and eps {p['eps']:g} must be above 0, "
+            f"beta1 {p['beta1']:g} and beta2 {p['beta2']:g} below 1"
+        )
+    corrects = optimizer["target"] == t.ADAMW
+    name, s = "constant", {}
+    if schedule is not None:
+        name, s = schedule["target"].rpartition(".")[2].lower(), schedule["params"]
+    return OptimConfig(
+        values["base_learning_rate"],
+        corrects,
+        p["beta1"],
+        p["beta2"],
+        p["eps"],
+        p["weight_decay"],
+        name,
+        s.get("warmup_steps", 0),
+        s.get("final_factor", 0.0),
+    )
+
+
+def _data(values: Mapping[str, Any], model: ModelConfig, path: str) -> DataConfig:
+    params = values["dataset_config"]["params"]
+    size, multiple = params["target_size"], model.unet.downsampling
+    if size % multiple:
+        lower = max(multiple, size // multiple * multiple)
+        raise UserError(
+            f"--config {path}: target_size is {size}, but this network needs a multiple of {multiple}: take {lower} or "
+            f"{lower + multiple}"
+        )
+    resize, crop = {"size": size, "interpolation": 3}, {"crop": "random"}
+    if params["transforms"] is not None:
+        order = [transform["target"] for transform in params["transforms"]]
+        if order != [t.RESIZE, t.RESCALE, t.CROP, t.TRANSPOSE]:
+            raise UserError(f"--config {path}: transforms must be Resize, Rescaler, {t.CROP.rpartition('.')[2]}, Transpose")
+        resize, crop = params["transforms"][0]["params"], params["transforms"][2]["params"]
+    if resize["size"] != size:
+        raise UserError(f"--config {path}: Resize size is {resize['size']}, but target_size is {size}: make them equal")
+    return DataConfig(
+        values["per_batch_size"],
+        values["total_step"],
+        values["num_parallel_workers"],
+        values["shuffle"],
+        size,
+        resize["interpolation"],
+        crop["crop"],
+    )
