@@ -67,6 +67,11 @@ class ModelConfig:
     num_timesteps: int = 1000  # indices of the training noise schedule
 
     @property
+    def lora(self) -> Optional[LoraConfig]:
+        """The LoRA of the UNet and the text encoders; rank and alpha are the same in all that have one."""
+        return next((part.lora for part in (self.unet, *self.text_encoders) if part.lora is not None), None)
+
+    @property
     def trains_text_encoders(self) -> bool:
         return any(e.lora is not None for e in self.text_encoders)
 

@@ -39,19 +39,32 @@ def set_up(quiet: bool = False) -> None:
 def bar(items: Optional[Iterable], what: str, **settings) -> tqdm:
     """A progress bar on standard error. Silent when the log is quiet (ranks other than 0)."""
     settings.setdefault("dynamic_ncols", True)
-    settings.setdefault("mininterval", 0.1 if sys.stderr.isatty() else 10.0)
-    return tqdm(items, desc=what, disable=log.level >= logging.ERROR, file=sys.stderr, **settings)
+    if not sys.stderr.isatty():  # a log file: few lines, and each stays
+        settings |= {"mininterval": 10.0, "leave": True}
+    settings.setdefault("disable", _is_quiet())
+    return tqdm(items, desc=what, file=sys.stderr, **settings)
+
+
+def _is_quiet() -> bool:
+    return log.level >= logging.ERROR
 
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Shows "<what>, n s" while the body runs, and the time it took afterwards."""
+    """Shows "<what>, n s" while the body runs, and the time it took afterwards; in a log file one line a minute."""
     start, over = time.perf_counter(), threading.Event()
-    with bar(None, what, bar_format="{desc}", leave=False) as line:
+    live = sys.stderr.isatty()
+    if not live:
+        log.info("%s ...", what)
+    with bar(None, what, bar_format="{desc}", leave=False, disable=not live or _is_quiet()) as line:
 
         def tick() -> None:
-            while not over.wait(0.5):
-                line.set_description_str(f"{what}, {time.perf_counter() - start:.0f} s")
+            while not over.wait(0.5 if live else 60.0):
+                seconds = time.perf_counter() - start
+                if live:
+                    line.set_description_str(f"{what}, {seconds:.0f} s")
+                else:
+                    log.info("%s, %.0f s", what, seconds)
 
         thread = threading.Thread(target=tick, daemon=True)
         thread.start()

@@ -27,9 +27,7 @@ class Pipeline:
         self.loras = [open_lora(path) for path in lora_paths]
         if self.base.lora_names():
             self.loras.insert(0, self.base.as_lora())
-        separate = len(self.loras) == 1 and any(
-            part.lora is not None and not part.lora.merge_weights for part in (model.unet, *model.text_encoders)
-        )
+        separate = len(self.loras) == 1 and model.lora is not None and not model.lora.merge_weights
         self.model = model if separate else sdxl.without_lora(model)
         self.machine = machine
         base_shapes, lora_shapes = sdxl.expected_shapes(self.model)
@@ -37,11 +35,11 @@ class Pipeline:
         self.read = self.base.read
         for file in self.loras:
             if separate:
-                file.check(lora_shapes)
+                file.check(lora_shapes, model.lora.alpha)
                 self.read = lora.with_given_lora(self.read, file.read)
             else:
                 file.check_against_base(base_shapes)
-                self.read = lora.merged(self.read, file.names(), file.read, file.alpha / file.rank)
+                self.read = lora.merged(self.read, file.names(), file.read, file.scale(model.lora))
         self.texts: dict[str, Text] = {}
 
     def _load(self, cell, what: str):

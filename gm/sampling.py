@@ -8,7 +8,7 @@ from typing import Callable, Iterable, NamedTuple, Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 from gm.config import ModelConfig
 from gm.console import bar, waiting
@@ -46,21 +46,39 @@ class SampleSettings:
         return cls(size, size, (size, size, 0, 0, size, size), steps=steps)
 
 
+class Compiling:
+    """Calls a network on numpy arrays; says so while its graph is compiled, once for each shape."""
+
+    def __init__(self, cell: nn.Cell, what: str):
+        self.cell, self.what, self.compiled = cell, what, set()
+
+    def __call__(self, *arrays: np.ndarray):
+        """The output (or outputs) as numpy arrays."""
+        shapes = tuple(array.shape for array in arrays)
+        if shapes in self.compiled or ms.get_context("mode") == ms.PYNATIVE_MODE:
+            return self._call(arrays)
+        with waiting(self.what):
+            outputs = self._call(arrays)
+        self.compiled.add(shapes)
+        return outputs
+
+    def _call(self, arrays: Sequence[np.ndarray]):
+        outputs = self.cell(*(Tensor(array) for array in arrays))
+        return tuple(o.asnumpy() for o in outputs) if isinstance(outputs, tuple) else outputs.asnumpy()
+
+
 class TextEmbedder:
-    """Prompts -> Text, one call of both encoders a prompt; `call` is the compiled network."""
+    """Prompts -> Text, one call of both encoders a prompt."""
 
     def __init__(self, text_encoders: TextEncoders):
-        self.call, self.compiled = text_encoders, False
+        self.call = Compiling(text_encoders, "compiling the text encoders")
 
     def __call__(self, prompts: Iterable[str]) -> dict[str, Text]:
         texts = {}
+        self.call.cell.set_train(False)
         for prompt in bar(dict.fromkeys(prompts), "encoding prompts", leave=False):
-            tokens = [Tensor(ids) for ids in tokenize([prompt])]
-            training = self.call.training
-            self.call.set_train(False)
-            context, pooled = self.call(*tokens)
-            self.call.set_train(training)
-            texts[prompt] = Text(context.asnumpy()[0], pooled.asnumpy()[0])
+            context, pooled = self.call(*tokenize([prompt]))
+            texts[prompt] = Text(context[0], pooled[0])
         return texts
 
 
@@ -73,15 +91,14 @@ class LatentSampler:
     """Runs a sampler; the denoiser graph is compiled once for each batch and picture size."""
 
     def __init__(self, unet: UNet, config: ModelConfig):
-        self.denoiser = Denoiser(unet, config)
+        self.denoiser = Compiling(Denoiser(unet, config), "compiling the sampling graph")
         self.table = train_sigmas(config.num_timesteps)
-        self.compiled: set[tuple] = set()
 
     def denoise(self, x: np.ndarray, sigma: float, text: Sequence[Text], sizes: np.ndarray) -> np.ndarray:
         """D(x; sigma) for rows of x (B, 4, h, w), with one Text and one row of sizes (B, 6) each."""
         index = nearest_timestep(sigma, self.table)
         rows = len(x)
-        inputs = (
+        return self.denoiser(
             x.astype(np.float32),
             np.full((rows, 1, 1, 1), self.table[index], np.float32),
             np.full(rows, index, np.float32),
@@ -89,11 +106,6 @@ class LatentSampler:
             np.stack([t.pooled for t in text]),
             np.asarray(sizes, np.float32),
         )
-        if x.shape not in self.compiled and ms.get_context("mode") == ms.GRAPH_MODE:
-            self.compiled.add(x.shape)
-            with waiting(f"compiling the sampling graph for {rows} x {8 * x.shape[3]} x {8 * x.shape[2]}"):
-                return self.denoiser(*(Tensor(a) for a in inputs)).asnumpy()
-        return self.denoiser(*(Tensor(a) for a in inputs)).asnumpy()
 
     def __call__(
         self,
@@ -115,14 +127,10 @@ class LatentSampler:
             both = self.denoise(np.concatenate((x, x)), sigma, [negative] * count + [text] * count, sizes)
             return vanilla_cfg(both[count:], both[:count], settings.guidance_scale)
 
-        training = self.denoiser.training
-        self.denoiser.set_train(False)
-        try:
-            sigmas = DISCRETIZATIONS[settings.discretization](settings.steps)
-            run = SAMPLERS[settings.sampler]
-            return run(denoise, noise, sigmas, draw, lambda steps: bar(steps, what, leave=False))
-        finally:
-            self.denoiser.set_train(training)
+        self.denoiser.cell.set_train(False)
+        sigmas = DISCRETIZATIONS[settings.discretization](settings.steps)
+        run = SAMPLERS[settings.sampler]
+        return run(denoise, noise, sigmas, draw, lambda steps: bar(steps, what, leave=False))
 
 
 def latent_noise(seed: int, settings: SampleSettings, channels: int = 4, step: int = 0) -> np.ndarray:
@@ -136,9 +144,8 @@ class PictureSampler:
 
     def __init__(self, unet: UNet, vae: VAE, config: ModelConfig):
         self.latents = LatentSampler(unet, config)
-        self.decode = VAEDecode(vae, config.scale_factor)
+        self.decode = Compiling(VAEDecode(vae, config.scale_factor), "compiling the decoder")
         self.channels = config.unet.in_channels
-        self.compiled: set[tuple] = set()
 
     def __call__(
         self, text: Text, negative: Text, settings: SampleSettings, seeds: Sequence[int], what: str
@@ -149,13 +156,9 @@ class PictureSampler:
             return np.stack([latent_noise(seed, settings, self.channels, step) for seed in seeds])
 
         latents = self.latents(text, negative, settings, draw(0), lambda i: draw(i + 1), what)
-        return [self._decode(latent[None]) for latent in latents]
+        return [_to_picture(self.decode(latent[None])[0]) for latent in latents]
 
-    def _decode(self, latent: np.ndarray) -> np.ndarray:
-        if latent.shape not in self.compiled and ms.get_context("mode") == ms.GRAPH_MODE:
-            self.compiled.add(latent.shape)
-            with waiting("compiling the decoder"):
-                image = self.decode(Tensor(latent)).asnumpy()[0]
-        else:
-            image = self.decode(Tensor(latent)).asnumpy()[0]
-        return np.round((np.clip(image, -1, 1).transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+
+def _to_picture(image: np.ndarray) -> np.ndarray:
+    """(3, h, w) in about [-1, 1] -> (h, w, 3) uint8."""
+    return np.round((np.clip(image, -1, 1).transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)

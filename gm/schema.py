@@ -4,6 +4,7 @@ All problems of types and names are collected and reported in one UserError; wha
 """
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
@@ -231,6 +232,12 @@ def _model(params: Mapping[str, Any], path: str) -> ModelConfig:
     require(
         unet.adm_in_channels == vector,
         f"adm_in_channels is {unet.adm_in_channels}, but pooled text and sizes have {vector} channels together",
+    )
+    loras = {replace(part.lora, dropout=0.0) for part in (unet, *encoders) if part.lora is not None}
+    require(
+        len(loras) < 2,
+        "the LoRA of the UNet and of the text encoders go into one file: give all the same lora_dim, lora_alpha, "
+        "lora_merge_weights and only_save_lora",
     )
     first_stage = params["first_stage_config"]["params"]
     dd = first_stage["ddconfig"]

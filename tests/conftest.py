@@ -1,6 +1,7 @@
 """Where the golden numbers are found: the folder `shared` beside the checkout, or $SDXL_SHARED."""
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -48,3 +49,15 @@ def setting(shared: Path) -> dict:
 @pytest.fixture(scope="session")
 def full_keys(shared: Path) -> dict[str, list[int]]:
     return json.loads((shared / "golden" / "sd_xl_base_1.0.keys.json").read_text())
+
+
+@pytest.fixture
+def project_log(caplog):
+    """What the project logs, as pytest's caplog."""
+    logger = logging.getLogger("gm")
+    before = logger.propagate, logger.level
+    logger.propagate = True
+    caplog.set_level(logging.INFO, logger="gm")
+    yield caplog
+    logger.propagate = before[0]
+    logger.setLevel(before[1])

@@ -80,9 +80,13 @@ def to_array(raw: Raw) -> np.ndarray:
 
 
 def convert(array: np.ndarray, dtype: str) -> Array:
-    """`array` in another floating type; to bfloat16 rounded to nearest even."""
+    """`array` in another floating type; to bfloat16 rounded to nearest even. UserError when a number does not fit."""
     if dtype != "bfloat16":
-        return array.astype(dtype)
+        with np.errstate(over="ignore"):
+            result = array.astype(dtype)
+        if dtype == "float16" and np.isinf(result).any() and not np.isinf(array).any():
+            raise UserError(f"a weight of size {np.abs(array).max():g} does not fit into float16: use bfloat16 or float32")
+        return result
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     rounded = np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
@@ -107,10 +111,10 @@ def open_tensors(path: Union[str, Path]) -> TensorFile:
     try:
         start = file.read(16)
         file.seek(0)
-        if start[:2] == b"PK" or start[:1] == b"\x80":
-            raise BadFile("it is a PyTorch file: save it as .safetensors first")
-        if len(start) > 8 and start[8:9] == b"{":
+        if start[8:9] == b"{":
             kind, (entries, metadata) = "safetensors", formats.scan_safetensors(file, size)
+        elif start[:2] == b"PK" or start[:1] == b"\x80":
+            raise BadFile("it is a PyTorch file: save it as .safetensors first")
         elif start[:1] == b"\x0a":
             kind, (entries, metadata) = "ckpt", formats.scan_ckpt(file, size)
         else:

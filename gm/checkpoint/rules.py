@@ -4,6 +4,7 @@ Native: norm `weight/bias` -> `gamma/beta`, embedding `weight` -> `embedding_tab
 """
 
 import re
+from typing import Mapping
 
 _NORM = (
     r"in_layers\.0|out_layers\.0|diffusion_model\.out\.0|norm\d?|norm_out|layer_norm[12]|final_layer_norm|ln_[12]|ln_final"
@@ -22,12 +23,13 @@ TO_OFFICIAL = (
 )
 
 # In the official file, but no weights: the positions 0..76, and the temperature of CLIP's own training.
-IGNORED_ON_LOAD = (
-    "conditioner.embedders.0.transformer.text_model.embeddings.position_ids",
-    "conditioner.embedders.1.model.logit_scale",
-)
+IGNORED_ON_LOAD = {
+    "conditioner.embedders.0.transformer.text_model.embeddings.position_ids": (1, 77),
+    "conditioner.embedders.1.model.logit_scale": (),
+}
 
 _FUSED = re.compile(r"^(.*\.attn)\.in_proj_(weight|bias)$")
+_THIRD = re.compile(r"^(.*\.attn)\.[qkv]_proj\.(weight|bias)$")
 
 
 def _apply(rules, name: str) -> str:
@@ -50,6 +52,18 @@ def split_names(fused: str) -> list[str]:
     """The three native names in a fused projection of the second encoder, in the order of its rows; [] for others."""
     match = _FUSED.match(fused)
     return [f"{match[1]}.{part}_proj.{match[2]}" for part in "qkv"] if match else []
+
+
+def official_shapes(native: Mapping[str, tuple]) -> dict[str, tuple]:
+    """Names and shapes of the official single file of a model whose native base weights have these shapes."""
+    shapes = dict(IGNORED_ON_LOAD)
+    for name, shape in native.items():
+        third = _THIRD.match(name)
+        if third:
+            shapes[f"{third[1]}.in_proj_{third[2]}"] = (3 * shape[0], *shape[1:])
+        else:
+            shapes[native_to_official(name)] = tuple(shape)
+    return shapes
 
 
 def is_lora(name: str) -> bool:

@@ -10,7 +10,9 @@ import numpy as np
 
 from gm.checkpoint.io import Array, TensorFile, open_tensors, write_tensors
 from gm.checkpoint.rules import IGNORED_ON_LOAD, is_lora, official_to_native, split_names
+from gm.config import LoraConfig
 from gm.errors import UserError
+
 
 def split_weight_argument(weight: str) -> tuple[str, list[str]]:
     """`base,lora,...` -> the base path and the LoRA paths."""
@@ -111,7 +113,7 @@ class LoraFile:
         if len(ranks) != 1:
             raise UserError(f"{file.path} has LoRA matrices of the ranks {sorted(ranks)}: one rank is needed")
         self.rank = ranks.pop()
-        self.alpha = float(file.metadata.get("lora_alpha", self.rank))
+        self.alpha = float(file.metadata["lora_alpha"]) if "lora_alpha" in file.metadata else None
 
     def names(self) -> list[str]:
         return list(self._names)
@@ -122,15 +124,19 @@ class LoraFile:
     def read(self, name: str) -> np.ndarray:
         return self.file.read(self._names[name]).astype(np.float32)
 
-    def check(self, expected: Mapping[str, tuple], alpha: Optional[float] = None) -> None:
-        """UserError unless this is the LoRA of exactly the model that has the `expected` matrices."""
+    def scale(self, default: Optional[LoraConfig]) -> float:
+        """alpha / rank; a file that does not say its alpha has that of `default`, or its rank."""
+        return (self.alpha or (default.alpha if default else self.rank)) / self.rank
+
+    def check(self, expected: Mapping[str, tuple], alpha: float) -> None:
+        """UserError unless this is the LoRA of exactly the model that has the `expected` matrices and `alpha`."""
         rank = next((shape[0] for name, shape in expected.items() if name.endswith(".lora_A.weight")), 0)
         if rank != self.rank:
             raise UserError(
                 f"the LoRA {self.file.path} has rank {self.rank}, but lora_dim in --config is {rank}: set lora_dim to "
                 f"{self.rank}"
             )
-        if alpha is not None and alpha != self.alpha:
+        if self.alpha is not None and alpha != self.alpha:
             raise UserError(
                 f"the LoRA {self.file.path} was trained with lora_alpha {self.alpha:g}, but --config says {alpha:g}: set "
                 f"lora_alpha to {self.alpha:g}"

@@ -9,16 +9,14 @@ import time
 from pathlib import Path
 from typing import Optional, Sequence
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor
 
 from gm import lora
 from gm.arguments import TrainOptions
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.weights import open_base, open_lora, save_lora, split_weight_argument, stream_whole
 from gm.config import Config
-from gm.console import bar, log, waiting
+from gm.console import bar, log
 from gm.data.cache import CLASS, INSTANCE, Photos, PosteriorCache
 from gm.data.dreambooth import DreamBoothSchedule, SampleOrder
 from gm.errors import UserError
@@ -28,7 +26,7 @@ from gm.models.unet import UNet
 from gm.models.vae import VAE, VAEEncode
 from gm.pictures import contact_sheet, save_png
 from gm.runtime import Runtime, peak_memory_gb
-from gm.sampling import PictureSampler, SampleSettings, Text, TextEmbedder, unconditional
+from gm.sampling import Compiling, PictureSampler, SampleSettings, Text, TextEmbedder, unconditional
 from gm.training.loop import BatchMaker, LoopSettings, fit
 from gm.training.prior import sample_images
 from gm.training.step import LossScale, Trainer
@@ -62,15 +60,11 @@ class Job:
             return {name: self.resume[name] for name in self.lora_shapes}
         if len(paths) > 1:
             raise UserError(f"--weight names {len(paths)} LoRA files, but training continues one: give base,lora")
-        if paths:
-            file = open_lora(paths[0])
-            file.check(self.lora_shapes)
-            return {name: file.read(name) for name in self.lora_shapes}
-        if self.base.lora_names():
-            file = self.base.as_lora()
-            file.check(self.lora_shapes)
-            return {name: file.read(name) for name in self.lora_shapes}
-        return None
+        if not paths and not self.base.lora_names():
+            return None
+        file = open_lora(paths[0]) if paths else self.base.as_lora()
+        file.check(self.lora_shapes, self.config.model.lora.alpha)
+        return {name: file.read(name) for name in self.lora_shapes}
 
     def _open_resume(self, path: Optional[str]) -> Optional[dict[str, np.ndarray]]:
         if path is None:
@@ -218,21 +212,13 @@ class Job:
 
     def _encode(self, instances: Sequence[Path], classes: Sequence[Path], schedule: DreamBoothSchedule) -> PosteriorCache:
         data = self.config.data
-        encode = VAEEncode(self._load_vae())
-
-        def posterior(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            mean, logvar = encode(Tensor(pixels))
-            return mean.asnumpy(), logvar.asnumpy()
-
-        if self.machine.mode == ms.GRAPH_MODE:
-            with waiting(f"compiling the encoder for {data.target_size} x {data.target_size}"):
-                posterior(np.zeros((1, self.config.model.vae.in_channels, data.target_size, data.target_size), np.float32))
+        encode = Compiling(VAEEncode(self._load_vae()), "compiling the image encoder")
         cache = PosteriorCache()
         draws = schedule.distinct_draws(data.total_step)
         for kind, paths in ((INSTANCE, instances), (CLASS, classes)):
             if paths:
                 photos = Photos(kind, paths, data.target_size, data.interpolation, data.crop, self.options.seed)
-                cache.fill(photos, [(image, repeat) for k, image, repeat in draws if k == kind], posterior)
+                cache.fill(photos, [(image, repeat) for k, image, repeat in draws if k == kind], encode)
         return cache
 
     def _training_text(self, with_class: bool) -> tuple[tuple, Optional[tuple]]:

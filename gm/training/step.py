@@ -111,8 +111,7 @@ class Trainer:
         cells = [unet] + ([text_encoders] if text_encoders is not None else [])
         self.parameters = [p for cell in cells for p in cell.trainable_params()]
         assert self.parameters, "no LoRA parameter to train"
-        for cell in cells:
-            cell.set_train(True)
+        self.cells = cells
         self.config, self.loss_scale = config, loss_scale
         self.max_grad_norm, self.overflow_still_update = max_grad_norm, overflow_still_update
         self.step, self.applied, self.skipped = 0, 0, 0  # updates so far; of these applied, and skipped
@@ -122,7 +121,6 @@ class Trainer:
         self.micro_step = MicroStep(WeightedLoss(loss, text_encoders), self.parameters, self.gradient)
         self.reduce = ReduceGradient(self.gradient, ranks)
         self.adamw = AdamW(self.parameters, self.gradient, config.optim)
-        self.micro_step.set_train(True)
 
     def accumulate(self, batch: MicroBatch) -> np.ndarray:
         """Forward and backward of one micro-batch; returns the per-sample losses (B,)."""
@@ -144,6 +142,8 @@ class Trainer:
 
     def update(self, batches: Sequence[MicroBatch]) -> Update:
         """One optimizer update from a window of micro-batches (of this rank)."""
+        for cell in self.cells:  # sampling pictures on the way switches dropout off
+            cell.set_train(True)
         per_sample = [self.accumulate(batch) for batch in batches]
         scale = self.loss_scale.value
         norm = float(self.reduce(Tensor(scale, ms.float32)).asnumpy())

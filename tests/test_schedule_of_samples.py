@@ -1,0 +1,81 @@
+"""Which sample, crop and noise is drawn when: independent of ranks, accumulation and restarts."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder, crop_corner
+from gm.training.noise import draw_noise
+
+
+def schedule(batch: int = 1, accumulation: int = 1, ranks: int = 1, classes: int = 7, prior: float = 1.0, repeats: int = 3):
+    return DreamBoothSchedule(
+        SampleOrder(5, repeats, True, 42, INSTANCE),
+        SampleOrder(classes, 1, True, 42, CLASS) if classes else None,
+        *(batch, accumulation, ranks, prior),
+    )
+
+
+def update(s: DreamBoothSchedule, step: int):
+    return [row for m in range(s.accumulation) for rank in range(s.ranks) for row in s.micro_batch(step, m, rank)]
+
+
+@pytest.mark.parametrize("batch, accumulation, ranks", [(1, 4, 1), (4, 1, 1), (2, 2, 1), (1, 2, 2), (1, 1, 4), (2, 1, 2)])
+def test_every_split_of_an_update_holds_the_same_samples(batch, accumulation, ranks):
+    whole, split = schedule(4), schedule(batch, accumulation, ranks)
+    for step in range(9):
+        assert Counter(update(whole, step)) == Counter(update(split, step))
+
+
+def test_weights_add_up_to_the_two_means():
+    rows = update(schedule(2, 3, prior=0.5), 0)
+    assert sum(r.loss_weight for r in rows if r.kind == INSTANCE) == pytest.approx(1.0)
+    assert sum(r.loss_weight for r in rows if r.kind == CLASS) == pytest.approx(0.5)
+
+
+def test_an_epoch_holds_every_photo_and_repeat_once_in_an_order_of_its_own():
+    order = SampleOrder(5, 3, True, 42, INSTANCE)
+    epochs = [[order.at(e * 15 + i) for i in range(15)] for e in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == [(image, repeat) for image in range(5) for repeat in range(3)]
+    assert epochs[0] != epochs[1] != epochs[2]
+    plain = SampleOrder(5, 3, False, 42, INSTANCE)
+    assert [plain.at(i)[0] for i in range(10)] == [0, 1, 2, 3, 4] * 2
+
+
+def test_without_class_images_a_batch_has_instances_only():
+    assert {row.kind for row in update(schedule(2, classes=0), 0)} == {INSTANCE}
+
+
+def test_what_is_drawn_is_what_is_cached():
+    for steps in (1, 3, 40):
+        s = schedule(2, 2)
+        drawn = {(r.kind, r.image, r.repeat) for step in range(steps) for r in update(s, step)}
+        assert drawn <= set(s.distinct_draws(steps))
+        assert len(s.distinct_draws(steps)) <= min(5 * 3, steps * 4) + min(7, steps * 4)
+
+
+def test_noise_belongs_to_the_sample_not_to_the_batch():
+    rows = update(schedule(4), 5)
+    together = draw_noise(rows, 42, (4, 8, 8), 1000)
+    for i, row in enumerate(rows):
+        alone = draw_noise([row], 42, (4, 8, 8), 1000)
+        for a, b in zip(together, alone):
+            assert np.array_equal(a[i], b[0])
+    assert not np.array_equal(together[1][0], together[1][1])
+    assert not np.array_equal(together[1], draw_noise(rows, 43, (4, 8, 8), 1000)[1])
+
+
+def test_noise_has_the_right_distribution():
+    index, noise, posterior = draw_noise(update(schedule(400), 0), 42, (4, 8, 8), 1000)
+    for numbers in (noise, posterior):
+        assert abs(numbers.mean()) < 0.01 and abs(numbers.std() - 1) < 0.01
+    assert index.min() < 10 and index.max() > 989 and abs(index.mean() - 499.5) < 35
+    assert abs(np.corrcoef(noise.ravel(), posterior.ravel())[0, 1]) < 0.01
+
+
+def test_crops():
+    assert crop_corner(1, INSTANCE, 0, 0, "center") == (0.5, 0.5)
+    corners = {crop_corner(1, INSTANCE, image, repeat, "random") for image in range(5) for repeat in range(10)}
+    assert len(corners) == 50 and all(0 <= c < 1 for corner in corners for c in corner)

@@ -1,0 +1,70 @@
+"""Write base weights full of random numbers for any model YAML, as an official single-file .safetensors.
+
+For trying the commands and for measuring: the names and shapes are those of the real file, the pictures are noise.
+Every tensor is drawn and written by itself, so that the full size (6.9 GB in float16) takes little memory.
+"""
+
+import argparse
+import sys
+import zlib
+from pathlib import Path
+from typing import Iterator, Optional, Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from gm import console, runtime
+from gm.checkpoint.io import Array, convert, kind_of, write_tensors
+from gm.checkpoint.rules import official_shapes
+from gm.console import bar, log
+from gm.errors import UserError
+from gm.randomness import RANDOM_WEIGHTS, generator
+from gm.schema import load_config
+
+BLOCK = 1 << 20  # numbers drawn for one tensor; larger tensors repeat them
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--config", default="configs/inference/sd_xl_base.yaml", help="YAML of the model")
+    parser.add_argument("--output", required=True, help="the .safetensors file to write; it must not exist")
+    parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    output = Path(options.output)
+    config = load_config(options.config, training=False)
+    if kind_of(output) != "safetensors":
+        raise UserError(f"--output {output} must end in .safetensors: the official layout is one")
+    if output.exists():
+        raise UserError(f"--output {output} exists already: give another name or remove it")
+    runtime.quiet_environment()
+    from gm.models.sdxl import expected_shapes
+
+    shapes = official_shapes(expected_shapes(config.model)[0])
+    specs = [(name, options.dtype, shape) for name, shape in shapes.items()]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(output, _tensors(shapes, options.dtype, options.seed), {}, specs)
+    log.info("%s: %d tensors, %.2f GB", output, len(shapes), output.stat().st_size / 1e9)
+
+
+def _tensors(shapes: dict[str, tuple], dtype: str, seed: int) -> Iterator[tuple[str, Array]]:
+    for name, shape in bar(shapes.items(), "writing", unit="tensor"):
+        yield name, convert(random_weight(name, shape, seed), dtype)
+
+
+def random_weight(name: str, shape: tuple, seed: int) -> np.ndarray:
+    """Numbers of the size a fresh network has: norms 1, biases 0, matrices with variance 1/(3 * inputs), float32."""
+    size = int(np.prod(shape))
+    if name.endswith("bias"):
+        return np.zeros(shape, np.float32)
+    if len(shape) < 2:
+        return np.ones(shape, np.float32)
+    bound = 0.02 if "embedding" in name else (size // shape[0]) ** -0.5
+    block = generator(seed, RANDOM_WEIGHTS, zlib.crc32(name.encode())).uniform(-bound, bound, min(size, BLOCK))
+    return np.resize(block.astype(np.float32), shape)
+
+
+if __name__ == "__main__":
+    sys.exit(console.run_command(main))
