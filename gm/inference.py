@@ -1,11 +1,11 @@
 """A model ready for sampling: base weights with any LoRA in them, loaded in the order that needs least memory."""
 
-import gc
 from typing import Iterable, Sequence
 
 import numpy as np
 
 from gm import lora
+from gm.apart import run_apart
 from gm.checkpoint.weights import open_base, open_lora, split_weight_argument
 from gm.config import ModelConfig
 from gm.console import bar
@@ -21,11 +21,13 @@ class Pipeline:
     apart as two matrices, as in training. Both give the same pictures up to rounding.
     """
 
-    def __init__(self, model: ModelConfig, weight: str, machine: Runtime):
+    def __init__(self, model: ModelConfig, weight: str, machine: Runtime, use_lora: bool = True):
+        """`use_lora=False` leaves aside LoRA that the base file holds."""
+        self.config, self.weight, self.use_lora = model, weight, use_lora
         base_path, lora_paths = split_weight_argument(weight)
         self.base = open_base(base_path)
         self.loras = [open_lora(path) for path in lora_paths]
-        if self.base.lora_names():
+        if use_lora and self.base.lora_names():
             self.loras.insert(0, self.base.as_lora())
         separate = len(self.loras) == 1 and model.lora is not None and not model.lora.merge_weights
         self.model = model if separate else sdxl.without_lora(model)
@@ -47,11 +49,8 @@ class Pipeline:
         return cell
 
     def embed(self, prompts: Iterable[str]) -> None:
-        """Load the text encoders, embed the prompts, and free the encoders."""
-        encoders = self._load(sdxl.build_text_encoders(self.model, self.machine.dtype), "text encoders")
-        self.texts |= TextEmbedder(encoders)(prompts)
-        del encoders
-        gc.collect()
+        """Embed the prompts, in a process of its own: the text encoders are not needed afterwards."""
+        self.texts |= run_apart(embed_prompts, self.config, self.weight, self.machine, list(prompts), self.use_lora)
 
     def load(self) -> None:
         """Load the UNet and the VAE."""
@@ -66,3 +65,13 @@ class Pipeline:
         text = self.texts[prompt]
         negative = self.texts[negative_prompt] if negative_prompt else unconditional(text)
         return self.pictures(text, negative, settings, seeds, what)
+
+
+def embed_prompts(
+    model: ModelConfig, weight: str, machine: Runtime, prompts: Sequence[str], use_lora: bool
+) -> dict[str, Text]:
+    """Load the text encoders and embed the prompts, in the process that calls it."""
+    machine.enter()
+    pipeline = Pipeline(model, weight, machine, use_lora)
+    encoders = pipeline._load(sdxl.build_text_encoders(pipeline.model, machine.dtype), "text encoders")
+    return TextEmbedder(encoders)(prompts)

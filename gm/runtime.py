@@ -32,6 +32,14 @@ class Runtime:
 
         return ms.float16 if self.amp_level == "O2" else ms.float32
 
+    def enter(self) -> None:
+        """Make this process compute on the device, in the mode; for one that a process with this Runtime has started."""
+        quiet_environment()
+        import mindspore as ms
+
+        ms.set_device(self.device)
+        ms.set_context(mode=self.mode)
+
 
 def quiet_environment() -> None:
     """Keep MindSpore's own log below errors and its files out of the user's folder; call before importing it."""

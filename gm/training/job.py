@@ -1,10 +1,9 @@
 """One training run: which network is loaded when, and freed when nothing more needs it.
 
-Text encoders first (their embeddings are computed once unless their LoRA trains), then the UNet and the VAE for class
-images, the VAE for the photos' posteriors, then the training loop. Checks of the weight files come before all of it.
+The prompts are embedded and the photos encoded in processes of their own, whose memory is free again afterwards; the
+UNet that samples the class images is the one that is then trained. Checks of the weight files come before all of it.
 """
 
-import gc
 import time
 from pathlib import Path
 from typing import Optional, Sequence
@@ -12,6 +11,7 @@ from typing import Optional, Sequence
 import numpy as np
 
 from gm import lora
+from gm.apart import run_apart
 from gm.arguments import TrainOptions
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.weights import open_base, open_lora, save_lora, split_weight_argument, stream_whole
@@ -20,6 +20,7 @@ from gm.console import bar, log
 from gm.data.cache import CLASS, INSTANCE, Photos, PosteriorCache
 from gm.data.dreambooth import DreamBoothSchedule, SampleOrder
 from gm.errors import UserError
+from gm.inference import embed_prompts
 from gm.models import sdxl
 from gm.models.conditioner import TextEncoders, tokenize
 from gm.models.unet import UNet
@@ -112,16 +113,14 @@ class Job:
     # -- text ------------------------------------------------------------------------------------------------------
 
     def _embed(self) -> None:
-        """Embed every prompt of the run, and free the text encoders unless they train."""
+        """Embed every prompt of the run with the base model's text encoders."""
         if self.texts:
             return
         prompts = [self.options.instance_prompt, self._infer_prompt()]
         if self.options.class_prompt:
             prompts.append(self.options.class_prompt)
-        self.texts = TextEmbedder(self._load_text_encoders())(prompts)
-        if not self.config.model.trains_text_encoders:
-            self.text_encoders = None
-            gc.collect()
+        model = sdxl.without_lora(self.config.model)
+        self.texts = run_apart(embed_prompts, model, str(self.base.file.path), self.machine, prompts, False)
 
     def _infer_prompt(self) -> str:
         return self.options.infer_prompt or self.options.instance_prompt
@@ -155,12 +154,13 @@ class Job:
         """Cache, compile and train; returns the last checkpoint."""
         options, config = self.options, self.config
         schedule = self._schedule(len(instance_images), len(class_images))
-        self._embed()
-        cache = self._encode(instance_images, class_images, schedule)
-        if not options.infer_during_train:
-            self.vae = None
-        gc.collect()
         trains_text = config.model.trains_text_encoders
+        if not trains_text:
+            self._embed()
+        paths = {INSTANCE: instance_images, CLASS: class_images}
+        draws = schedule.distinct_draws(config.data.total_step)
+        weight = str(self.base.file.path)
+        cache = run_apart(encode_photos, config, weight, self.machine, options.seed, paths, draws)
         dynamic = options.loss_scale_type == "dynamic"
         half = self.machine.amp_level == "O2"
         scale = options.loss_scale or ((65536.0 if dynamic else 1024.0) if half else 1.0)
@@ -210,17 +210,6 @@ class Job:
             options.prior_loss_weight,
         )
 
-    def _encode(self, instances: Sequence[Path], classes: Sequence[Path], schedule: DreamBoothSchedule) -> PosteriorCache:
-        data = self.config.data
-        encode = Compiling(VAEEncode(self._load_vae()), "compiling the image encoder")
-        cache = PosteriorCache()
-        draws = schedule.distinct_draws(data.total_step)
-        for kind, paths in ((INSTANCE, instances), (CLASS, classes)):
-            if paths:
-                photos = Photos(kind, paths, data.target_size, data.interpolation, data.crop, self.options.seed)
-                cache.fill(photos, [(image, repeat) for k, image, repeat in draws if k == kind], encode)
-        return cache
-
     def _training_text(self, with_class: bool) -> tuple[tuple, Optional[tuple]]:
         """What stands for each prompt in a micro-batch: its embeddings, or its tokens when the encoders train."""
         prompts = [self.options.instance_prompt] + ([self.options.class_prompt] if with_class else [])
@@ -264,3 +253,24 @@ class Job:
             write_tensors(path, stream_whole(self.base, matrices), metadata=about)
         state = matrices | {f"state.{key}": value for key, value in trainer.state().items()}
         write_tensors(path.parent / STATE_FILE, state.items(), metadata=about)
+
+
+def encode_photos(
+    config: Config,
+    weight: str,
+    machine: Runtime,
+    seed: int,
+    paths: dict[int, Sequence[Path]],
+    draws: Sequence[tuple[int, int, int]],
+) -> PosteriorCache:
+    """The VAE posteriors of all draws (kind, image, repeat), in the process that calls it."""
+    machine.enter()
+    vae = sdxl.build_vae(config.model)
+    sdxl.fill([vae], open_base(weight).read, lambda items: bar(items, "loading VAE", unit="tensor", leave=False))
+    encode = Compiling(VAEEncode(vae), "compiling the image encoder")
+    cache, data = PosteriorCache(), config.data
+    for kind, images in paths.items():
+        if images:
+            photos = Photos(kind, images, data.target_size, data.interpolation, data.crop, seed)
+            cache.fill(photos, [(image, repeat) for k, image, repeat in draws if k == kind], encode)
+    return cache
