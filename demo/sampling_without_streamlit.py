@@ -38,11 +38,13 @@ def main(argv: Sequence[str]) -> None:
     rows = []
     seeds = [options.seed + column for column in range(options.num_cols)]
     for number, prompt in enumerate(prompts):
-        what = f"sampling {number + 1}/{len(prompts)}"
-        pictures = pipeline.sample(prompt, options.negative_prompt, settings, seeds, what)
-        rows.append(pictures)
-        for column, (seed, picture) in enumerate(zip(seeds, pictures)):
-            path = folder / f"{start + number * options.num_cols + column:05d}.png"
+        rows.append([])
+        for column, seed in enumerate(seeds):
+            done = number * len(seeds) + column
+            what = f"sampling {done + 1}/{len(prompts) * len(seeds)}"
+            picture = pipeline.sample(prompt, options.negative_prompt, settings, seed, what)
+            rows[-1].append(picture)
+            path = folder / f"{start + done:05d}.png"
             save_png(path, picture, about(options, settings, prompt, seed))
             log.info("%s: seed %d, %r", path, seed, prompt)
     sheet = folder / f"sheet_{start:05d}.png"

@@ -58,13 +58,14 @@ class Pipeline:
         vae = self._load(sdxl.build_vae(self.model), "VAE")
         self.pictures = PictureSampler(unet, vae, self.model)
 
-    def sample(
-        self, prompt: str, negative_prompt: str, settings: SampleSettings, seeds: Sequence[int], what: str
-    ) -> list[np.ndarray]:
-        """One picture (h, w, 3) uint8 per seed; both prompts must have been embedded."""
+    def sample(self, prompt: str, negative_prompt: str, settings: SampleSettings, seed: int, what: str) -> np.ndarray:
+        """One picture (h, w, 3) uint8; both prompts must have been embedded.
+
+        By itself, not in a batch: then the same seed gives the same pixels however many pictures are asked for.
+        """
         text = self.texts[prompt]
         negative = self.texts[negative_prompt] if negative_prompt else unconditional(text)
-        return self.pictures(text, negative, settings, seeds, what)
+        return self.pictures(text, negative, settings, [seed], what)[0]
 
 
 def embed_prompts(

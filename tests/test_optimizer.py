@@ -1,0 +1,171 @@
+"""The update: AdamW, AdamWeightDecay, schedules, clipping, loss scale, overflow. On two small matrices."""
+
+from dataclasses import replace
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn
+
+from gm.config import OptimConfig
+from gm.training.optim import AdamW, FlatGradient, ReduceGradient, learning_rate
+from gm.training.step import LossScale, Trainer
+
+SHAPES = ((4, 3), (5,))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graph_mode():
+    ms.set_device("CPU")
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def start() -> list[Parameter]:
+    rng = np.random.default_rng(0)
+    return [Parameter(Tensor(rng.standard_normal(s).astype(np.float32)), name=f"p{i}") for i, s in enumerate(SHAPES)]
+
+
+def gradients(step: int) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(100 + step)
+    return tuple(rng.standard_normal(s).astype(np.float32) for s in SHAPES)
+
+
+class Small(Trainer):
+    """A Trainer whose micro-step adds given gradients instead of a network's."""
+
+    def __init__(self, config: OptimConfig, scale: LossScale, max_grad_norm=None, overflow_still_update=False):
+        self.parameters, self.cells = start(), []
+        self.config = type("C", (), {"optim": config, "data": type("D", (), {"total_step": 10})})
+        self.loss_scale, self.max_grad_norm, self.overflow_still_update = scale, max_grad_norm, overflow_still_update
+        self.step, self.applied, self.skipped = 0, 0, 0
+        self.gradient = FlatGradient(self.parameters)
+        self.reduce = ReduceGradient(self.gradient, 1)
+        self.adamw = AdamW(self.parameters, self.gradient, config)
+
+    def accumulate(self, batch):
+        self.gradient(tuple(Tensor(g * np.float32(self.loss_scale.value)) for g in batch))
+        return np.zeros(1)
+
+    def values(self):
+        return [p.asnumpy().copy() for p in self.parameters]
+
+
+OPTIM = OptimConfig(base_learning_rate=0.1, eps=1e-6, weight_decay=0.3)
+
+
+def adamw_by_hand(updates: int, optim: OptimConfig, clip=lambda g: g) -> list[np.ndarray]:
+    """Algorithm 2 of arXiv 1711.05101 in float64, parameter by parameter."""
+    p = [x.asnumpy().astype(np.float64) for x in start()]
+    m, v = [np.zeros(s) for s in SHAPES], [np.zeros(s) for s in SHAPES]
+    for t in range(1, updates + 1):
+        for i, g in enumerate(clip(gradients(t - 1))):
+            m[i] = optim.beta1 * m[i] + (1 - optim.beta1) * g
+            v[i] = optim.beta2 * v[i] + (1 - optim.beta2) * np.square(g, dtype=np.float64)
+            hat = (m[i] / (1 - optim.beta1**t)) / (np.sqrt(v[i] / (1 - optim.beta2**t)) + optim.eps)
+            p[i] = p[i] - optim.base_learning_rate * (hat + optim.weight_decay * p[i])
+    return p
+
+
+def same(found, expected, tolerance=1e-5):
+    return all(np.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in zip(found, expected))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1024.0, 65536.0])
+def test_adamw_whatever_the_loss_scale(scale):
+    trainer = Small(OPTIM, LossScale(scale, dynamic=False))
+    for step in range(3):
+        trainer.update([gradients(step)])
+    assert same(trainer.values(), adamw_by_hand(3, OPTIM))
+
+
+def test_accumulation_adds_up():
+    trainer = Small(OPTIM, LossScale(8.0, dynamic=False))
+    for step in range(3):
+        trainer.update([tuple(g * np.float32(share) for g in gradients(step)) for share in (0.25, 0.5, 0.25)])
+    assert same(trainer.values(), adamw_by_hand(3, OPTIM))
+
+
+def test_adam_weight_decay_is_mindspores():
+    trainer = Small(replace(OPTIM, bias_correction=False), LossScale(1.0, dynamic=False))
+    theirs = start()
+    optimizer = nn.AdamWeightDecay(theirs, 0.1, 0.9, 0.999, 1e-6, 0.3)
+    for step in range(3):
+        trainer.update([gradients(step)])
+        optimizer(tuple(Tensor(g) for g in gradients(step)))
+    assert same(trainer.values(), [p.asnumpy() for p in theirs])
+
+
+def test_clipping():
+    def clip(gs):
+        norm = np.sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in gs))
+        return [g * min(1.0, 0.5 / norm) for g in gs]
+
+    optim = replace(OPTIM, eps=1.0)  # a large eps, so that the size of the gradient matters
+    trainer = Small(optim, LossScale(1024.0, dynamic=False), max_grad_norm=0.5)
+    norms = [trainer.update([gradients(step)]).grad_norm for step in range(3)]
+    assert min(norms) > 0.5
+    assert same(trainer.values(), adamw_by_hand(3, optim, clip))
+    assert not same(trainer.values(), adamw_by_hand(3, optim))
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_an_overflow_is_skipped_and_counted(bad):
+    trainer = Small(OPTIM, LossScale(1024.0, dynamic=True))
+    trainer.update([gradients(0)])
+    before, moments = trainer.values(), trainer.state()
+    spoilt = gradients(1)
+    spoilt[1][2] = bad
+    update = trainer.update([spoilt])
+    assert update.skipped and trainer.skipped == 1 and trainer.step == 2
+    assert same(trainer.values(), before, 0) and np.array_equal(trainer.state()["m"], moments["m"])
+    assert trainer.loss_scale.value == 512
+    trainer.update([gradients(1)])
+    assert same(trainer.values(), adamw_by_hand(2, OPTIM))  # as if it had not been
+
+
+def test_overflow_still_update():
+    trainer = Small(OPTIM, LossScale(1.0, dynamic=False), overflow_still_update=True)
+    spoilt = gradients(0)
+    spoilt[0][0, 0] = np.inf
+    assert not trainer.update([spoilt]).skipped
+    assert not np.isfinite(trainer.values()[0]).all()
+
+
+def test_dynamic_loss_scale():
+    scale = LossScale(4.0, dynamic=True, window=2)
+    history = []
+    for finite in (True, True, False, False, False, True, True):
+        scale.after(finite)
+        history.append(scale.value)
+    assert history == [4, 8, 4, 2, 1, 1, 2]
+    static = LossScale(4.0, dynamic=False)
+    static.after(False)
+    assert static.value == 4
+
+
+@pytest.mark.parametrize(
+    "schedule, expected",
+    [
+        ("constant", [0.5, 1, 1, 1, 1, 1]),
+        ("linear", [0.5, 1, 1, 0.8, 0.6, 0.4]),
+        ("cosine", [0.5, 1, 1, 0.2 + 0.4 * (1 + np.cos(np.pi / 4)), 0.6, 0.2 + 0.4 * (1 + np.cos(3 * np.pi / 4))]),
+    ],
+)
+def test_learning_rate(schedule, expected):
+    final = 0.2
+    optim = OptimConfig(base_learning_rate=2.0, schedule=schedule, warmup_steps=2, final_factor=final)
+    assert np.allclose([learning_rate(optim, step, 6) for step in range(6)], 2.0 * np.array(expected))
+
+
+def test_state_continues():
+    whole, first, second = (Small(OPTIM, LossScale(16.0, dynamic=True, window=2)) for _ in range(3))
+    for step in range(4):
+        whole.update([gradients(step)])
+    for step in range(2):
+        first.update([gradients(step)])
+    for ours, theirs in zip(second.parameters, first.values()):
+        ours.set_data(Tensor(theirs))
+    second.set_state(first.state())
+    for step in range(2, 4):
+        second.update([gradients(step)])
+    assert same(second.values(), whole.values(), 1e-7) and second.loss_scale.value == whole.loss_scale.value
