@@ -42,9 +42,11 @@ def main(argv: Sequence[str]) -> None:
     from gm.training.job import Job
 
     job = Job(options, config, class_config, machine)
-    folder = _output_folder(options, machine)
-    if class_folder and machine.is_main:
-        make_writable(class_folder, "--class_data_path")
+    folder = Path(options.save_path)
+    if options.save_path_with_time:
+        folder = folder / time.strftime("%Y-%m-%d_%H-%M-%S")
+    if machine.is_main:
+        make_writable({"--save_path": folder} | ({"--class_data_path": class_folder} if class_folder else {}))
 
     if class_folder:
         numbers = missing_images(class_folder, options.num_class_images)
@@ -72,15 +74,6 @@ def _class_image_config(options: TrainOptions, config: Config) -> Optional[Confi
             f"{options.config}: give a YAML for the same base model"
         )
     return other
-
-
-def _output_folder(options: TrainOptions, machine: runtime.Runtime) -> Path:
-    folder = Path(options.save_path)
-    if options.save_path_with_time:
-        folder = folder / time.strftime("%Y-%m-%d_%H-%M-%S")
-    if machine.is_main:
-        make_writable(folder, "--save_path")
-    return folder
 
 
 if __name__ == "__main__":

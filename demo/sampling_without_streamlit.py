@@ -20,6 +20,7 @@ from gm.training.prior import make_writable
 def main(argv: Sequence[str]) -> None:
     """The command: one PNG per picture and one contact sheet under --save_path."""
     options = parse_sample(argv)
+    runtime.quiet_environment()  # MindSpore is imported from here on
     config = load_config(options.config, options.set, training=False)
     prompts = read_prompts(options.prompt)
     settings = sample_settings(options, config.model.unet.downsampling)
@@ -30,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     from gm.pictures import contact_sheet, save_png
 
     pipeline = Pipeline(config.model, options.weight, machine)
-    make_writable(folder, "--save_path")
+    make_writable({"--save_path": folder})
     pipeline.embed([*prompts, *([options.negative_prompt] if options.negative_prompt else [])])
     pipeline.load()
 

@@ -69,7 +69,7 @@ def plot_losses(metrics: Path, target: Path) -> Optional[Path]:
     rates.plot(steps, [record["lr"] for record in records], color="gray", linestyle=":", label="learning rate")
     rates.set_ylabel("learning rate")
     rates.set_ylim(bottom=0)
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     FigureCanvasAgg(figure).print_png(str(target))
     return target
 

@@ -66,7 +66,7 @@ def fill(cells: Iterable[nn.Cell], read, progress=None) -> None:
             array = read(parameter.name)
             if tuple(array.shape) != tuple(parameter.shape):
                 raise AssertionError(f"{parameter.name}: {array.shape} given, {parameter.shape} needed")
-            array = np.ascontiguousarray(array, ms.dtype_to_nptype(parameter.dtype))
+            array = np.ascontiguousarray(array, np.float16 if parameter.dtype == ms.float16 else np.float32)
             parameter.set_data(Tensor(array))
 
 

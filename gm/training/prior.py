@@ -1,7 +1,8 @@
 """The class images of prior preservation (arXiv 2208.12242, section 3.2): which are missing, and sampling them."""
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -28,17 +29,24 @@ def missing_images(folder: Path, wanted: int) -> list[int]:
     return numbers
 
 
-def make_writable(folder: Path, flag: str) -> None:
-    """Create `folder` and make sure a file can be written in it; UserError naming `flag` otherwise."""
-    probe = folder / ".write_test"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"{flag} {folder} cannot be written to ({error.strerror or error}): give a folder in which files can be created"
-        ) from None
+def make_writable(folders: Mapping[str, Path]) -> None:
+    """Create the folders, flag -> path, and make sure a file can be written in each; UserError naming the flag
+    otherwise, and then no folder is left that was not there before."""
+    created: list[Path] = []
+    for flag, folder in folders.items():
+        probe = folder / ".write_test"
+        try:
+            created += [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            for path in sorted(created, reverse=True):
+                with suppress(OSError):
+                    path.rmdir()
+            raise UserError(
+                f"{flag} {folder} cannot be written to ({error.strerror or error}): give a folder in which files can be created"
+            ) from None
 
 
 def sample_images(
