@@ -3,6 +3,7 @@ graph it has compiled until the process ends (seen with 2.7.1: deleting the netw
 
 import logging
 import multiprocessing
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Callable, TypeVar
@@ -21,7 +22,7 @@ def run_apart(function: Callable[..., Result], *arguments) -> Result:
     """
     context = multiprocessing.get_context("spawn")
     quiet = log.level >= logging.ERROR
-    with ProcessPoolExecutor(1, context, initializer=console.set_up, initargs=(quiet,)) as pool:
+    with ProcessPoolExecutor(1, context, initializer=_begin, initargs=(quiet,)) as pool:
         try:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool:
@@ -29,3 +30,8 @@ def run_apart(function: Callable[..., Result], *arguments) -> Result:
                 f"the process for {function.__name__} was killed, most likely for want of memory: free some, or use a "
                 "smaller model"
             ) from None
+
+
+def _begin(quiet: bool) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it silently; the first process says so
+    console.set_up(quiet)
