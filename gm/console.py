@@ -1,5 +1,6 @@
 """What a person sees: the project's log lines, progress bars, and errors as one sentence. No MindSpore import."""
 
+import errno
 import logging
 import sys
 import threading
@@ -83,6 +84,11 @@ def run_command(command: Callable[[Sequence[str]], None], argv: Optional[Sequenc
         command(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print("error: the disk is full; what was saved so far is kept, make room and run again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; what was saved so far is kept", file=sys.stderr)
