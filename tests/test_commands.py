@@ -164,6 +164,9 @@ def test_modes_batches_and_loss_scales_give_the_same_lora(shared, tmp_path, run,
     assert run(training, *stopped, "--save_path", tmp_path / "stopped")[0] == 0
     resumed = train("stopped", "--gradient_accumulation_steps", 2, "--resume", tmp_path / "stopped")
     assert largest_difference(accumulated, resumed) < 1e-5
+    other_alpha = ("--resume", tmp_path / "stopped", "--set", "model.params.network_config.params.lora_alpha=8")
+    status, errors = run(training, *stopped, *other_alpha)
+    assert status == 2 and "was trained with lora_alpha 4.0, but --config says 8" in errors
     records = [json.loads(line)["step"] for line in (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()]
     assert records == [1, 2, 3, 4, 5, 6]
 

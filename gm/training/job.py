@@ -73,6 +73,7 @@ class Job:
         file = Path(path) / STATE_FILE if Path(path).is_dir() else Path(path)
         with open_tensors(file) as tensors:
             state = {name: tensors.read(name) for name in tensors.names}
+            alpha = tensors.metadata.get("lora_alpha")
         wanted = set(self.lora_shapes) | {f"state.{key}" for key in ("m", "v", "counters", "loss_scale")}
         wrong = [n for n in self.lora_shapes if n in state and state[n].shape != tuple(self.lora_shapes[n])]
         if set(state) != wanted or wrong:
@@ -81,6 +82,9 @@ class Job:
                 f"missing, {len(set(state) - wanted)} unknown, {len(wrong)} of another shape): resume with the YAML of "
                 "the first run"
             )
+        given = self.config.model.lora.alpha
+        if alpha is not None and float(alpha) != given:
+            raise UserError(f"--resume {file} was trained with lora_alpha {alpha}, but --config says {given:g}: make them equal")
         return state
 
     def _read(self, name: str) -> np.ndarray:
