@@ -172,7 +172,10 @@ POSITIVE, NATURAL = _number(int, 1), _number(int, 0)
 FACTOR = _number(float, 0)
 
 
-def _add_common(parser: argparse.ArgumentParser, config: str) -> None:
+def _common_parser(prog: str, about: str, config: str) -> argparse.ArgumentParser:
+    """A parser with the flags that both commands have; `config` is the default YAML."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = _Parser(prog=prog, description=about, formatter_class=formatter, allow_abbrev=False)
     add = parser.add_argument
     add("--task", choices=("txt2img",), default="txt2img", help="what to do")
     add("--config", default=config, metavar="YAML", help="the model and, for training, data and optimizer")
@@ -192,16 +195,12 @@ def _add_common(parser: argparse.ArgumentParser, config: str) -> None:
         default=None,
         help="O0 float32, O2 float16 with float32 norms, softmax and LoRA (default: O2, on the CPU O0)",
     )
+    return parser
 
 
 def _train_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="train_dreambooth.py",
-        description="Teach SDXL a subject from a few photos: DreamBooth with LoRA and prior preservation.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    _add_common(parser, "configs/training/sd_xl_base_finetune_dreambooth_lora_910b.yaml")
+    about = "Teach SDXL a subject from a few photos: DreamBooth with LoRA and prior preservation."
+    parser = _common_parser("train_dreambooth.py", about, "configs/training/sd_xl_base_finetune_dreambooth_lora_910b.yaml")
     add = parser.add_argument
     add("--version", choices=("SDXL-base-1.0",), default="SDXL-base-1.0", help="the base model")
     add("--instance_data_path", required=True, metavar="FOLDER", help="the photos of the subject")
@@ -242,13 +241,8 @@ def _train_parser() -> argparse.ArgumentParser:
 
 
 def _sample_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="sampling_without_streamlit.py",
-        description="Sample pictures from SDXL, with or without a LoRA.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    _add_common(parser, "configs/inference/sd_xl_base.yaml")
+    about = "Sample pictures from SDXL, with or without a LoRA."
+    parser = _common_parser("sampling_without_streamlit.py", about, "configs/inference/sd_xl_base.yaml")
     add = parser.add_argument
     add("--prompt", type=_prompt, default="a photo of a dog on a beach", help="the prompt, or a .txt file with one a line")
     add("--negative_prompt", default="", help="what the pictures should not show")

@@ -8,7 +8,6 @@ from gm import lora
 from gm.apart import run_apart
 from gm.checkpoint.weights import open_base, open_lora, split_weight_argument
 from gm.config import ModelConfig
-from gm.console import bar
 from gm.models import sdxl
 from gm.runtime import Runtime
 from gm.sampling import PictureSampler, SampleSettings, Text, TextEmbedder, unconditional
@@ -44,18 +43,14 @@ class Pipeline:
                 self.read = lora.merged(self.read, file.names(), file.read, file.scale(model.lora))
         self.texts: dict[str, Text] = {}
 
-    def _load(self, cell, what: str):
-        sdxl.fill([cell], self.read, lambda items: bar(items, f"loading {what}", unit="tensor", leave=False))
-        return cell
-
     def embed(self, prompts: Iterable[str]) -> None:
         """Embed the prompts, in a process of its own: the text encoders are not needed afterwards."""
         self.texts |= run_apart(embed_prompts, self.config, self.weight, self.machine, list(prompts), self.use_lora)
 
     def load(self) -> None:
         """Load the UNet and the VAE."""
-        unet = self._load(sdxl.build_unet(self.model, self.machine.dtype), "UNet")
-        vae = self._load(sdxl.build_vae(self.model), "VAE")
+        unet = sdxl.load(sdxl.build_unet(self.model, self.machine.dtype), self.read, "UNet")
+        vae = sdxl.load(sdxl.build_vae(self.model), self.read, "VAE")
         self.pictures = PictureSampler(unet, vae, self.model)
 
     def sample(self, prompt: str, negative_prompt: str, settings: SampleSettings, seed: int, what: str) -> np.ndarray:
@@ -74,5 +69,5 @@ def embed_prompts(
     """Load the text encoders and embed the prompts, in the process that calls it."""
     machine.enter()
     pipeline = Pipeline(model, weight, machine, use_lora)
-    encoders = pipeline._load(sdxl.build_text_encoders(pipeline.model, machine.dtype), "text encoders")
+    encoders = sdxl.load(sdxl.build_text_encoders(pipeline.model, machine.dtype), pipeline.read, "text encoders")
     return TextEmbedder(encoders)(prompts)

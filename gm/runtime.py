@@ -4,7 +4,7 @@ Lines for Ascend are written against the documented MindSpore 2.7 API; not run o
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 from gm.errors import UserError
@@ -65,13 +65,15 @@ def start(
 
     if device != "CPU":
         _require(device)
-    ms.set_device(device)
-    ms.set_context(mode=mode)
+    machine = Runtime(device, mode, amp_level or ("O0" if device == "CPU" else "O2"))
+    machine.enter()
     ms.set_seed(seed)
     if device == "Ascend" and max_device_memory:
         ms.runtime.set_memory(max_size=max_device_memory)
-    rank, ranks = _join() if is_parallel else (0, 1)
-    return Runtime(device, mode, amp_level or ("O0" if device == "CPU" else "O2"), rank, ranks)
+    if not is_parallel:
+        return machine
+    rank, ranks = _join()
+    return replace(machine, rank=rank, ranks=ranks)
 
 
 def _require(device: str) -> None:

@@ -129,6 +129,13 @@ def test_class_images_training_and_sampling(shared, tmp_path, run, monkeypatch):
     assert all(np.array_equal(a, b) for a, b in zip(plain, start))
     tuned = sample(run, tmp_path / "tuned", f"{base},{runs / steps[1]}", *prompt)
     assert all(np.abs(a.astype(int) - b).max() > 0 for a, b in zip(plain, tuned))
+    # apart from the weights as in training, or added to them: the same pictures up to rounding
+    tuned_by_yaml = ("--config", tiny.TRAINING, *prompt)
+    apart = sample(run, tmp_path / "apart", f"{base},{runs / steps[1]}", *tuned_by_yaml)
+    merge = ("--set", "model.params.network_config.params.lora_merge_weights=True")
+    merged = sample(run, tmp_path / "merged", f"{base},{runs / steps[1]}", *tuned_by_yaml, *merge)
+    assert all(np.array_equal(a, b) for a, b in zip(tuned, merged))
+    assert all(np.abs(a.astype(int) - b).max() <= 2 for a, b in zip(tuned, apart))
     about = Image.open(tmp_path / "tuned" / "00001.png").text
     assert about["prompt"] == "a sks dog swimming in a pool" and about["seed"] == "43" and about["steps"] == "4"
     assert len(list((tmp_path / "tuned").glob("sheet_*.png"))) == 1

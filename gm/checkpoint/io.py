@@ -53,9 +53,6 @@ class TensorFile:
     def dtype(self, name: str) -> str:
         return self._entries[name].dtype
 
-    def nbytes(self, name: str) -> int:
-        return self._entries[name].nbytes
-
     def read_raw(self, name: str) -> Raw:
         """The tensor as its bytes."""
         entry, chunks = self._entries[name], []

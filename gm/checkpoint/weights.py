@@ -65,15 +65,9 @@ class BaseWeights:
             else:
                 self._source[native], self._shapes[native] = (name, None), file.shape(name)
 
-    def names(self) -> list[str]:
-        return list(self._source)
-
     def lora_names(self) -> list[str]:
         """LoRA matrices that the same file holds."""
         return list(self._lora)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._shapes[name] if name in self._shapes else self.file.shape(self._lora[name])
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, in the file's own type (bfloat16 as float32)."""

@@ -3,7 +3,7 @@
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -91,9 +91,8 @@ def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def check_images(paths: Sequence[Path], workers: int = 1, size_of: Optional[dict] = None) -> None:
-    """Read every image once, so that a bad one is named before anything else is done. `size_of` collects (h, w)."""
+def check_images(paths: Sequence[Path], workers: int = 1) -> None:
+    """Read every image once, so that a bad one is named before anything else is done."""
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for path, pixels in zip(bar(paths, "checking images", unit="image", leave=False), pool.map(read_image, paths)):
-            if size_of is not None:
-                size_of[path] = pixels.shape[:2]
+        for _ in bar(pool.map(read_image, paths), "checking images", total=len(paths), unit="image", leave=False):
+            pass

@@ -13,6 +13,7 @@ from mindspore.nn.utils import no_init_parameters
 
 from gm.checkpoint.rules import is_lora
 from gm.config import ModelConfig
+from gm.console import bar
 from gm.models.conditioner import CONDITIONER_PREFIX, TextEncoders
 from gm.models.unet import UNET_PREFIX, UNet
 from gm.models.vae import VAE, VAE_PREFIX
@@ -68,6 +69,12 @@ def fill(cells: Iterable[nn.Cell], read, progress=None) -> None:
                 raise AssertionError(f"{parameter.name}: {array.shape} given, {parameter.shape} needed")
             array = np.ascontiguousarray(array, np.float16 if parameter.dtype == ms.float16 else np.float32)
             parameter.set_data(Tensor(array))
+
+
+def load(cell: nn.Cell, read, what: str) -> nn.Cell:
+    """`fill` one network with a progress bar that says what it is; returns it."""
+    fill([cell], read, lambda items: bar(items, f"loading {what}", unit="tensor", leave=False))
+    return cell
 
 
 def without_lora(model: ModelConfig) -> ModelConfig:

@@ -16,7 +16,7 @@ from gm.arguments import TrainOptions
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.weights import open_base, open_lora, save_lora, split_weight_argument, stream_whole
 from gm.config import Config
-from gm.console import bar, log
+from gm.console import log
 from gm.data.cache import CLASS, INSTANCE, Photos, PosteriorCache
 from gm.data.dreambooth import DreamBoothSchedule, SampleOrder
 from gm.errors import UserError
@@ -94,24 +94,20 @@ class Job:
             return self.start_lora[name]
         return lora.initial_value(name, self.lora_shapes[name], self.options.seed)
 
-    def _load(self, cell, what: str):
-        sdxl.fill([cell], self._read, lambda items: bar(items, f"loading {what}", unit="tensor", leave=False))
-        return cell
-
     def _load_text_encoders(self) -> TextEncoders:
         if self.text_encoders is None:
             cell = sdxl.build_text_encoders(self.config.model, self.machine.dtype)
-            self.text_encoders = self._load(cell, "text encoders")
+            self.text_encoders = sdxl.load(cell, self._read, "text encoders")
         return self.text_encoders
 
     def _load_unet(self) -> UNet:
         if self.unet is None:
-            self.unet = self._load(sdxl.build_unet(self.config.model, self.machine.dtype), "UNet")
+            self.unet = sdxl.load(sdxl.build_unet(self.config.model, self.machine.dtype), self._read, "UNet")
         return self.unet
 
     def _load_vae(self) -> VAE:
         if self.vae is None:
-            self.vae = self._load(sdxl.build_vae(self.config.model), "VAE")
+            self.vae = sdxl.load(sdxl.build_vae(self.config.model), self._read, "VAE")
         return self.vae
 
     # -- text ------------------------------------------------------------------------------------------------------
@@ -139,8 +135,8 @@ class Job:
         if self.shares_model and self.start_lora is None:
             unet = self._load_unet()
         else:
-            unet = sdxl.build_unet(sdxl.without_lora(self.class_model), self.machine.dtype)
-            sdxl.fill([unet], self.base.read, lambda items: bar(items, "loading UNet", unit="tensor", leave=False))
+            plain = sdxl.build_unet(sdxl.without_lora(self.class_model), self.machine.dtype)
+            unet = sdxl.load(plain, self.base.read, "UNet")
         sampler = PictureSampler(unet, self._load_vae(), self.config.model)
         text = self.texts[options.class_prompt]
         settings = SampleSettings.square(self.config.data.target_size, options.sample_step)
@@ -190,7 +186,6 @@ class Job:
         )
         settings = LoopSettings(
             folder,
-            options.seed,
             options.save_ckpt_interval,
             options.max_num_ckpt,
             options.log_interval,
@@ -269,8 +264,7 @@ def encode_photos(
 ) -> PosteriorCache:
     """The VAE posteriors of all draws (kind, image, repeat), in the process that calls it."""
     machine.enter()
-    vae = sdxl.build_vae(config.model)
-    sdxl.fill([vae], open_base(weight).read, lambda items: bar(items, "loading VAE", unit="tensor", leave=False))
+    vae = sdxl.load(sdxl.build_vae(config.model), open_base(weight).read, "VAE")
     encode = Compiling(VAEEncode(vae), "compiling the image encoder")
     cache, data = PosteriorCache(), config.data
     for kind, images in paths.items():

@@ -23,7 +23,6 @@ from gm.training.step import MicroBatch, Trainer, Update
 @dataclass(frozen=True)
 class LoopSettings:
     folder: Path
-    seed: int
     save_every: int  # updates between checkpoints
     keep: Optional[int]  # newest checkpoints that stay; None keeps all
     log_every: int  # updates between log lines
