@@ -9,24 +9,35 @@ import time
 from pathlib import Path
 from typing import Optional, Sequence
 
-from gm import console, runtime
+from gm import runtime
 from gm.arguments import TrainOptions, parse_train
 from gm.config import Config
 from gm.console import log
 from gm.data.images import check_images, count_images, list_images
 from gm.errors import UserError
+from gm.parallel.launch import check_launcher, run_command
+from gm.parallel.ranks import Ranks
 from gm.schema import load_config
 from gm.training.prior import make_writable, missing_images
 
 
-def main(argv: Sequence[str]) -> None:
-    """The command. Everything that can be wrong is checked before a network is built."""
-    options = parse_train(argv)
-    config = load_config(options.config, options.set, training=True)
-    class_config = _class_image_config(options, config)
-    instance_images = list_images(Path(options.instance_data_path), "--instance_data_path")
-    class_folder = Path(options.class_data_path) if options.class_data_path and options.prior_loss_weight > 0 else None
-    check_images(instance_images + (count_images(class_folder) if class_folder else []), config.data.num_parallel_workers)
+def main(argv: Sequence[str], ranks: Ranks = Ranks()) -> None:
+    """The command, on one of the ranks. Everything that can be wrong is checked before a network is built."""
+    with ranks.agreeing():
+        options = parse_train(argv)
+        check_launcher(ranks, options.is_parallel)
+        config = load_config(options.config, options.set, training=True)
+        class_config = _class_image_config(options, config)
+        instance_images = list_images(Path(options.instance_data_path), "--instance_data_path")
+        class_folder = Path(options.class_data_path) if options.class_data_path and options.prior_loss_weight > 0 else None
+        check_images(instance_images + (count_images(class_folder) if class_folder else []), config.data.num_parallel_workers)
+    ranks.require_same(
+        {
+            "the command line": list(argv),
+            "the YAML": config.raw,
+            "--instance_data_path": [[path.name, path.stat().st_size] for path in instance_images],
+        }
+    )
 
     # MindSpore is imported from here on
     machine = runtime.start(
@@ -34,33 +45,50 @@ def main(argv: Sequence[str]) -> None:
         options.ms_mode,
         options.ms_amp_level,
         options.seed,
-        options.is_parallel,
+        ranks,
         options.max_device_memory,
+        options.master_addr,
+        options.join_timeout,
     )
-    if not machine.is_main:
-        console.set_up(quiet=True)
     from gm.training.job import Job
 
-    job = Job(options, config, class_config, machine)
     folder = Path(options.save_path)
     if options.save_path_with_time:
         folder = folder / time.strftime("%Y-%m-%d_%H-%M-%S")
-    if machine.is_main:
-        make_writable({"--save_path": folder} | ({"--class_data_path": class_folder} if class_folder else {}))
+    with ranks.agreeing():
+        job = Job(options, config, class_config, machine, ranks)
+        if ranks.is_main:
+            make_writable({"--save_path": folder} | ({"--class_data_path": class_folder} if class_folder else {}))
 
     if class_folder:
-        numbers = missing_images(class_folder, options.num_class_images)
+        numbers = ranks.share(missing_images(class_folder, options.num_class_images) if ranks.is_main else None)[0]
         if numbers:
+            with ranks.agreeing():
+                make_writable({"--class_data_path": class_folder})
             job.sample_class_images(class_folder, numbers)
-        elif machine.is_main:
+        else:
             log.info("%d class images in %s, none is missing", len(count_images(class_folder)), class_folder)
     if options.stop_after_sampling:
         log.info("stopping after the class images, as --stop_after_sampling asks: look at %s, then train", class_folder)
         return
-    class_images = list_images(class_folder, "--class_data_path") if class_folder else []
-    (folder / "config.yaml").write_text(config.raw)
+    class_images = _class_images(class_folder, ranks) if class_folder else []
+    if ranks.is_main:
+        (folder / "config.yaml").write_text(config.raw)
     last = job.train(instance_images, class_images, folder)
     log.info("done: %s", last)
+
+
+def _class_images(folder: Path, ranks: Ranks) -> list[Path]:
+    """The class images that rank 0 sees when all ranks have sampled theirs; UserError when another rank lacks some."""
+    ranks.barrier()
+    names = ranks.share([path.name for path in list_images(folder, "--class_data_path")] if ranks.is_main else None)[0]
+    images, deadline = [folder / name for name in names], time.monotonic() + 30
+    with ranks.agreeing():
+        while not all(path.exists() for path in images):  # a network file system shows new files late
+            if time.monotonic() > deadline:
+                raise UserError(f"--class_data_path {folder} lacks images that rank 0 has: it must be shared by all hosts")
+            time.sleep(0.5)
+    return images
 
 
 def _class_image_config(options: TrainOptions, config: Config) -> Optional[Config]:
@@ -77,4 +105,4 @@ def _class_image_config(options: TrainOptions, config: Config) -> Optional[Confi
 
 
 if __name__ == "__main__":
-    sys.exit(console.run_command(main))
+    sys.exit(run_command(main))

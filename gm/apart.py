@@ -3,14 +3,18 @@ graph it has compiled until the process ends (seen with 2.7.1: deleting the netw
 
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
 from typing import Callable, TypeVar
 
 from gm import console
 from gm.console import log
 from gm.errors import UserError
+from gm.parallel.scheduler import without_cluster
 
 Result = TypeVar("Result")
 
@@ -34,4 +38,12 @@ def run_apart(function: Callable[..., Result], *arguments) -> Result:
 
 def _begin(quiet: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it silently; the first process says so
+    for key in set(os.environ) - set(without_cluster(dict(os.environ))):
+        del os.environ[key]  # it is not one of the job's ranks
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     console.set_up(quiet)
+
+
+def _end_with_parent() -> None:
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

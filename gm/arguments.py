@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from gm.errors import UserError
+from gm.parallel.launch import JOIN_TIMEOUT
 
 # name -> (width, height), the sizes SDXL was trained on (arXiv 2307.01952, appendix I), and two small ones
 SD_XL_BASE_RATIOS = {
@@ -85,6 +86,8 @@ class TrainOptions:
     ms_mode: int
     ms_amp_level: Optional[str]
     is_parallel: bool
+    master_addr: Optional[str]
+    join_timeout: int
     max_device_memory: Optional[str]
 
 
@@ -235,7 +238,9 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--infer_during_train", type=_boolean, default=False, help="sample progress pictures")
     add("--infer_interval", type=POSITIVE, default=500, help="updates between them")
     add("--infer_prompt", type=_prompt, help="their prompt (default: the instance prompt)")
-    add("--is_parallel", type=_boolean, default=False, help="one of several processes that a launcher started")
+    add("--is_parallel", type=_boolean, default=False, help="one of several processes that mpirun or msrun started")
+    add("--master_addr", metavar="ADDRESS", help="under mpirun: address of rank 0's host for the others (default: found out)")
+    add("--join_timeout", type=POSITIVE, default=JOIN_TIMEOUT, help="seconds a process waits for the others at the start")
     add("--max_device_memory", type=_memory, help="device memory MindSpore may use, e.g. 58GB (Ascend)")
     return parser
 

@@ -77,20 +77,31 @@ def waiting(what: str) -> Iterator[None]:
     log.info("%s: %.1f s", what, time.perf_counter() - start)
 
 
+def explain(error: BaseException) -> Optional[tuple[str, int]]:
+    """The sentence and the exit status for what a person can mend; None for anything else."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; what was saved so far is kept, make room and run again", 2
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; what was saved so far is kept", 130
+    return None
+
+
+def report(error: BaseException) -> int:
+    """Print the sentence for an error that has one, and return the exit status."""
+    sentence, status = explain(error)
+    print(sentence if status == 130 else f"error: {sentence}", file=sys.stderr, flush=True)
+    return status
+
+
 def run_command(command: Callable[[Sequence[str]], None], argv: Optional[Sequence[str]] = None) -> int:
     """Run a command's main function; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
     set_up()
     try:
         command(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except BaseException as error:
+        if explain(error) is None:
             raise
-        print("error: the disk is full; what was saved so far is kept, make room and run again", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was saved so far is kept", file=sys.stderr)
-        return 130
+        return report(error)
     return 0

@@ -4,10 +4,13 @@ Lines for Ascend are written against the documented MindSpore 2.7 API; not run o
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Optional
 
+import numpy as np
+
 from gm.errors import UserError
+from gm.parallel.ranks import Ranks
 
 GRAPH, PYNATIVE = 0, 1
 
@@ -17,13 +20,7 @@ class Runtime:
     device: str  # "Ascend", "GPU" or "CPU"
     mode: int  # 0 graph, 1 PyNative
     amp_level: str  # "O0" float32, "O2" float16 with float32 norms, softmax and LoRA matrices
-    rank: int = 0
-    ranks: int = 1
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process prints, draws and writes."""
-        return self.rank == 0
+    device_id: int = 0  # which of this host's devices
 
     @property
     def dtype(self):
@@ -37,7 +34,7 @@ class Runtime:
         quiet_environment()
         import mindspore as ms
 
-        ms.set_device(self.device)
+        ms.set_device(self.device, self.device_id if self.device != "CPU" else 0)
         ms.set_context(mode=self.mode)
 
 
@@ -53,31 +50,36 @@ def start(
     mode: int,
     amp_level: Optional[str],
     seed: int,
-    is_parallel: bool = False,
+    ranks: Ranks = Ranks(),
     max_device_memory: Optional[str] = None,
+    master_addr: Optional[str] = None,
+    join_timeout: int = 50,
 ) -> Runtime:
-    """Choose device and mode, and join the other ranks if there are any.
+    """Choose device and mode, and join the other ranks in MindSpore's collectives if there are any.
 
-    Raises UserError when the device is not there, or is_parallel is set without a launcher.
+    Raises UserError, the same on every rank, when the device is not there or the ranks cannot reach each other.
     """
     quiet_environment()
+    machine = Runtime(device, mode, amp_level or ("O0" if device == "CPU" else "O2"), ranks.local_rank)
+    if ranks.size > 1:
+        with ranks.agreeing():
+            ranks.open_cluster(master_addr, join_timeout)  # into the environment, which MindSpore reads when imported
     import mindspore as ms
 
-    if device != "CPU":
-        _require(device)
-    machine = Runtime(device, mode, amp_level or ("O0" if device == "CPU" else "O2"))
+    with ranks.agreeing():
+        if device != "CPU":
+            _require(device, ranks.local_rank)
     machine.enter()
     ms.set_seed(seed)
     if device == "Ascend" and max_device_memory:
         ms.runtime.set_memory(max_size=max_device_memory)
-    if not is_parallel:
-        return machine
-    rank, ranks = _join()
-    return replace(machine, rank=rank, ranks=ranks)
+    if ranks.size > 1:
+        _join(ranks)
+    return machine
 
 
-def _require(device: str) -> None:
-    """Raise UserError unless the installed MindSpore can drive `device` here."""
+def _require(device: str, device_id: int) -> None:
+    """Raise UserError unless the installed MindSpore can drive `device` number `device_id` here."""
     import mindspore as ms
 
     wanted = {
@@ -85,29 +87,63 @@ def _require(device: str) -> None:
         "GPU": "a MindSpore build for GPUs",
     }[device]
     try:
-        there = ms.hal.is_available(device) and ms.hal.device_count(device) > 0
+        count = ms.hal.device_count(device) if ms.hal.is_available(device) else 0
     except (ValueError, RuntimeError):
-        there = False
-    if not there:
+        count = 0
+    if 0 < count <= device_id:
+        raise UserError(
+            f"there are {count} {device} devices here, but more processes than that: start at most {count} on this host"
+        )
+    if count == 0:
         raise UserError(
             f"--device_target {device} was given, but MindSpore {ms.__version__} finds no {device} device here: "
             f"install {wanted} and load its environment, or give --device_target CPU"
         )
 
 
-def _join() -> tuple[int, int]:
-    """Rank and number of ranks, after joining: HCCL on Ascend (mpirun or msrun), MindSpore's own collectives on CPU."""
-    if not ("MS_ROLE" in os.environ or "OMPI_COMM_WORLD_SIZE" in os.environ or "RANK_TABLE_FILE" in os.environ):
-        raise UserError("--is_parallel True needs a launcher: put mpirun -n N or msrun --worker_num=N before the command")
-    import mindspore as ms
+def _join(ranks: Ranks) -> None:
+    """Open MindSpore's collectives: HCCL on Ascend, MindSpore's own on the CPU."""
     from mindspore.communication import get_group_size, get_rank, init
 
     init()
-    rank, ranks = get_rank(), get_group_size()
-    ms.set_auto_parallel_context(
-        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=False, device_num=ranks, global_rank=rank
-    )
-    return rank, ranks
+    assert (get_rank(), get_group_size()) == (ranks.rank, ranks.size), "MindSpore numbers the ranks in another way"
+
+
+def gather_rows(rows: np.ndarray, ranks: Ranks) -> np.ndarray:
+    """The float32 rows (n, ...) of all ranks in the order of the ranks, (sum of n, ...); n may differ, and be 0 when
+    the shape of a row is given: (0, ...). Through MindSpore's collectives, in pieces of 16 MB."""
+    if ranks.size == 1:
+        return rows
+    counts = ranks.share(len(rows))
+    whole = np.zeros((sum(counts), *rows.shape[1:]), np.float32)
+    first = sum(counts[: ranks.rank])
+    whole[first : first + len(rows)] = rows  # zero in the places of the others, so that the sum over ranks is the whole
+    return _sum_over_ranks(whole.reshape(-1), ranks).reshape(whole.shape)
+
+
+PIECE = 4 * 2**20  # numbers in one piece
+
+
+def _sum_over_ranks(flat: np.ndarray, ranks: Ranks) -> np.ndarray:
+    import mindspore as ms
+    from mindspore import nn, ops
+
+    class Sum(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
+
+        def construct(self, x):
+            return self.all_reduce(x)
+
+    add, total = Sum(), np.empty_like(flat)
+    for start in range(0, len(flat), PIECE):
+        piece = np.zeros(PIECE, np.float32)
+        part = flat[start : start + PIECE]
+        piece[: len(part)] = part
+        ranks.barrier()  # a rank that comes 15 s later than another breaks MindSpore's CPU collectives
+        total[start : start + PIECE] = add(ms.Tensor(piece)).asnumpy()[: len(part)]
+    return total
 
 
 def peak_memory_gb() -> float:

@@ -122,7 +122,8 @@ def run_five_updates(golden, read, scale: float, windows=(slice(0, 2),)):
             by_name = trainer.gradient.by_name(trainer.parameters)
             gradient = {name: value / scale for name, value in by_name.items()}
             trainer.gradient.clear()
-        losses.append(sum(float(per_sample.sum()) for per_sample in trainer.update(batches).per_sample))
+        update = trainer.update(batches)
+        losses.append(update.instance_loss + update.class_loss)
     return losses, gradient, unet
 
 

@@ -8,6 +8,8 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from gm.config import OptimConfig
+from gm.data.dreambooth import INSTANCE
+from gm.parallel.ranks import Ranks
 from gm.training.optim import AdamW, FlatGradient, ReduceGradient, learning_rate
 from gm.training.step import LossScale, Trainer
 
@@ -30,6 +32,12 @@ def gradients(step: int) -> tuple[np.ndarray, ...]:
     return tuple(rng.standard_normal(s).astype(np.float32) for s in SHAPES)
 
 
+class Given(tuple):
+    """The gradients of one micro-batch."""
+
+    kind = np.array([INSTANCE])
+
+
 class Small(Trainer):
     """A Trainer whose micro-step adds given gradients instead of a network's."""
 
@@ -39,8 +47,11 @@ class Small(Trainer):
         self.loss_scale, self.max_grad_norm, self.overflow_still_update = scale, max_grad_norm, overflow_still_update
         self.step, self.applied, self.skipped = 0, 0, 0
         self.gradient = FlatGradient(self.parameters)
-        self.reduce = ReduceGradient(self.gradient, 1)
+        self.ranks, self.reductions, self.reduce = Ranks(), 0, ReduceGradient(self.gradient, 1)
         self.adamw = AdamW(self.parameters, self.gradient, config)
+
+    def update(self, batches):
+        return super().update([Given(batch) for batch in batches])
 
     def accumulate(self, batch):
         self.gradient(tuple(Tensor(g * np.float32(self.loss_scale.value)) for g in batch))

@@ -7,6 +7,7 @@ import numpy as np
 
 from gm.checkpoint.weights import open_base
 from gm.config import Config, DataConfig, LoraConfig, ModelConfig, OptimConfig
+from gm.data.dreambooth import CLASS, INSTANCE
 from gm.diffusion.schedule import train_sigmas
 from gm.models import sdxl
 from gm.schema import load_config
@@ -59,6 +60,7 @@ def golden_batch(golden, step: int, text: tuple[np.ndarray, np.ndarray], rows: s
         text=tuple(array[rows] for array in text),
         sizes=sizes(golden)[rows],
         weight=np.ones(len(index)),
+        kind=np.array([INSTANCE, CLASS])[rows],
     )
 
 

@@ -12,8 +12,6 @@ from gm.data.images import read_image
 from gm.data.transforms import Crop, resize_and_crop
 
 
-
-
 @dataclass(frozen=True)
 class Photos:
     """The images of one kind and how they are cut."""
@@ -70,6 +68,42 @@ class PosteriorCache:
 
     def __getitem__(self, draw: Draw) -> Posterior:
         return self._posteriors[self._keys[draw.kind, draw.image, draw.repeat]]
+
+    def to_rows(self) -> tuple[list, np.ndarray]:
+        """What JSON holds of this cache, and its arrays as rows (n, 2, 4, h, w)."""
+        names = list(self._posteriors)
+        about = {
+            "posteriors": [[*map(int, key), *map(float, self._posteriors[key].sizes)] for key in names],
+            "draws": [[*map(int, draw), names.index(key)] for draw, key in self._keys.items()],
+        }
+        rows = [np.stack([p.mean, p.logvar]) for p in self._posteriors.values()]
+        return about, np.stack(rows).astype(np.float32) if rows else np.zeros((0,), np.float32)
+
+    @classmethod
+    def of_rows(cls, abouts: Sequence[dict], rows: np.ndarray) -> "PosteriorCache":
+        """The union of caches, from what `to_rows` gave of each and all their rows."""
+        cache, start = cls(), 0
+        for about in abouts:
+            keys = []
+            for row, (kind, image, top, left, *sizes) in zip(rows[start:], about["posteriors"]):
+                keys.append((kind, image, top, left))
+                cache._posteriors[keys[-1]] = Posterior(row[0], row[1], np.array(sizes, np.float32))
+            for kind, image, repeat, key in about["draws"]:
+                cache._keys[kind, image, repeat] = keys[key]
+            start += len(keys)
+        return cache
+
+
+def share_out(draws: Sequence[tuple[int, int, int]], ranks: int) -> list[list[tuple[int, int, int]]]:
+    """The draws (kind, image, repeat) for each rank: those of one image on one rank, so that no crop is encoded twice,
+    and about as many for each."""
+    by_image: dict[tuple[int, int], list] = {}
+    for draw in draws:
+        by_image.setdefault(draw[:2], []).append(draw)
+    parts: list[list] = [[] for _ in range(ranks)]
+    for image in sorted(by_image, key=lambda image: (-len(by_image[image]), image)):
+        min(parts, key=len).extend(by_image[image])
+    return parts
 
 
 def text_rows(draws: Sequence[Draw], instance: tuple, classes: Optional[tuple]) -> tuple[np.ndarray, np.ndarray]:

@@ -11,23 +11,23 @@ from typing import Optional, Sequence
 import numpy as np
 
 from gm import lora
-from gm.apart import run_apart
 from gm.arguments import TrainOptions
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.weights import open_base, open_lora, save_lora, split_weight_argument, stream_whole
 from gm.config import Config
 from gm.console import log
-from gm.data.cache import CLASS, INSTANCE, Photos, PosteriorCache
-from gm.data.dreambooth import DreamBoothSchedule, SampleOrder
+from gm.data.cache import Photos
+from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder
 from gm.errors import UserError
-from gm.inference import embed_prompts
 from gm.models import sdxl
 from gm.models.conditioner import TextEncoders, tokenize
 from gm.models.unet import UNet
-from gm.models.vae import VAE, VAEEncode
+from gm.models.vae import VAE
+from gm.parallel.ranks import Ranks, deal
 from gm.pictures import contact_sheet, save_png
 from gm.runtime import Runtime, peak_memory_gb
-from gm.sampling import Compiling, PictureSampler, SampleSettings, Text, TextEmbedder, unconditional
+from gm.sampling import PictureSampler, SampleSettings, Text, TextEmbedder, unconditional
+from gm.training.caching import embed_on_all_ranks, encode_on_all_ranks
 from gm.training.loop import BatchMaker, LoopSettings, fit
 from gm.training.prior import sample_images
 from gm.training.step import LossScale, Trainer
@@ -38,8 +38,10 @@ STATE_FILE = "training_state.ckpt"
 class Job:
     """The networks and weights of one run. Making it checks the weight files; nothing is loaded yet."""
 
-    def __init__(self, options: TrainOptions, config: Config, class_config: Optional[Config], machine: Runtime):
-        self.options, self.config, self.machine = options, config, machine
+    def __init__(
+        self, options: TrainOptions, config: Config, class_config: Optional[Config], machine: Runtime, ranks: Ranks
+    ):
+        self.options, self.config, self.machine, self.ranks = options, config, machine, ranks
         self.class_model = (class_config or config).model
         self.shares_model = class_config is None
         base_shapes, self.lora_shapes = sdxl.expected_shapes(config.model)
@@ -113,14 +115,13 @@ class Job:
     # -- text ------------------------------------------------------------------------------------------------------
 
     def _embed(self) -> None:
-        """Embed every prompt of the run with the base model's text encoders."""
+        """Embed every prompt of the run with the base model's text encoders, each on one of the ranks."""
         if self.texts:
             return
         prompts = [self.options.instance_prompt, self._infer_prompt()]
         if self.options.class_prompt:
             prompts.append(self.options.class_prompt)
-        model = sdxl.without_lora(self.config.model)
-        self.texts = run_apart(embed_prompts, model, str(self.base.file.path), self.machine, prompts, False)
+        self.texts = embed_on_all_ranks(self.config.model, self.base.file.path, self.machine, self.ranks, prompts)
 
     def _infer_prompt(self) -> str:
         return self.options.infer_prompt or self.options.instance_prompt
@@ -128,10 +129,17 @@ class Job:
     # -- class images ----------------------------------------------------------------------------------------------
 
     def sample_class_images(self, folder: Path, numbers: Sequence[int]) -> None:
-        """Sample the missing class images from the base model: at LoRA's B = 0 the model being trained is the base."""
-        options = self.options
+        """Sample the missing class images from the base model: at LoRA's B = 0 the model being trained is the base.
+
+        The ranks share them out in whole batches, so that a batch holds the same images for any number of ranks.
+        """
+        options, size = self.options, self.options.sample_batch_size
         log.info("%d class images are missing in %s: sampling them from %r", len(numbers), folder, options.class_prompt)
         self._embed()
+        batches = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+        mine = deal(batches, self.ranks.size, self.ranks.rank)
+        if not mine:
+            return
         if self.shares_model and self.start_lora is None:
             unet = self._load_unet()
         else:
@@ -146,7 +154,7 @@ class Job:
             return sampler(text, unconditional(text), settings, keyed, what)
 
         about = {"prompt": options.class_prompt, "sampler": settings.sampler, "steps": settings.steps}
-        sample_images(folder, numbers, options.sample_batch_size, sample, about)
+        sample_images(folder, mine, size, sample, about)
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -157,10 +165,9 @@ class Job:
         trains_text = config.model.trains_text_encoders
         if not trains_text:
             self._embed()
-        paths = {INSTANCE: instance_images, CLASS: class_images}
+        photos = [self._photos(INSTANCE, instance_images)] + ([self._photos(CLASS, class_images)] if class_images else [])
         draws = schedule.distinct_draws(config.data.total_step)
-        weight = str(self.base.file.path)
-        cache = run_apart(encode_photos, config, weight, self.machine, options.seed, paths, draws)
+        cache = encode_on_all_ranks(config.model, self.base.file.path, self.machine, self.ranks, photos, draws)
         dynamic = options.loss_scale_type == "dynamic"
         half = self.machine.amp_level == "O2"
         scale = options.loss_scale or ((65536.0 if dynamic else 1024.0) if half else 1.0)
@@ -171,7 +178,7 @@ class Job:
             LossScale(scale, dynamic, options.loss_scale_window),
             options.max_grad_norm if options.clip_grad else None,
             options.overflow_still_update,
-            self.machine.ranks,
+            self.ranks,
         )
         if self.resume is not None:
             trainer.set_state({key[6:]: value for key, value in self.resume.items() if key.startswith("state.")})
@@ -191,12 +198,17 @@ class Job:
             options.log_interval,
             options.infer_interval if options.infer_during_train else None,
         )
-        main = self.machine.is_main
-        infer = self._progress_pictures(folder) if options.infer_during_train and main else None
+        infer = self._progress_pictures(folder) if options.infer_during_train and self.ranks.is_main else None
         start = time.perf_counter()
-        last = fit(trainer, make_batch, settings, lambda path, step: self._save(path, step, trainer), infer, self.machine.rank)
+        last = fit(trainer, make_batch, settings, lambda path, step: self._save(path, step, trainer), infer, self.ranks)
         log.info("trained in %.1f s, peak memory %.1f GB", time.perf_counter() - start, peak_memory_gb())
+        if self.ranks.size > 1:
+            log.info("%d all-reduces of %.1f MB over %d ranks", trainer.reductions, trainer.reduced_mb, self.ranks.size)
         return last
+
+    def _photos(self, kind: int, paths: Sequence[Path]) -> Photos:
+        data = self.config.data
+        return Photos(kind, paths, data.target_size, data.interpolation, data.crop, self.options.seed)
 
     def _schedule(self, instances: int, classes: int) -> DreamBoothSchedule:
         options, data = self.options, self.config.data
@@ -205,7 +217,7 @@ class Job:
             SampleOrder(classes, 1, data.shuffle, options.seed, CLASS) if classes else None,
             data.per_batch_size,
             options.gradient_accumulation_steps,
-            self.machine.ranks,
+            self.ranks.size,
             options.prior_loss_weight,
         )
 
@@ -252,23 +264,3 @@ class Job:
             write_tensors(path, stream_whole(self.base, matrices), metadata=about)
         state = matrices | {f"state.{key}": value for key, value in trainer.state().items()}
         write_tensors(path.parent / STATE_FILE, state.items(), metadata=about)
-
-
-def encode_photos(
-    config: Config,
-    weight: str,
-    machine: Runtime,
-    seed: int,
-    paths: dict[int, Sequence[Path]],
-    draws: Sequence[tuple[int, int, int]],
-) -> PosteriorCache:
-    """The VAE posteriors of all draws (kind, image, repeat), in the process that calls it."""
-    machine.enter()
-    vae = sdxl.load(sdxl.build_vae(config.model), open_base(weight).read, "VAE")
-    encode = Compiling(VAEEncode(vae), "compiling the image encoder")
-    cache, data = PosteriorCache(), config.data
-    for kind, images in paths.items():
-        if images:
-            photos = Photos(kind, images, data.target_size, data.interpolation, data.crop, seed)
-            cache.fill(photos, [(image, repeat) for k, image, repeat in draws if k == kind], encode)
-    return cache

@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Callable, Optional
 import numpy as np
 
 from gm.console import bar, log, waiting
-from gm.data.cache import CLASS, INSTANCE, PosteriorCache, text_rows
+from gm.data.cache import PosteriorCache, text_rows
 from gm.data.dreambooth import DreamBoothSchedule
 from gm.diffusion.schedule import train_sigmas
+from gm.parallel.ranks import Ranks
 from gm.pictures import plot_losses
 from gm.training.noise import draw_noise
-from gm.training.step import MicroBatch, Trainer, Update
+from gm.training.step import MicroBatch, Trainer
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class BatchMaker:
             text=text_rows(draws, self.instance_text, self.class_text),
             sizes=np.stack([p.sizes for p in posteriors]),
             weight=np.array([draw.loss_weight for draw in draws]),
+            kind=np.array([draw.kind for draw in draws]),
         )
 
 
@@ -87,7 +90,7 @@ class Metrics:
         self.path = path
         kept = []
         if first_step and path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
         path.write_text("".join(line + "\n" for line in kept))
 
     def add(self, record: dict) -> None:
@@ -95,16 +98,11 @@ class Metrics:
             file.write(json.dumps(record) + "\n")
 
 
-def losses_by_kind(update: Update, schedule: DreamBoothSchedule, step: int, rank: int) -> dict[str, Optional[float]]:
-    """The update's loss, and the plain means over its instance and class samples on this rank."""
-    values: dict[int, list[float]] = {INSTANCE: [], CLASS: []}
-    for micro, losses in enumerate(update.per_sample):
-        for draw, loss in zip(schedule.micro_batch(step, micro, rank), losses):
-            values[draw.kind].append(float(loss))
-    instance = float(np.mean(values[INSTANCE]))
-    classes = float(np.mean(values[CLASS])) if values[CLASS] else None
-    loss = instance + (schedule.prior_loss_weight * classes if classes is not None else 0.0)
-    return {"loss": loss, "instance_loss": instance, "class_loss": classes}
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # cut off when the run was killed
+        return math.inf
 
 
 def fit(
@@ -113,18 +111,18 @@ def fit(
     settings: LoopSettings,
     save: Callable[[Path, int], None],
     infer: Optional[Callable[[int], None]] = None,
-    rank: int = 0,
+    ranks: Ranks = Ranks(),
 ) -> Path:
     """Train from `trainer.step` to the last update; returns the last checkpoint. Only rank 0 calls save and infer."""
     total, accumulation = trainer.config.data.total_step, make_batch.schedule.accumulation
-    main = rank == 0
+    main = ranks.is_main
     checkpoints = Checkpoints(settings, save)
     metrics = Metrics(settings.folder / "metrics.jsonl", trainer.step) if main else None
     last = settings.folder / f"SDXL_base_1.0_{trainer.step}_lora.ckpt"
     with bar(None, "training", total=total, initial=trainer.step, unit="step") as progress:
         while trainer.step < total:
             step, start = trainer.step, time.perf_counter()
-            batches = [make_batch(step, micro, rank) for micro in range(accumulation)]
+            batches = [make_batch(step, micro, ranks.rank) for micro in range(accumulation)]
             if not trainer.compiled:
                 with waiting("compiling the training graph and taking the first step"):
                     update = trainer.update(batches)
@@ -134,7 +132,9 @@ def fit(
             progress.update()
             if not main:
                 continue
-            record = {"step": done, **losses_by_kind(update, make_batch.schedule, step, rank)}
+            instance, classes = update.instance_loss, update.class_loss
+            loss = instance + make_batch.schedule.prior_loss_weight * (classes or 0.0)
+            record = {"step": done, "loss": loss, "instance_loss": instance, "class_loss": classes}
             record |= {"lr": update.lr, "grad_norm": update.grad_norm if np.isfinite(update.grad_norm) else None}
             record |= {"loss_scale": update.loss_scale, "skipped": trainer.skipped, "seconds": round(seconds, 4)}
             metrics.add(record)

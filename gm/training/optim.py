@@ -72,25 +72,28 @@ class FlatGradient(nn.Cell):
 
 
 class ReduceGradient(nn.Cell):
-    """Sum over ranks (one all-reduce of one buffer), divide by the loss scale; returns the norm, () float32.
+    """Sum over ranks, divide by the loss scale; returns the norm, () float32, and `extra` (k,) summed over ranks.
 
-    An infinite or undefined gradient anywhere, on any rank, makes the norm infinite or undefined on all.
+    One all-reduce of one buffer: the gradient with `extra` behind it. An infinite or undefined gradient anywhere, on
+    any rank, makes the norm infinite or undefined on all.
     """
 
     def __init__(self, gradient: FlatGradient, ranks: int):
         super().__init__(auto_prefix=False)
         self.gradient = gradient
+        self.size = gradient.size
         self.ranks = ranks
         if ranks > 1:
             self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
 
-    def construct(self, scale: Tensor) -> Tensor:
+    def construct(self, scale: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
         total = self.gradient.total
         if self.ranks > 1:
-            total = self.all_reduce(total)
+            buffer = self.all_reduce(_flat((total, extra)))
+            total, extra = buffer[: self.size], buffer[self.size :]
         total = total / scale
         ops.assign(self.gradient.total, total)
-        return ops.sqrt((total * total).sum())
+        return ops.sqrt((total * total).sum()), extra
 
 
 class AdamW(nn.Cell):

@@ -1,5 +1,6 @@
 """The class images of prior preservation (arXiv 2208.12242, section 3.2): which are missing, and sampling them."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ def make_writable(folders: Mapping[str, Path]) -> None:
     otherwise, and then no folder is left that was not there before."""
     created: list[Path] = []
     for flag, folder in folders.items():
-        probe = folder / ".write_test"
+        probe = folder / f".write_test.{os.uname().nodename}.{os.getpid()}"
         try:
             created += [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=True)
@@ -51,24 +52,25 @@ def make_writable(folders: Mapping[str, Path]) -> None:
 
 def sample_images(
     folder: Path,
-    numbers: Sequence[int],
-    batch: int,
+    batches: Sequence[Sequence[int]],
+    size: int,
     sample: Callable[[Sequence[int], str], list[np.ndarray]],
     text: dict[str, object],
 ) -> None:
-    """Sample image `class_<number>.png` for every number; `sample(seeds, what)` makes a batch of `batch` pictures.
+    """Sample image `class_<number>.png` for every number in `batches`; `sample(seeds, what)` makes `size` pictures.
 
-    The last batch is filled up (a graph is compiled for one batch size) and the surplus thrown away. A file that has
+    A smaller batch is filled up (a graph is compiled for one batch size) and the surplus thrown away. A file that has
     appeared in the meantime is not overwritten.
     """
-    with bar(None, "sampling class images", total=len(numbers), unit="image") as progress:
-        for start in range(0, len(numbers), batch):
-            wanted = list(numbers[start : start + batch])
-            seeds = wanted + [wanted[-1]] * (batch - len(wanted))
-            pictures = sample(seeds, f"class images {start + 1}-{start + len(wanted)}")
-            for number, picture in zip(wanted, pictures):
+    done, total = 0, sum(len(batch) for batch in batches)
+    with bar(None, "sampling class images", total=total, unit="image") as progress:
+        for numbers in batches:
+            seeds = list(numbers) + [numbers[-1]] * (size - len(numbers))
+            pictures = sample(seeds, f"class images {done + 1}-{done + len(numbers)} of {total}")
+            for number, picture in zip(numbers, pictures):
                 path = folder / NAME.format(number)
                 if path.exists():
                     raise UserError(f"{path} appeared while sampling: is another run filling the same folder?")
-                save_png(path, picture, {**text, "seed": seeds[wanted.index(number)]})
-            progress.update(len(wanted))
+                save_png(path, picture, {**text, "seed": number})
+            done += len(numbers)
+            progress.update(len(numbers))

@@ -15,6 +15,7 @@ from gm.config import Config
 from gm.diffusion.denoiser import Denoiser, DiffusionLoss
 from gm.models.conditioner import TextEncoders
 from gm.models.unet import UNet
+from gm.parallel.ranks import Ranks
 from gm.training.optim import AdamW, FlatGradient, ReduceGradient, learning_rate
 
 
@@ -31,13 +32,15 @@ class MicroBatch:
     text: tuple[np.ndarray, np.ndarray]  # (context, pooled), or (tokens_l, tokens_g) when the text encoders train
     sizes: np.ndarray  # (B, 6)
     weight: np.ndarray  # (B,) weight of each row's loss in the update's loss
+    kind: np.ndarray  # (B,) INSTANCE or CLASS
 
 
 @dataclass(frozen=True)
 class Update:
     """What one update was."""
 
-    per_sample: list[np.ndarray]  # the loss of every row, unweighted, per micro-batch
+    instance_loss: float  # plain mean over the instance samples of all ranks
+    class_loss: Optional[float]  # the same for the class samples; None when there are none
     grad_norm: float  # before clipping
     lr: float
     loss_scale: float
@@ -105,7 +108,7 @@ class Trainer:
         loss_scale: LossScale,
         max_grad_norm: Optional[float] = None,
         overflow_still_update: bool = False,
-        ranks: int = 1,
+        ranks: Ranks = Ranks(),
     ):
         """`text_encoders` is given when their LoRA trains. Raises AssertionError when nothing is trainable."""
         cells = [unet] + ([text_encoders] if text_encoders is not None else [])
@@ -119,8 +122,14 @@ class Trainer:
         loss = DiffusionLoss(Denoiser(unet, config.model), config.model.scale_factor)
         self.gradient = FlatGradient(self.parameters)
         self.micro_step = MicroStep(WeightedLoss(loss, text_encoders), self.parameters, self.gradient)
-        self.reduce = ReduceGradient(self.gradient, ranks)
+        self.ranks, self.reduce = ranks, ReduceGradient(self.gradient, ranks.size)
+        self.reductions = 0  # all-reduces so far
         self.adamw = AdamW(self.parameters, self.gradient, config.optim)
+
+    @property
+    def reduced_mb(self) -> float:
+        """Size of one all-reduce: the gradient of all LoRA matrices, the losses and the numbers of samples."""
+        return (self.gradient.size + 4) * 4 / 1e6
 
     def accumulate(self, batch: MicroBatch) -> np.ndarray:
         """Forward and backward of one micro-batch; returns the per-sample losses (B,)."""
@@ -144,9 +153,11 @@ class Trainer:
         """One optimizer update from a window of micro-batches (of this rank)."""
         for cell in self.cells:  # sampling pictures on the way switches dropout off
             cell.set_train(True)
-        per_sample = [self.accumulate(batch) for batch in batches]
+        sums = np.zeros((2, 2), np.float32)  # of the losses and of the samples, by kind
+        for batch in batches:
+            np.add.at(sums, batch.kind, np.stack([self.accumulate(batch), np.ones(len(batch.kind))], 1))
         scale = self.loss_scale.value
-        norm = float(self.reduce(Tensor(scale, ms.float32)).asnumpy())
+        norm, sums = self._reduce(scale, sums)
         lr = learning_rate(self.config.optim, self.step, self.config.data.total_step)
         finite = math.isfinite(norm)
         if finite or self.overflow_still_update:
@@ -157,7 +168,15 @@ class Trainer:
         self.loss_scale.after(finite)
         self.step += 1
         self.compiled = True
-        return Update(per_sample, norm, lr, scale, not finite and not self.overflow_still_update)
+        instance, classes = (float(loss / count) if count else None for loss, count in sums)
+        return Update(instance, classes, norm, lr, scale, not finite and not self.overflow_still_update)
+
+    def _reduce(self, scale: float, sums: np.ndarray) -> tuple[float, np.ndarray]:
+        """The norm of the gradient, and `sums` over all ranks; leaves the gradient summed and unscaled."""
+        self.ranks.barrier()  # MindSpore's CPU collectives break when a rank comes 15 s later than another
+        norm, total = self.reduce(Tensor(scale, ms.float32), Tensor(sums.reshape(-1)))
+        self.reductions += self.ranks.size > 1
+        return float(norm.asnumpy()), total.asnumpy().reshape(sums.shape)
 
     def _apply(self, lr: float, norm: float) -> None:
         self.applied += 1
