@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from gm.checkpoint.io import unfinished_name
+
 
 def save_png(path: Path, picture: np.ndarray, text: Mapping[str, object]) -> None:
     """Write (h, w, 3) uint8 with `text` in the PNG's text chunks; appears under its name only when complete."""
@@ -17,7 +19,7 @@ def save_png(path: Path, picture: np.ndarray, text: Mapping[str, object]) -> Non
     for key, value in text.items():
         info.add_itxt(key, str(value))
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = unfinished_name(path)
     try:
         Image.fromarray(picture).save(unfinished, format="PNG", pnginfo=info)
         os.replace(unfinished, path)

@@ -29,12 +29,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--config", default="configs/inference/sd_xl_base.yaml", help="YAML of the model")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one entry of the YAML")
     parser.add_argument("--output", required=True, help="the .safetensors file to write; it must not exist")
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     output = Path(options.output)
-    config = load_config(options.config, training=False)
+    config = load_config(options.config, options.set, training=False)
     if kind_of(output) != "safetensors":
         raise UserError(f"--output {output} must end in .safetensors: the official layout is one")
     if output.exists():

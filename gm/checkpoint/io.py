@@ -176,7 +176,7 @@ def write_tensors(
     """
     path = Path(path)
     kind, written = kind_of(path), 0
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = unfinished_name(path)
     try:
         with open(unfinished, "wb") as file:
             for chunk in _chunks(kind, items, metadata or {}, specs):
@@ -195,3 +195,16 @@ def write_tensors(
         raise UserError(f"{path} could not be written ({error.strerror or error}): check the folder and run again") from None
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def unfinished_name(path: Path) -> Path:
+    """Where a file is written that will be renamed to `path` when it is complete."""
+    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what processes of this host that no longer run were writing in `folder`."""
+    for path in folder.glob(f".*.{os.uname().nodename}.*.tmp"):
+        number = path.name.split(".")[-2]
+        if number.isdigit() and not Path(f"/proc/{number}").exists():
+            path.unlink(missing_ok=True)

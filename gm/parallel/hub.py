@@ -2,7 +2,8 @@
 them fails, dies or never comes.
 
 JSON lines over TCP, one connection a rank. A rank says ["join", rank, host, pid], ["share", value], ["fail", sentence],
-["bye"]; the hub says ["joined"], ["shared", values], ["stop", sentence, whether you say it].
+["bye"]; the hub says ["joined"], ["shared", values], ["stop"]. What it prints goes into msrun's scheduler.log, from which
+`msrun --join=True` shows the lines with the word ERROR.
 """
 
 import json
@@ -46,6 +47,10 @@ def read(connection: socket.socket, inbox: queue.Queue, who: Any = None) -> None
     inbox.put((who, None))
 
 
+def say(sentence: str) -> None:
+    print(f"ERROR: {sentence}", file=sys.stderr, flush=True)
+
+
 @dataclass
 class _Member:
     """A rank as the hub sees it."""
@@ -68,7 +73,7 @@ def serve(timeout: int) -> int:
     try:
         listener = socket.create_server((host, port), backlog=size)
     except OSError as error:
-        print(f"error: the address {host}:{port} cannot be used ({error}): give msrun another --master_port", file=sys.stderr)
+        say(f"the address {host}:{port} cannot be used ({error}): give msrun another --master_port")
         return FAILED
     inbox: queue.Queue = queue.Queue()
     threading.Thread(target=_accept, args=(listener, inbox), daemon=True).start()
@@ -147,13 +152,12 @@ class _Hub:
         return None
 
     def stop(self, sentence: str) -> int:
-        """End every rank; the lowest one that is there says why."""
-        print(f"error: {sentence}", file=sys.stderr)
-        there = sorted(self.members.values(), key=lambda member: member.rank)
-        alive = [m for m in there if not sentence.startswith(str(m))]
-        for member in there:
-            send(member.connection, "stop", sentence, bool(alive) and member is alive[0])
-        deadline, left = time.monotonic() + 3, {m.connection for m in there}
+        """Say why, once, and end every rank."""
+        say(sentence)
+        left = set(self.members)
+        for connection in left:
+            send(connection, "stop")
+        deadline = time.monotonic() + 3
         while left and time.monotonic() < deadline:
             try:
                 connection, message = self.inbox.get(timeout=0.2)

@@ -53,17 +53,11 @@ class HubRanks(Ranks):
             _, message = messages.get()
             if message is None and self._leaving:
                 return
-            if message is None:
-                self._stop("the scheduler process of msrun ended before the job did", self.rank == 0)
-            elif message[0] == "stop":
-                self._stop(message[1], message[2])
-            else:
-                self._inbox.put(message[1:])
-
-    def _stop(self, sentence: str, says: bool) -> NoReturn:
-        if says:
-            print(f"error: {sentence}", file=sys.stderr, flush=True)
-        os._exit(FAILED)
+            if message is None or message[0] == "stop":
+                if self.rank == 0:
+                    print("ended with the whole job: scheduler.log, beside this log, says why", file=sys.stderr, flush=True)
+                os._exit(FAILED)
+            self._inbox.put(message[1:])
 
     def share(self, value: Any) -> list:
         send(self._connection, "share", value)

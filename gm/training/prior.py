@@ -10,6 +10,7 @@ import numpy as np
 from gm.console import bar
 from gm.data.images import count_images
 from gm.errors import UserError
+from gm.checkpoint.io import remove_unfinished
 from gm.pictures import save_png
 
 NAME = "class_{:05d}.png"
@@ -32,7 +33,7 @@ def missing_images(folder: Path, wanted: int) -> list[int]:
 
 def make_writable(folders: Mapping[str, Path]) -> None:
     """Create the folders, flag -> path, and make sure a file can be written in each; UserError naming the flag
-    otherwise, and then no folder is left that was not there before."""
+    otherwise, and then no folder is left that was not there before. What killed runs were writing is removed."""
     created: list[Path] = []
     for flag, folder in folders.items():
         probe = folder / f".write_test.{os.uname().nodename}.{os.getpid()}"
@@ -41,6 +42,7 @@ def make_writable(folders: Mapping[str, Path]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"")
             probe.unlink()
+            remove_unfinished(folder)
         except OSError as error:
             for path in sorted(created, reverse=True):
                 with suppress(OSError):
