@@ -124,8 +124,8 @@ def gather_rows(rows: np.ndarray, ranks: Ranks) -> np.ndarray:
 PIECE = 4 * 2**20  # numbers in one piece
 
 
-def _sum_over_ranks(flat: np.ndarray, ranks: Ranks) -> np.ndarray:
-    import mindspore as ms
+def sum_cell():
+    """A network that sums its argument over all ranks."""
     from mindspore import nn, ops
 
     class Sum(nn.Cell):
@@ -136,7 +136,13 @@ def _sum_over_ranks(flat: np.ndarray, ranks: Ranks) -> np.ndarray:
         def construct(self, x):
             return self.all_reduce(x)
 
-    add, total = Sum(), np.empty_like(flat)
+    return Sum()
+
+
+def _sum_over_ranks(flat: np.ndarray, ranks: Ranks) -> np.ndarray:
+    import mindspore as ms
+
+    add, total = sum_cell(), np.empty_like(flat)
     for start in range(0, len(flat), PIECE):
         piece = np.zeros(PIECE, np.float32)
         part = flat[start : start + PIECE]

@@ -36,6 +36,14 @@ def send(connection: socket.socket, *message: Any) -> None:
         pass  # the other end is gone; its reader says so
 
 
+def keep_alive(connection: socket.socket) -> None:
+    """Notice within half a minute that the host at the other end is gone without a word."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4)):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)  # of data nobody acknowledges, ms
+
+
 def read(connection: socket.socket, inbox: queue.Queue, who: Any = None) -> None:
     """Put every message of a connection into the inbox as (who, message), and (who, None) at its end."""
     try:
@@ -92,6 +100,7 @@ def serve(timeout: int) -> int:
 def _accept(listener: socket.socket, inbox: queue.Queue) -> None:
     while True:
         connection, _ = listener.accept()
+        keep_alive(connection)
         threading.Thread(target=read, args=(connection, inbox, connection), daemon=True).start()
 
 

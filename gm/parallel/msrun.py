@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Optional
 
 from gm.errors import UserError
 from gm.parallel import scheduler
-from gm.parallel.hub import FAILED, address, read, send
+from gm.parallel.hub import FAILED, address, keep_alive, read, send
 from gm.parallel.ranks import Ranks
 
 
@@ -36,6 +36,7 @@ class HubRanks(Ranks):
             try:
                 connection = socket.create_connection(address(), timeout=5)
                 connection.settimeout(None)
+                keep_alive(connection)
                 return connection
             except OSError as error:
                 if time.monotonic() > deadline:
