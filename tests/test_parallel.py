@@ -140,7 +140,7 @@ def test_any_number_of_ranks_gives_the_same_lora(shared, given, tmp_path, config
         launchers["msrun"] = (msrun(2, "--join=True"), TRAIN)
     for name, (launcher, script, *first) in launchers.items():
         folder, ranks = folder_of(tmp_path, name), 2 if name == "msrun" else int(name)
-        more = ("--gradient_accumulation_steps", 4 // ranks, "--clip_grad", "True", "--max_grad_norm", "0.015")
+        more = ("--gradient_accumulation_steps", 4 // ranks, "--clip_grad", "True", "--max_grad_norm", "0.01")
         job = Job(launcher, script, (*first, *arguments(shared, given, folder, *more, config=config)), folder)
         assert job.status == 0 and not job.left, job.words
         assert "Traceback" not in job.words and "[ERROR]" not in job.words and "[WARNING] DIST" not in job.words
@@ -152,7 +152,7 @@ def test_any_number_of_ranks_gives_the_same_lora(shared, given, tmp_path, config
             assert f"10 all-reduces of {size:.1f} MB over {ranks} ranks" in job.words
         results[name] = matrices, records(folder)
     reference, expected = results.pop("1")
-    assert any(record["grad_norm"] > 0.015 for record in expected), "clipping was not at work"
+    assert any(record["grad_norm"] > 0.01 for record in expected), "clipping was not at work"
     for name, (matrices, lines) in results.items():
         assert difference(reference, matrices) < 1e-5, name
         for line, other in zip(expected, lines):

@@ -49,7 +49,8 @@ class MpiRanks(Ranks):
 
     def fail(self, sentence: str, status: int) -> NoReturn:
         stagger(self.rank)
-        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        bar = "\n" if self.rank else ""  # rank 0's progress bar may stand on the line that mpirun is showing
+        print(f"{bar}error: {sentence}", file=sys.stderr, flush=True)
         time.sleep(0.2)  # mpirun forwards what was printed before it is told to end everything
         self._world.Abort(status)
         os._exit(status)
