@@ -38,6 +38,14 @@ class Runtime:
         ms.set_context(mode=self.mode)
 
 
+def composes_kernels() -> bool:
+    """Whether layers whose stock kernel is slow should be composed of other operators: on the CPU, not where MindSpore
+    has fused kernels. Asked while a network is built, after `start` or `enter`."""
+    import mindspore as ms
+
+    return ms.get_context("device_target") == "CPU"
+
+
 def quiet_environment() -> None:
     """Keep MindSpore's own log below errors and its files out of the user's folder; call before importing it."""
     os.environ.setdefault("GLOG_v", "3")

@@ -54,7 +54,8 @@ class Small(Trainer):
         return super().update([Given(batch) for batch in batches])
 
     def accumulate(self, batch):
-        self.gradient(tuple(Tensor(g * np.float32(self.loss_scale.value)) for g in batch))
+        flat = np.concatenate([g.reshape(-1) for g in batch])
+        self.gradient(Tensor(flat * np.float32(self.loss_scale.value)))
         return np.zeros(1)
 
     def values(self):

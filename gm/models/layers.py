@@ -14,12 +14,24 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, Normal, initializer
 
+from gm import runtime
 from gm.config import LoraConfig
 
 
-reshape, transpose, cast, add, mul = ops.Reshape(), ops.Transpose(), ops.Cast(), ops.Add(), ops.Mul()
-_matmul_transposed = ops.MatMul(transpose_b=True)
+reshape, transpose, cast, add, sub, mul = ops.Reshape(), ops.Transpose(), ops.Cast(), ops.Add(), ops.Sub(), ops.Mul()
+_matmul, _matmul_transposed = ops.MatMul(), ops.MatMul(transpose_b=True)
+_exp, _rsqrt, _zeros_like = ops.Exp(), ops.Rsqrt(), ops.ZerosLike()
 _sigmoid, _erf, _sin, _cos, _concat_last = ops.Sigmoid(), ops.Erf(), ops.Sin(), ops.Cos(), ops.Concat(-1)
+
+
+def as_type(x: Tensor, dtype: ms.Type) -> Tensor:
+    """x as `dtype`; a cast that changes nothing would still be a node to compile and a kernel to run."""
+    return x if x.dtype == dtype else cast(x, dtype)
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """x (..., C) -> (N, C)."""
+    return x if len(x.shape) == 2 else reshape(x, (-1, x.shape[-1]))
 
 
 class LoraMatrix(nn.Cell):
@@ -33,7 +45,7 @@ class LoraMatrix(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """x (N, columns) -> (N, rows)."""
-        return _matmul_transposed(x, cast(self.weight, self.dtype))
+        return _matmul_transposed(x, as_type(self.weight, self.dtype))
 
 
 class Linear(nn.Cell):
@@ -58,15 +70,18 @@ class Linear(nn.Cell):
         self.inputs, self.outputs = inputs, outputs
 
     def construct(self, x: Tensor) -> Tensor:
+        """x (..., inputs) -> (..., outputs); rows of a matrix need no reshaping."""
         shape = x.shape
-        x = reshape(x, (-1, self.inputs))
+        x = as_rows(x)
         y = _matmul_transposed(x, self.weight)
         if self.has_bias:
             y = add(y, self.bias)
         if self.has_lora:
-            low = self.lora_dropout(x) if self.has_dropout else x
-            y = add(y, mul(self.lora_B(self.lora_A(low)), self.lora_scale))
-        return reshape(y, shape[:-1] + (self.outputs,))
+            low = self.lora_A(self.lora_dropout(x) if self.has_dropout else x)
+            if self.lora_scale != 1.0:
+                low = mul(low, self.lora_scale)
+            y = add(y, self.lora_B(low))
+        return y if len(shape) == 2 else reshape(y, shape[:-1] + (self.outputs,))
 
 
 class Conv2d(nn.Cell):
@@ -93,7 +108,7 @@ class GroupNorm(nn.Cell):
         self.eps = eps
 
     def construct(self, x: Tensor) -> Tensor:
-        return cast(ops.group_norm(cast(x, ms.float32), 32, self.gamma, self.beta, self.eps), x.dtype)
+        return as_type(ops.group_norm(as_type(x, ms.float32), 32, self.gamma, self.beta, self.eps), x.dtype)
 
 
 class LayerNorm(nn.Cell):
@@ -103,10 +118,36 @@ class LayerNorm(nn.Cell):
         super().__init__()
         self.gamma = Parameter(initializer("ones", (channels,), ms.float32))
         self.beta = Parameter(initializer("zeros", (channels,), ms.float32))
-        self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
+        self.norm = NormaliseRows(channels, eps) if runtime.composes_kernels() else ops.LayerNorm(-1, -1, eps)
 
     def construct(self, x: Tensor) -> Tensor:
-        return cast(self.norm(cast(x, ms.float32), self.gamma, self.beta)[0], x.dtype)
+        y = self.norm(as_rows(as_type(x, ms.float32)), self.gamma, self.beta)[0]
+        return as_type(y if len(x.shape) == 2 else reshape(y, x.shape), x.dtype)
+
+
+class NormaliseRows(nn.Cell):
+    """ops.LayerNorm with a gradient of our own: MindSpore's CPU kernel for it takes three times as long.
+
+    x (N, C), gamma and beta (C,) -> y (N, C), mean and variance (N, 1). gamma and beta are frozen, so they get no gradient.
+    With h = (x - mean) r, r = 1 / sqrt(variance + eps) and g = dy gamma: dx = r (g - mean(g) - h mean(g h)).
+    A mean over a row is a product with a column of 1/C, which is faster than the reduction kernel.
+    """
+
+    def __init__(self, channels: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.norm = ops.LayerNorm(-1, -1, eps)
+        self.mean = Tensor(np.full((channels, 1), 1.0 / channels, np.float32))
+
+    def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.norm(x, gamma, beta)
+
+    def bprop(self, x, gamma, beta, out, dout):
+        r = _rsqrt(add(out[2], self.eps))
+        h = mul(sub(x, out[1]), r)
+        g = mul(dout[0], gamma)
+        dx = sub(sub(g, _matmul(g, self.mean)), mul(h, _matmul(mul(g, h), self.mean)))
+        return mul(dx, r), _zeros_like(gamma), _zeros_like(beta)
 
 
 class Embedding(nn.Cell):
@@ -140,6 +181,31 @@ def silu(x: Tensor) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """The exact GELU, x * Phi(x)."""
     return mul(mul(x, 0.5), add(_erf(mul(x, math.sqrt(0.5))), 1.0))
+
+
+class GatedGelu(nn.Cell):
+    """GEGLU's product (arXiv 2002.05202): x (N, 2 C) is value and gate -> value * gelu(gate) (N, C), the exact GELU.
+
+    Its gradient is written out, from what the forward pass keeps: it takes fewer and cheaper kernels than the
+    differentiated formula. gelu'(g) = Phi(g) + g exp(-g^2 / 2) / sqrt(2 pi).
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.halves = ops.Split(-1, 2)
+
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Also returns gelu(gate) and 2 Phi(gate), for the gradient."""
+        value, gate = self.halves(x)
+        twice = add(_erf(mul(gate, math.sqrt(0.5))), 1.0)
+        active = mul(mul(gate, 0.5), twice)
+        return mul(value, active), active, twice
+
+    def bprop(self, x, out, dout):
+        value, gate = self.halves(x)
+        bell = mul(_exp(mul(mul(gate, gate), -0.5)), 1.0 / math.sqrt(2.0 * math.pi))
+        slope = add(mul(out[2], 0.5), mul(gate, bell))
+        return (_concat_last((mul(dout[0], out[1]), mul(mul(dout[0], value), slope))),)
 
 
 def quick_gelu(x: Tensor) -> Tensor:

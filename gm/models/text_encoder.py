@@ -31,7 +31,7 @@ class SelfAttention(nn.Cell):
         self.causal_mask = Tensor(np.triu(np.full((LENGTH, LENGTH), -1e9, np.float32), 1))
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.out_proj(self.attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.causal_mask))
+        return self.out_proj(self.attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), x.shape[0], self.causal_mask))
 
 
 class ClipMLP(nn.Cell):

@@ -11,7 +11,20 @@ from mindspore import Tensor, lazy_inline, nn, ops
 
 from gm.config import LoraConfig, UNetConfig
 from gm.models.attention import Attention
-from gm.models.layers import Conv2d, GroupNorm, LayerNorm, Linear, TimestepEmbedding, add, cast, gelu, mul, reshape, silu, transpose
+from gm.models.layers import (
+    Conv2d,
+    GatedGelu,
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    TimestepEmbedding,
+    add,
+    as_rows,
+    as_type,
+    reshape,
+    silu,
+    transpose,
+)
 
 UNET_PREFIX = "model.diffusion_model."
 
@@ -42,7 +55,7 @@ class ResBlock(nn.Cell):
 
 
 class CrossAttention(nn.Cell):
-    """Multi-head attention of x (B, n, width) on context (B, m, context_width); LoRA in all four projections."""
+    """Multi-head attention of x (B*n, width) on context (B*m, context_width); LoRA in all four projections."""
 
     def __init__(
         self, width: int, context_width: int, head_width: int, kind: str, lora: Optional[LoraConfig], dtype: ms.Type
@@ -54,21 +67,20 @@ class CrossAttention(nn.Cell):
         self.to_out = nn.CellList([Linear(width, width, True, dtype, lora)])
         self.attention = Attention(width // head_width, head_width, kind)
 
-    def construct(self, x: Tensor, context: Tensor) -> Tensor:
-        return self.to_out[0](self.attention(self.to_q(x), self.to_k(context), self.to_v(context)))
+    def construct(self, x: Tensor, context: Tensor, batch: int) -> Tensor:
+        return self.to_out[0](self.attention(self.to_q(x), self.to_k(context), self.to_v(context), batch))
 
 
 class GatedLinear(nn.Cell):
-    """GEGLU (arXiv 2002.05202): half of a projection times the GELU of the other half."""
+    """A projection, half of it times the GELU of the other half."""
 
     def __init__(self, width: int, inner: int, dtype: ms.Type):
         super().__init__()
         self.proj = Linear(width, 2 * inner, True, dtype)
-        self.halves = ops.Split(-1, 2)
+        self.gate = GatedGelu()
 
     def construct(self, x: Tensor) -> Tensor:
-        value, gate = self.halves(self.proj(x))
-        return mul(value, gelu(gate))
+        return self.gate(self.proj(x))[0]
 
 
 class FeedForward(nn.Cell):
@@ -81,7 +93,10 @@ class FeedForward(nn.Cell):
 
 
 class TransformerBlock(nn.Cell):
-    """Self-attention, attention on the text, feed-forward, each with a layer norm before and a sum after it."""
+    """Self-attention, attention on the text, feed-forward, each with a layer norm before and a sum after it.
+
+    x (B*n, width): as the rows of one matrix, which no layer in here has to reshape.
+    """
 
     @lazy_inline(policy="front")
     def __init__(
@@ -96,9 +111,10 @@ class TransformerBlock(nn.Cell):
         self.norm3 = LayerNorm(width)
 
     def construct(self, x: Tensor, context: Tensor) -> Tensor:
+        batch = context.shape[0]
         y = self.norm1(x)
-        x = add(x, self.attn1(y, y))
-        x = add(x, self.attn2(self.norm2(x), context))
+        x = add(x, self.attn1(y, y, batch))
+        x = add(x, self.attn2(self.norm2(x), as_rows(context), batch))
         return add(x, self.ff(self.norm3(x)))
 
 
@@ -121,10 +137,10 @@ class SpatialTransformer(nn.Cell):
 
     def construct(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        y = self.proj_in(transpose(reshape(self.norm(x), (b, c, h * w)), (0, 2, 1)))
+        y = self.proj_in(reshape(transpose(reshape(self.norm(x), (b, c, h * w)), (0, 2, 1)), (b * h * w, c)))
         for block in self.transformer_blocks:
             y = block(y, context)
-        return add(x, reshape(transpose(self.proj_out(y), (0, 2, 1)), (b, c, h, w)))
+        return add(x, reshape(transpose(reshape(self.proj_out(y), (b, h * w, c)), (0, 2, 1)), (b, c, h, w)))
 
 
 class Downsample(nn.Cell):
@@ -212,8 +228,8 @@ class UNet(nn.Cell):
                         transformer.recompute()
 
     def construct(self, x: Tensor, timesteps: Tensor, context: Tensor, vector: Tensor) -> Tensor:
-        x, context, vector = cast(x, self.dtype), cast(context, self.dtype), cast(vector, self.dtype)
-        emb = self.time_embed[2](silu(self.time_embed[0](cast(self.sinusoids(timesteps), self.dtype))))
+        x, context, vector = as_type(x, self.dtype), as_type(context, self.dtype), as_type(vector, self.dtype)
+        emb = self.time_embed[2](silu(self.time_embed[0](as_type(self.sinusoids(timesteps), self.dtype))))
         emb = emb + self.label_emb[0][2](silu(self.label_emb[0][0](vector)))
         h = self.input_blocks[0][0](x)
         skips = (h,)
@@ -228,4 +244,4 @@ class UNet(nn.Cell):
             h = self.join((h, skips[last - i]))
             for part in block:
                 h = part(h, emb, context)
-        return cast(self.out[2](silu(self.out[0](h))), ms.float32)
+        return as_type(self.out[2](silu(self.out[0](h))), ms.float32)

@@ -1,6 +1,7 @@
 """One optimizer update: micro-batches whose gradients add up, then reduce, check, clip and apply.
 
-Three graphs are compiled, once each: the micro-batch (forward and backward), the reduction and the update.
+Four graphs are compiled, once each: the micro-batch (forward and backward), and three small ones that add its gradient to
+the window's, reduce it and apply it.
 """
 
 import math
@@ -16,7 +17,7 @@ from gm.diffusion.denoiser import Denoiser, DiffusionLoss
 from gm.models.conditioner import TextEncoders
 from gm.models.unet import UNet
 from gm.parallel.ranks import Ranks
-from gm.training.optim import AdamW, FlatGradient, ReduceGradient, learning_rate
+from gm.training.optim import AdamW, FlatGradient, ReduceGradient, flatten, learning_rate
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,20 @@ class WeightedLoss(nn.Cell):
 
 
 class MicroStep(nn.Cell):
-    """Adds the gradient of one micro-batch to the window's total; returns the per-sample losses (B,)."""
+    """Forward and backward of one micro-batch: the per-sample losses (B,) and the gradient of all parameters (n,).
 
-    def __init__(self, loss: WeightedLoss, parameters: list[Parameter], gradient: FlatGradient):
+    It writes to no parameter: side effects in so large a graph lengthen its compilation.
+    """
+
+    def __init__(self, loss: WeightedLoss, parameters: list[Parameter]):
         super().__init__(auto_prefix=False)
-        self.gradient = gradient
         self.value_and_grad = ms.value_and_grad(loss, None, ms.ParameterTuple(parameters), has_aux=True)
 
     def construct(self, scale, weight, mean, logvar, posterior_noise, noise, sigma, timestep, text_1, text_2, sizes):
         (_, per_sample), gradients = self.value_and_grad(
             scale, weight, mean, logvar, posterior_noise, noise, sigma, timestep, text_1, text_2, sizes
         )
-        self.gradient(gradients)
-        return per_sample
+        return per_sample, flatten(gradients)
 
 
 class LossScale:
@@ -121,7 +123,7 @@ class Trainer:
         self.compiled = False  # the graphs are compiled by the first update
         loss = DiffusionLoss(Denoiser(unet, config.model), config.model.scale_factor)
         self.gradient = FlatGradient(self.parameters)
-        self.micro_step = MicroStep(WeightedLoss(loss, text_encoders), self.parameters, self.gradient)
+        self.micro_step = MicroStep(WeightedLoss(loss, text_encoders), self.parameters)
         self.ranks, self.reduce = ranks, ReduceGradient(self.gradient, ranks.size)
         self.reductions = 0  # all-reduces so far
         self.adamw = AdamW(self.parameters, self.gradient, config.optim)
@@ -135,7 +137,7 @@ class Trainer:
         """Forward and backward of one micro-batch; returns the per-sample losses (B,)."""
         f32 = lambda a: Tensor(np.ascontiguousarray(a, np.float32))  # noqa: E731
         text = tuple(Tensor(np.ascontiguousarray(t)) for t in batch.text)
-        per_sample = self.micro_step(
+        per_sample, gradient = self.micro_step(
             f32(self.loss_scale.value),
             f32(batch.weight),
             f32(batch.mean),
@@ -147,6 +149,7 @@ class Trainer:
             *text,
             f32(batch.sizes),
         )
+        self.gradient(gradient)
         return per_sample.asnumpy()
 
     def update(self, batches: Sequence[MicroBatch]) -> Update:
@@ -186,7 +189,7 @@ class Trainer:
         optim = self.config.optim
         correction1 = 1.0 - optim.beta1**self.applied if optim.bias_correction else 1.0
         correction2 = 1.0 - optim.beta2**self.applied if optim.bias_correction else 1.0
-        self.adamw(*(Tensor(value, ms.float32) for value in (lr, clip, correction1, correction2)))
+        self.adamw.apply(lr, clip, correction1, correction2)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything a resumed run needs beside the LoRA matrices."""
@@ -196,7 +199,6 @@ class Trainer:
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Continue where `state()` was taken; the caller has restored the LoRA matrices."""
-        self.adamw.m.set_data(Tensor(state["m"]))
-        self.adamw.v.set_data(Tensor(state["v"]))
+        self.adamw.set_state(state["m"], state["v"])
         self.step, self.applied, self.skipped, self.loss_scale.good = (int(n) for n in state["counters"])
         self.loss_scale.value = float(state["loss_scale"][0])
