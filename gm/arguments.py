@@ -65,6 +65,8 @@ class TrainOptions:
     stop_after_sampling: bool
     prior_loss_weight: float
     train_data_repeat: int
+    cache_latents: bool
+    cache_dir: Optional[str]
     gradient_accumulation_steps: int
     clip_grad: bool
     max_grad_norm: float
@@ -217,6 +219,8 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--stop_after_sampling", type=_boolean, default=False, help="end when the class images are there")
     add("--prior_loss_weight", type=FACTOR, default=1.0, help="weight of the class images' loss; 0 trains without them")
     add("--train_data_repeat", type=POSITIVE, default=10, help="times a photo occurs in an epoch, each with its own crop")
+    add("--cache_latents", type=_boolean, default=True, help="encode every crop once; False: whenever it is drawn")
+    add("--cache_dir", metavar="FOLDER", help="keep encoded crops and prompts here for later runs (default: in memory only)")
     add("--gradient_accumulation_steps", type=POSITIVE, default=1, help="micro-batches per optimizer update")
     add("--clip_grad", type=_boolean, default=False, help="clip the gradient's norm")
     add("--max_grad_norm", type=_number(float, 0, True), default=1.0, help="to at most this")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from gm.data.images import count_images, list_images, read_image
-from gm.data.transforms import resize_and_crop
+from gm.data.transforms import cut, place_crop
 from gm.errors import UserError
 
 LEFT, RIGHT = (200, 30, 30), (30, 30, 200)
@@ -144,11 +144,12 @@ def test_crop(shape):
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = np.linspace(0, 255, width).astype(np.uint8)
     image[..., 1] = np.linspace(0, 255, height).astype(np.uint8)[:, None]
-    first, last = (resize_and_crop(image, 64, 3, corner) for corner in ((0.0, 0.0), (1.0, 1.0)))
-    for crop in (first, last):
-        assert crop.pixels.shape == (3, 64, 64) and crop.pixels.min() >= -1 and crop.pixels.max() <= 1
+    first, last = (place_crop(shape, 64, corner) for corner in ((0.0, 0.0), (1.0, 1.0)))
+    squares = [cut(image, crop, 3) for crop in (first, last)]
+    for crop, pixels in zip((first, last), squares):
+        assert pixels.shape == (3, 64, 64) and pixels.min() >= -1 and pixels.max() <= 1
         assert crop.sizes.tolist()[:2] == [height, width] and crop.sizes.tolist()[4:] == [64, 64]
-    assert first.crop_top_left == (0, 0)
+    assert first.top_left == (0, 0)
     free = max(round(height * 64 / min(shape)), 64) - 64, max(round(width * 64 / min(shape)), 64) - 64
-    assert last.crop_top_left == free
-    assert first.pixels[0, :, 0].max() < -0.95 and last.pixels[1, -1].min() > 0.95
+    assert last.top_left == free
+    assert squares[0][0, :, 0].max() < -0.95 and squares[1][1, -1].min() > 0.95

@@ -1,14 +1,11 @@
 """Which sample, crop and noise is drawn when: independent of ranks, accumulation and restarts."""
 
-import json
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from gm.data.cache import PosteriorCache, share_out
-from gm.data.dreambooth import CLASS, INSTANCE, Draw, DreamBoothSchedule, SampleOrder, crop_corner
-from gm.data.transforms import Crop
+from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder, crop_corner
 from gm.training.noise import draw_noise
 
 
@@ -57,42 +54,6 @@ def test_what_is_drawn_is_what_is_cached():
         drawn = {(r.kind, r.image, r.repeat) for step in range(steps) for r in update(s, step)}
         assert drawn <= set(s.distinct_draws(steps))
         assert len(s.distinct_draws(steps)) <= min(5 * 3, steps * 4) + min(7, steps * 4)
-
-
-def test_draws_are_shared_out_by_image():
-    draws = schedule(1, 4, 2).distinct_draws(40)
-    for ranks in (1, 2, 3, 8):
-        parts = share_out(draws, ranks)
-        assert Counter(draw for part in parts for draw in part) == Counter(draws)
-        owners = {draw[:2]: {i for i, part in enumerate(parts) if draw in part} for draw in draws}
-        images = {}
-        for (kind, image), owner in owners.items():
-            images.setdefault((kind, image), set()).update(owner)
-        assert all(len(owner) == 1 for owner in images.values()), "a crop could be encoded twice"
-        assert max(map(len, parts)) - min(map(len, parts)) <= 3  # the draws of one photo
-
-
-def test_caches_of_several_ranks_become_one():
-    rng = np.random.default_rng(0)
-    caches = []
-    for image in range(3):
-        cache = PosteriorCache()
-        for repeat in range(2):
-            crop = Crop(np.zeros((3, 16, 16), np.float32), (40, 30), (repeat * image, 2), (16, 16))
-            cache._add(INSTANCE, image, repeat, crop, lambda _: (rng.random((1, 4, 2, 2)), rng.random((1, 4, 2, 2))))
-        caches.append(cache)
-    caches.append(PosteriorCache())
-    rows = [cache.to_rows() for cache in caches]
-    whole = PosteriorCache.of_rows(
-        json.loads(json.dumps([about for about, _ in rows])), np.concatenate([r for _, r in rows if len(r)])
-    )
-    assert len(whole) == sum(map(len, caches)) == 5  # both repeats of the first image cut the same square
-    for image in range(3):
-        for repeat in range(2):
-            draw = Draw(INSTANCE, image, repeat, 0, 1.0)
-            for field in ("mean", "logvar", "sizes"):
-                expected = np.float32(getattr(caches[image][draw], field))
-                assert np.array_equal(getattr(whole[draw], field), expected)
 
 
 def test_noise_belongs_to_the_sample_not_to_the_batch():

@@ -3,6 +3,7 @@
 Arrays come one at a time; the checks need only names and shapes, so they come before anything is loaded.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Iterator, Mapping, Optional, Sequence, Union
 
@@ -79,6 +80,16 @@ class BaseWeights:
             return array
         rows = array.shape[0] // 3
         return array[third * rows : (third + 1) * rows]
+
+    def digest(self, prefixes: tuple[str, ...]) -> str:
+        """A hash of the base tensors whose native names start with one of the prefixes: names, types and contents."""
+        names = {source for native, (source, _) in self._source.items() if native.startswith(prefixes)}
+        result = hashlib.blake2b(digest_size=16)
+        for name in sorted(names):
+            raw = self.file.read_raw(name)
+            result.update(f"{name} {raw.dtype} {raw.shape}\n".encode())
+            result.update(raw.content)
+        return result.hexdigest()
 
     def check(self, expected: Mapping[str, tuple]) -> None:
         """UserError unless exactly the expected names and shapes are there."""

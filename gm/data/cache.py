@@ -1,15 +1,20 @@
-"""What never changes is computed once: the VAE posterior of every crop, and the text of every prompt."""
+"""Which squares a run trains on, and the VAE posterior of each: computed once, or anew at every draw.
 
-from dataclasses import dataclass
+A square is known by the content of its photo, so that a changed photo is another one and repeats that cut the same
+pixels share one posterior. Finding, computing and sharing posteriors is gm/training/caching.py.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
-from gm.console import bar
-from gm.data.dreambooth import CLASS, INSTANCE, Draw, crop_corner
-from gm.data.images import read_image
-from gm.data.transforms import Crop, resize_and_crop
+from gm.data.dreambooth import INSTANCE, Draw, crop_corner
+from gm.data.images import image_size
+from gm.data.transforms import Crop, cut, place_crop
+from gm.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,23 @@ class Photos:
 
 
 @dataclass(frozen=True)
+class Square:
+    """What decides the pixels of one crop; equal when they are."""
+
+    photo: str  # hash of the file's bytes
+    crop: Crop
+    interpolation: int
+    path: Path = field(compare=False)
+
+    def pixels(self, image: np.ndarray) -> np.ndarray:
+        """The square (3, size, size) in [-1, 1] of its photo (h, w, 3) uint8."""
+        return cut(image, self.crop, self.interpolation)
+
+
+Squares = Mapping[tuple[int, int, int], Square]  # (kind, image, repeat) -> its square
+
+
+@dataclass(frozen=True)
 class Posterior:
     """The VAE posterior of one crop, and the crop's sizes."""
 
@@ -33,77 +55,35 @@ class Posterior:
     sizes: np.ndarray  # (6,) original (h, w), crop (top, left), target (h, w)
 
 
-Encode = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+def plan_squares(photos: Sequence[Photos], draws: Sequence[tuple[int, int, int]]) -> Squares:
+    """The square of every draw (kind, image, repeat). Reads each file for its hash, decodes none."""
+    of_kind = {kind.kind: kind for kind in photos}
+    known: dict[Path, tuple[str, tuple[int, int]]] = {}
+    squares = {}
+    for kind, image, repeat in draws:
+        given = of_kind[kind]
+        path = given.paths[image]
+        if path not in known:
+            try:
+                known[path] = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), image_size(path)
+            except OSError as error:
+                raise UserError(f"{path} cannot be read any more ({error}): leave the photos in place while training") from None
+        photo, size = known[path]
+        corner = crop_corner(given.seed, kind, image, repeat, given.crop)
+        squares[kind, image, repeat] = Square(photo, place_crop(size, given.size, corner), given.interpolation, path)
+    return squares
 
 
-class PosteriorCache:
-    """(kind, image, repeat) -> Posterior; repeats that cut the same square share one."""
+class Posteriors:
+    """Draw -> Posterior. `row` gives mean and logvar (2, 4, h, w) of a square, from memory or by encoding it."""
 
-    def __init__(self) -> None:
-        self._posteriors: dict[tuple, Posterior] = {}
-        self._keys: dict[tuple[int, int, int], tuple] = {}
-
-    def __len__(self) -> int:
-        return len(self._posteriors)
-
-    def fill(self, photos: Photos, draws: Sequence[tuple[int, int]], encode: Encode) -> None:
-        """Encode every (image, repeat) of `draws`; `encode` maps (1, 3, size, size) to mean and logvar (1, 4, h, w)."""
-        what = "encoding instance images" if photos.kind == INSTANCE else "encoding class images"
-        by_image: dict[int, list[int]] = {}
-        for image, repeat in draws:
-            by_image.setdefault(image, []).append(repeat)
-        for image, repeats in bar(sorted(by_image.items()), what, unit="image"):
-            pixels = read_image(photos.paths[image])
-            for repeat in repeats:
-                corner = crop_corner(photos.seed, photos.kind, image, repeat, photos.crop)
-                crop = resize_and_crop(pixels, photos.size, photos.interpolation, corner)
-                self._add(photos.kind, image, repeat, crop, encode)
-
-    def _add(self, kind: int, image: int, repeat: int, crop: Crop, encode: Encode) -> None:
-        key = (kind, image, *crop.crop_top_left)
-        if key not in self._posteriors:
-            mean, logvar = encode(crop.pixels[None])
-            self._posteriors[key] = Posterior(mean[0], logvar[0], crop.sizes)
-        self._keys[kind, image, repeat] = key
+    def __init__(self, squares: Squares, row: Callable[[Square], np.ndarray]):
+        self._squares, self._row = squares, row
 
     def __getitem__(self, draw: Draw) -> Posterior:
-        return self._posteriors[self._keys[draw.kind, draw.image, draw.repeat]]
-
-    def to_rows(self) -> tuple[list, np.ndarray]:
-        """What JSON holds of this cache, and its arrays as rows (n, 2, 4, h, w)."""
-        names = list(self._posteriors)
-        about = {
-            "posteriors": [[*map(int, key), *map(float, self._posteriors[key].sizes)] for key in names],
-            "draws": [[*map(int, draw), names.index(key)] for draw, key in self._keys.items()],
-        }
-        rows = [np.stack([p.mean, p.logvar]) for p in self._posteriors.values()]
-        return about, np.stack(rows).astype(np.float32) if rows else np.zeros((0,), np.float32)
-
-    @classmethod
-    def of_rows(cls, abouts: Sequence[dict], rows: np.ndarray) -> "PosteriorCache":
-        """The union of caches, from what `to_rows` gave of each and all their rows."""
-        cache, start = cls(), 0
-        for about in abouts:
-            keys = []
-            for row, (kind, image, top, left, *sizes) in zip(rows[start:], about["posteriors"]):
-                keys.append((kind, image, top, left))
-                cache._posteriors[keys[-1]] = Posterior(row[0], row[1], np.array(sizes, np.float32))
-            for kind, image, repeat, key in about["draws"]:
-                cache._keys[kind, image, repeat] = keys[key]
-            start += len(keys)
-        return cache
-
-
-def share_out(draws: Sequence[tuple[int, int, int]], ranks: int) -> list[list[tuple[int, int, int]]]:
-    """The draws (kind, image, repeat) for each rank: those of one image on one rank, so that no crop is encoded twice,
-    and about as many for each."""
-    by_image: dict[tuple[int, int], list] = {}
-    for draw in draws:
-        by_image.setdefault(draw[:2], []).append(draw)
-    parts: list[list] = [[] for _ in range(ranks)]
-    for image in sorted(by_image, key=lambda image: (-len(by_image[image]), image)):
-        min(parts, key=len).extend(by_image[image])
-    return parts
+        square = self._squares[draw.kind, draw.image, draw.repeat]
+        mean, logvar = self._row(square)
+        return Posterior(mean, logvar, square.crop.sizes)
 
 
 def text_rows(draws: Sequence[Draw], instance: tuple, classes: Optional[tuple]) -> tuple[np.ndarray, np.ndarray]:

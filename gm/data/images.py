@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gm.console import bar, log
 from gm.errors import UserError
@@ -66,6 +66,15 @@ def read_image(path: Path) -> np.ndarray:
         raise UserError(f"{path} {what}: replace it or take it out of the folder") from None
     except Exception as error:  # Pillow's decoders raise many kinds for broken files
         raise UserError(f"{path} is broken ({error}): replace it or take it out of the folder") from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(h, w) of what `read_image` gives, without decoding the pixels where the file kind allows it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _too_large(path: Path, size: str) -> str:

@@ -8,29 +8,35 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Crop:
-    pixels: np.ndarray  # (3, size, size) float32 in [-1, 1]
-    original_size: tuple[int, int]  # (h, w) of the photo
-    crop_top_left: tuple[int, int]  # (top, left) in the resized photo
-    target_size: tuple[int, int]  # (h, w) of the square
+    """Which square is cut from a photo. All sizes are (height, width) in pixels."""
+
+    original_size: tuple[int, int]  # of the photo
+    resized: tuple[int, int]  # of the photo before the square is cut
+    top_left: tuple[int, int]  # of the square in the resized photo
+    size: int  # of the square
 
     @property
     def sizes(self) -> np.ndarray:
         """The micro-conditioning of arXiv 2307.01952, section 2.2, (6,) float32, each pair (height, width)."""
-        return np.array([*self.original_size, *self.crop_top_left, *self.target_size], np.float32)
+        return np.array([*self.original_size, *self.top_left, self.size, self.size], np.float32)
 
 
-def resize_and_crop(image: np.ndarray, size: int, interpolation: int, corner: tuple[float, float]) -> Crop:
-    """Resize image (h, w, 3) uint8 so that its shorter side is `size`, and cut a square.
-
-    `corner` (y, x) in [0, 1] says where in the free range the square lies; `interpolation` is Pillow's number.
-    """
-    height, width = image.shape[:2]
+def place_crop(original_size: tuple[int, int], size: int, corner: tuple[float, float]) -> Crop:
+    """The square of a photo (h, w) whose shorter side is resized to `size`; `corner` (y, x) in [0, 1] says where in the
+    free range it lies."""
+    height, width = original_size
     scale = size / min(height, width)
-    new_height, new_width = max(size, round(height * scale)), max(size, round(width * scale))
-    if (new_height, new_width) != (height, width):
-        resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling(interpolation))
-        image = np.asarray(resized)
-    top, left = round(corner[0] * (new_height - size)), round(corner[1] * (new_width - size))
-    square = image[top : top + size, left : left + size]
-    pixels = np.ascontiguousarray(square.transpose(2, 0, 1), np.float32) / np.float32(127.5) - np.float32(1)
-    return Crop(pixels, (height, width), (top, left), (size, size))
+    resized = max(size, round(height * scale)), max(size, round(width * scale))
+    top_left = round(corner[0] * (resized[0] - size)), round(corner[1] * (resized[1] - size))
+    return Crop((height, width), resized, top_left, size)
+
+
+def cut(image: np.ndarray, crop: Crop, interpolation: int) -> np.ndarray:
+    """The square of image (h, w, 3) uint8 as (3, size, size) float32 in [-1, 1]; `interpolation` is Pillow's number."""
+    assert image.shape[:2] == crop.original_size, f"{image.shape} is not {crop.original_size}"
+    if image.shape[:2] != crop.resized:
+        height, width = crop.resized
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(interpolation)))
+    top, left = crop.top_left
+    square = image[top : top + crop.size, left : left + crop.size]
+    return np.ascontiguousarray(square.transpose(2, 0, 1), np.float32) / np.float32(127.5) - np.float32(1)

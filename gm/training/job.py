@@ -17,6 +17,7 @@ from gm.checkpoint.weights import open_base, open_lora, save_lora, split_weight_
 from gm.config import Config
 from gm.console import log
 from gm.data.cache import Photos
+from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder
 from gm.errors import UserError
 from gm.models import sdxl
@@ -27,7 +28,7 @@ from gm.parallel.ranks import Ranks, deal
 from gm.pictures import contact_sheet, save_png
 from gm.runtime import Runtime, peak_memory_gb
 from gm.sampling import PictureSampler, SampleSettings, Text, TextEmbedder, unconditional
-from gm.training.caching import embed_on_all_ranks, encode_on_all_ranks
+from gm.training.caching import Caching
 from gm.training.loop import BatchMaker, LoopSettings, fit
 from gm.training.prior import sample_images
 from gm.training.step import LossScale, Trainer
@@ -54,6 +55,8 @@ class Job:
         self.vae: Optional[VAE] = None
         self.text_encoders: Optional[TextEncoders] = None
         self.texts: dict[str, Text] = {}
+        disk = DiskCache(Path(options.cache_dir) if options.cache_dir else None)
+        self.caching = Caching(config.model, self.base, machine, ranks, disk)
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
@@ -121,7 +124,7 @@ class Job:
         prompts = [self.options.instance_prompt, self._infer_prompt()]
         if self.options.class_prompt:
             prompts.append(self.options.class_prompt)
-        self.texts = embed_on_all_ranks(self.config.model, self.base.file.path, self.machine, self.ranks, prompts)
+        self.texts = self.caching.embed(prompts)
 
     def _infer_prompt(self) -> str:
         return self.options.infer_prompt or self.options.instance_prompt
@@ -167,7 +170,10 @@ class Job:
             self._embed()
         photos = [self._photos(INSTANCE, instance_images)] + ([self._photos(CLASS, class_images)] if class_images else [])
         draws = schedule.distinct_draws(config.data.total_step)
-        cache = encode_on_all_ranks(config.model, self.base.file.path, self.machine, self.ranks, photos, draws)
+        if options.cache_latents:
+            posteriors = self.caching.encode(photos, draws)
+        else:
+            posteriors = self.caching.encode_when_drawn(photos, draws, self._load_vae())
         dynamic = options.loss_scale_type == "dynamic"
         half = self.machine.amp_level == "O2"
         scale = options.loss_scale or ((65536.0 if dynamic else 1024.0) if half else 1.0)
@@ -189,7 +195,7 @@ class Job:
             *(schedule.accumulation * schedule.ranks, schedule.per_batch_size * (2 if class_images else 1)),
         )
         make_batch = BatchMaker(
-            schedule, cache, *self._training_text(bool(class_images)), options.seed, config.model.num_timesteps
+            schedule, posteriors, *self._training_text(bool(class_images)), options.seed, config.model.num_timesteps
         )
         settings = LoopSettings(
             folder,

@@ -13,7 +13,7 @@ from typing import Callable, Optional
 import numpy as np
 
 from gm.console import bar, log, waiting
-from gm.data.cache import PosteriorCache, text_rows
+from gm.data.cache import Posteriors, text_rows
 from gm.data.dreambooth import DreamBoothSchedule
 from gm.diffusion.schedule import train_sigmas
 from gm.parallel.ranks import Ranks
@@ -37,19 +37,19 @@ class BatchMaker:
     def __init__(
         self,
         schedule: DreamBoothSchedule,
-        cache: PosteriorCache,
+        posteriors: Posteriors,
         instance_text: tuple,
         class_text: Optional[tuple],
         seed: int,
         num_timesteps: int,
     ):
-        self.schedule, self.cache, self.seed = schedule, cache, seed
+        self.schedule, self.posteriors, self.seed = schedule, posteriors, seed
         self.instance_text, self.class_text = instance_text, class_text
         self.sigmas = train_sigmas(num_timesteps)
 
     def __call__(self, step: int, micro: int, rank: int) -> MicroBatch:
         draws = self.schedule.micro_batch(step, micro, rank)
-        posteriors = [self.cache[draw] for draw in draws]
+        posteriors = [self.posteriors[draw] for draw in draws]
         shape = posteriors[0].mean.shape
         index, noise, posterior_noise = draw_noise(draws, self.seed, shape, len(self.sigmas))
         return MicroBatch(
