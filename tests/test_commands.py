@@ -108,7 +108,11 @@ def test_class_images_training_and_sampling(shared, tmp_path, run, monkeypatch):
     runs = tmp_path / "runs"
     found = sorted(path.name for path in runs.iterdir())
     steps = [f"SDXL_base_1.0_{n}_lora.ckpt" for n in (14, 20)]
-    assert found == sorted([*steps, "config.yaml", "loss.png", "metrics.jsonl", "training_state.ckpt"])
+    assert found == sorted([*steps, "config.yaml", "loss.png", "metrics.jsonl", "timings.json", "training_state.ckpt"])
+    timings = json.loads((runs / "timings.json").read_text())
+    stages = timings["seconds"]
+    assert timings["steps"] == 20 and {"starting", "prompts", "photos", "class images", "further steps", "saving"} < set(stages)
+    assert list(stages).index("photos") < list(stages).index("compilation and first step") and min(stages.values()) >= 0
     records = [json.loads(line) for line in (runs / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(1, 21))
     for record in records:

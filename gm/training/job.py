@@ -31,6 +31,7 @@ from gm.sampling import PictureSampler, SampleSettings, Text, TextEmbedder, unco
 from gm.training.caching import Caching
 from gm.training.loop import BatchMaker, LoopSettings, fit
 from gm.training.prior import sample_images
+from gm.training.stages import Stages
 from gm.training.step import LossScale, Trainer
 
 STATE_FILE = "training_state.ckpt"
@@ -56,6 +57,7 @@ class Job:
         self.text_encoders: Optional[TextEncoders] = None
         self.texts: dict[str, Text] = {}
         disk = DiskCache(Path(options.cache_dir) if options.cache_dir else None)
+        self.stages = Stages()
         self.caching = Caching(config.model, self.base, machine, ranks, disk)
 
     # -- weights ---------------------------------------------------------------------------------------------------
@@ -107,7 +109,10 @@ class Job:
 
     def _load_unet(self) -> UNet:
         if self.unet is None:
-            self.unet = sdxl.load(sdxl.build_unet(self.config.model, self.machine.dtype), self._read, "UNet")
+            with self.stages("building the UNet"):
+                unet = sdxl.build_unet(self.config.model, self.machine.dtype)
+            with self.stages("loading the UNet"):
+                self.unet = sdxl.load(unet, self._read, "UNet")
         return self.unet
 
     def _load_vae(self) -> VAE:
@@ -124,7 +129,8 @@ class Job:
         prompts = [self.options.instance_prompt, self._infer_prompt()]
         if self.options.class_prompt:
             prompts.append(self.options.class_prompt)
-        self.texts = self.caching.embed(prompts)
+        with self.stages("prompts"):
+            self.texts = self.caching.embed(prompts)
 
     def _infer_prompt(self) -> str:
         return self.options.infer_prompt or self.options.instance_prompt
@@ -157,7 +163,8 @@ class Job:
             return sampler(text, unconditional(text), settings, keyed, what)
 
         about = {"prompt": options.class_prompt, "sampler": settings.sampler, "steps": settings.steps}
-        sample_images(folder, mine, size, sample, about)
+        with self.stages("class images"):
+            sample_images(folder, mine, size, sample, about)
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -170,10 +177,11 @@ class Job:
             self._embed()
         photos = [self._photos(INSTANCE, instance_images)] + ([self._photos(CLASS, class_images)] if class_images else [])
         draws = schedule.distinct_draws(config.data.total_step)
-        if options.cache_latents:
-            posteriors = self.caching.encode(photos, draws)
-        else:
-            posteriors = self.caching.encode_when_drawn(photos, draws, self._load_vae())
+        with self.stages("photos"):
+            if options.cache_latents:
+                posteriors = self.caching.encode(photos, draws)
+            else:
+                posteriors = self.caching.encode_when_drawn(photos, draws, self._load_vae())
         dynamic = options.loss_scale_type == "dynamic"
         half = self.machine.amp_level == "O2"
         scale = options.loss_scale or ((65536.0 if dynamic else 1024.0) if half else 1.0)
@@ -206,7 +214,11 @@ class Job:
         )
         infer = self._progress_pictures(folder) if options.infer_during_train and self.ranks.is_main else None
         start = time.perf_counter()
-        last = fit(trainer, make_batch, settings, lambda path, step: self._save(path, step, trainer), infer, self.ranks)
+        first = trainer.step
+        save = lambda path, step: self._save(path, step, trainer)  # noqa: E731
+        last = fit(trainer, make_batch, settings, save, self.stages, infer, self.ranks)
+        if self.ranks.is_main:
+            self.stages.report(folder / "timings.json", trainer.step - first)
         log.info("trained in %.1f s, peak memory %.1f GB", time.perf_counter() - start, peak_memory_gb())
         if self.ranks.size > 1:
             log.info("%d all-reduces of %.1f MB over %d ranks", trainer.reductions, trainer.reduced_mb, self.ranks.size)

@@ -19,6 +19,7 @@ from gm.diffusion.schedule import train_sigmas
 from gm.parallel.ranks import Ranks
 from gm.pictures import plot_losses
 from gm.training.noise import draw_noise
+from gm.training.stages import Stages
 from gm.training.step import MicroBatch, Trainer
 
 
@@ -110,6 +111,7 @@ def fit(
     make_batch: BatchMaker,
     settings: LoopSettings,
     save: Callable[[Path, int], None],
+    stages: Stages,
     infer: Optional[Callable[[int], None]] = None,
     ranks: Ranks = Ranks(),
 ) -> Path:
@@ -124,10 +126,12 @@ def fit(
             step, start = trainer.step, time.perf_counter()
             batches = [make_batch(step, micro, ranks.rank) for micro in range(accumulation)]
             if not trainer.compiled:
-                with waiting("compiling the training graph and taking the first step"):
+                what = "compiling the training graph and taking the first step"
+                with stages("compilation and first step"), waiting(what):
                     update = trainer.update(batches)
             else:
-                update = trainer.update(batches)
+                with stages("further steps"):
+                    update = trainer.update(batches)
             done, seconds = step + 1, time.perf_counter() - start
             progress.update()
             if not main:
@@ -149,8 +153,10 @@ def fit(
                     *(done, total, record["loss"], update.lr, update.grad_norm, seconds),
                 )
             if done % settings.save_every == 0 or done == total:
-                last = checkpoints(done)
-                plot_losses(metrics.path, settings.folder / "loss.png")
+                with stages("saving"):
+                    last = checkpoints(done)
+                    plot_losses(metrics.path, settings.folder / "loss.png")
             if infer is not None and settings.infer_every and (done % settings.infer_every == 0 or done == total):
-                infer(done)
+                with stages("progress pictures"):
+                    infer(done)
     return last
