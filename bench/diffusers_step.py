@@ -76,7 +76,10 @@ def main() -> None:
     side, pooled = options.size // 8, about["adm_in_channels"] - 6 * about["size_embed_dim"]
     latent = torch.randn(2, about["in_channels"], side, side)
     context = torch.randn(2, 77, about["context_dim"])
-    added = {"text_embeds": torch.randn(2, pooled), "time_ids": torch.tensor([[options.size, options.size, 0, 0] + 2 * [options.size]] * 2).float()}
+    added = {
+        "text_embeds": torch.randn(2, pooled),
+        "time_ids": torch.tensor([[options.size, options.size, 0, 0] + 2 * [options.size]] * 2).float(),
+    }
     half = options.dtype != "float32"
 
     def predict(x: torch.Tensor) -> torch.Tensor:
@@ -93,7 +96,9 @@ def main() -> None:
             latent[:1].add_(guided, alpha=-0.01)
         result["sampling"].append(time.perf_counter() - begun)
 
-    unet.add_adapter(peft.LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    unet.add_adapter(
+        peft.LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+    )
     trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.data = parameter.data.float()
@@ -112,7 +117,12 @@ def main() -> None:
     result["trained numbers"] = sum(parameter.numel() for parameter in trained)
     result["loss"] = float(loss.detach())
     result["peak GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    result["versions"] = {"python": platform.python_version(), "torch": torch.__version__, "diffusers": diffusers.__version__, "peft": peft.__version__}
+    result["versions"] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "peft": peft.__version__,
+    }
     print(json.dumps(result))
 
 

@@ -93,8 +93,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     prepare(setting)
     start = time.perf_counter()
-    ours, sampling, theirs = measure(setting, options.rounds or (1 if options.tiny else 2))
-    table = results(setting, ours, sampling, theirs)
+    trainings, sampling, theirs = measure(setting, options.rounds or (1 if options.tiny else 2))
+    table = results(setting, trainings, sampling, theirs)
     count = counts.step_table(setting.model, setting.pixels if options.tiny else 1024)
     print(f"\n{table}\n\n{count}\n")
     if options.tiny:
@@ -103,16 +103,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     shares = operators.profile_step(lambda variables: train(setting, "profiled", True, variables).steps, folder / "profile")
     nodes = count_nodes(setting)
     operators.draw(shares, ROOT / "bench" / "full_size.png")
-    text = (
-        f"# Results\n\n{machine(theirs, options.threads)}\n\nFull size, random weights, {setting.pixels} px, rank 4, instance + "
-        f"class; `python bench/full_size.py`. Seconds; of repeated steps the median (smallest-largest).\n\n{table}\n\n"
-        f"Where the time of a step goes, by MindSpore's profiler (operators that take most; backward passes included):\n\n"
-        f"![a step's time by operator](full_size.png)\n\n{operators.table(shares)}\n\n"
-        f"## What holds on any hardware\n\n{count}\n\nNodes of the training graph before MindSpore optimizes it: {nodes:,}.\n"
-        "Counted by bench/counts.py; norms, activations and softmax are left out.\n"
-    )
-    (ROOT / "bench" / "RESULTS.md").write_text(text)
-    print(text)
+    write(ROOT / "bench" / "RESULTS.md", machine(theirs, options.threads), setting.pixels, table, shares, count, nodes)
 
 
 # -- preparing -------------------------------------------------------------------------------------------------------
@@ -122,10 +113,10 @@ def prepare(setting: Setting) -> None:
     """Make what is missing: weights, photos, and the environment of diffusers."""
     setting.folder.mkdir(parents=True, exist_ok=True)
     if not setting.weight.exists():
-        ours("tools/make_random_checkpoint.py", "--config", setting.config, "--output", setting.weight)
+        project("tools/make_random_checkpoint.py", "--config", setting.config, "--output", setting.weight)
     for name, seed in (("subject", 0), ("class", 1)):
         if not (setting.folder / name).exists():
-            ours("tools/draw_photos.py", "--output", setting.folder / name, "--seed", seed)
+            project("tools/draw_photos.py", "--output", setting.folder / name, "--seed", seed)
     if not setting.torch_python.exists():
         print("installing diffusers, peft and PyTorch into an environment of their own", flush=True)
         place = setting.torch_python.parent.parent
@@ -137,7 +128,7 @@ def prepare(setting: Setting) -> None:
     shutil.rmtree(setting.folder / "caches", ignore_errors=True)
 
 
-def ours(script: str, *arguments: object) -> None:
+def project(script: str, *arguments: object) -> None:
     """Run one of the project's commands; leaves with its status when it fails."""
     status = subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)]).returncode
     if status:
@@ -160,14 +151,21 @@ def measure(setting: Setting, rounds: int) -> tuple[list[Training], list[float],
     return trainings, sampling, theirs
 
 
-def train(setting: Setting, name: str, cached: bool, variables: Optional[dict[str, str]] = None, more: Sequence[object] = ()) -> Training:
+def train(
+    setting: Setting, name: str, cached: bool, variables: Optional[dict[str, str]] = None, more: Sequence[object] = ()
+) -> Training:
     """The real command."""
     folder, results = setting.folder, setting.folder / "results" / name
     words = [sys.executable, ROOT / "train_dreambooth.py", "--config", setting.config, "--weight", setting.weight]
     words += ["--instance_data_path", folder / "subject", "--instance_prompt", "A photo of a sks dog"]
     words += ["--class_data_path", folder / "class", "--class_prompt", "A photo of a dog", "--num_class_images", 5]
     words += ["--train_data_repeat", 1, "--device_target", "CPU", "--save_path", results]
-    words += ["--set", f"data.total_step={setting.steps}", "--set", f"data.dataset_config.params.target_size={setting.pixels}"]
+    words += [
+        "--set",
+        f"data.total_step={setting.steps}",
+        "--set",
+        f"data.dataset_config.params.target_size={setting.pixels}",
+    ]
     if cached:
         words += ["--cache_dir", folder / "caches" / "latents", "--compile_cache_dir", folder / "caches" / "graphs"]
     print(f"training, {name} ...", flush=True)
@@ -179,7 +177,14 @@ def train(setting: Setting, name: str, cached: bool, variables: Optional[dict[st
 
 def sample(setting: Setting) -> float:
     """Seconds per step of the second picture, whose graph is compiled already; as the command's progress bar says."""
-    words = [sys.executable, ROOT / "demo/sampling_without_streamlit.py", "--config", setting.inference, "--weight", setting.weight]
+    words = [
+        sys.executable,
+        ROOT / "demo/sampling_without_streamlit.py",
+        "--config",
+        setting.inference,
+        "--weight",
+        setting.weight,
+    ]
     words += ["--prompt", "a dog on a beach", "--height", setting.pixels, "--width", setting.pixels, "--num_cols", 2]
     words += ["--sample_step", setting.sample_steps, "--device_target", "CPU", "--save_path", setting.folder / "pictures"]
     print("sampling ...", flush=True)
@@ -191,11 +196,22 @@ def sample(setting: Setting) -> float:
 def diffusers(setting: Setting, dtype: str) -> dict:
     """The same step in diffusers; see bench/diffusers_step.py."""
     unet = json.dumps(asdict(setting.model.unet) | {"size_embed_dim": setting.model.size_embed_dim})
-    words = [setting.torch_python, ROOT / "bench/diffusers_step.py", "--unet", unet, "--size", setting.pixels, "--dtype", dtype]
+    words = [
+        setting.torch_python,
+        ROOT / "bench/diffusers_step.py",
+        "--unet",
+        unet,
+        "--size",
+        setting.pixels,
+        "--dtype",
+        dtype,
+    ]
     words += ["--steps", setting.steps, "--sample-steps", setting.sample_steps, "--rank", setting.model.unet.lora.rank]
     words += ["--threads", setting.environment["OMP_NUM_THREADS"]]
     print(f"diffusers, {dtype} ...", flush=True)
-    return json.loads(run(words, setting.folder / f"diffusers_{dtype}.log", setting.environment).output.strip().splitlines()[-1])
+    return json.loads(
+        run(words, setting.folder / f"diffusers_{dtype}.log", setting.environment).output.strip().splitlines()[-1]
+    )
 
 
 def count_nodes(setting: Setting) -> int:
@@ -206,7 +222,7 @@ def count_nodes(setting: Setting) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     narrow = Setting(tiny, setting.inference, 64, folder, folder / "base.safetensors", 1, 1, setting.environment)
     folder.mkdir(parents=True)
-    ours("tools/make_random_checkpoint.py", "--config", tiny, *deep, "--output", narrow.weight)
+    project("tools/make_random_checkpoint.py", "--config", tiny, *deep, "--output", narrow.weight)
     for name in ("subject", "class"):
         shutil.copytree(setting.folder / name, folder / name)
     dump = {"MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_SAVE_GRAPHS_PATH": str(folder / "graphs")}
@@ -230,7 +246,9 @@ def before_first_step(training: Training) -> float:
     return sum(training.stages[name] for name in names[: names.index("compilation and first step") + 1])
 
 
-def results(setting: Setting, trainings: Sequence[Training], sampling: Sequence[float], theirs: dict[str, list[dict]]) -> str:
+def results(
+    setting: Setting, trainings: Sequence[Training], sampling: Sequence[float], theirs: dict[str, list[dict]]
+) -> str:
     """The table of what was measured, Markdown."""
     cold, warm = trainings[0], trainings[1:]
     steady = [step for training in trainings for step in training.steps[1:]]
@@ -250,18 +268,34 @@ def results(setting: Setting, trainings: Sequence[Training], sampling: Sequence[
     step_of = {dtype: [step for one in theirs[dtype] for step in one["steps"][1:]] for dtype in DTYPES}
     sample_of = {dtype: [step for one in theirs[dtype] for step in one["sampling"][1:]] for dtype in DTYPES}
     rows = [
-        ("start of the program, imports, checks", stage("starting", "other"), torch(lambda runs: f"{runs[0]['import']:.1f}")),
+        (
+            "start of the program, imports, checks",
+            stage("starting", "other"),
+            torch(lambda runs: f"{runs[0]['import']:.1f}"),
+        ),
         ("prompts and photos: encoding, or reading the cache", stage("prompts", "photos"), none),
-        ("building the UNet", stage("building the UNet"), torch(lambda runs: f"{runs[0]['build and fill']:.1f} (random, no file)")),
+        (
+            "building the UNet",
+            stage("building the UNet"),
+            torch(lambda runs: f"{runs[0]['build and fill']:.1f} (random, no file)"),
+        ),
         ("loading the UNet", stage("loading the UNet"), none),
         ("compiling the training graph", [f"{compiling(cold):.1f}", f"{statistics.median(map(compiling, warm)):.1f}"], none),
-        ("first step, with compilation", stage("compilation and first step"), torch(lambda runs: f"{runs[0]['steps'][0]:.1f}")),
+        (
+            "first step, with compilation",
+            stage("compilation and first step"),
+            torch(lambda runs: f"{runs[0]['steps'][0]:.1f}"),
+        ),
         (
             "launch to first finished step",
             [f"{before_first_step(cold):.1f}", spread([before_first_step(training) for training in warm])],
             torch(lambda runs: f"{runs[0]['launch to first step']:.1f}"),
         ),
-        ("steady step", [spread(cold.steps[1:]), spread([s for t in warm for s in t.steps[1:]])], [spread(step_of[d]) for d in DTYPES]),
+        (
+            "steady step",
+            [spread(cold.steps[1:]), spread([s for t in warm for s in t.steps[1:]])],
+            [spread(step_of[d]) for d in DTYPES],
+        ),
         ("sampling step with guidance", [spread(sampling), "-"], [spread(sample_of[dtype]) for dtype in DTYPES]),
         (
             "peak memory of the largest process, GB",
@@ -282,11 +316,29 @@ def results(setting: Setting, trainings: Sequence[Training], sampling: Sequence[
     operations = 2 * (work.forward + work.backward)
     lines += [
         "",
-        f"Steady step here / diffusers float32: {ratio['float32']:.2f}; / bfloat16: {ratio['bfloat16']:.2f}. Sampling step here / "
-        f"diffusers float32: {guided['float32']:.2f}; / bfloat16: {guided['bfloat16']:.2f}. The step's {operations / 1e12:.3g} TFLOP "
-        f"went at {operations / median / 1e9:.3g} GFLOP/s.",
+        f"Steady step here / diffusers float32: {ratio['float32']:.2f}; / bfloat16: {ratio['bfloat16']:.2f}. "
+        f"Sampling step here / diffusers float32: {guided['float32']:.2f}; / bfloat16: {guided['bfloat16']:.2f}. "
+        f"The step's {operations / 1e12:.3g} TFLOP went at {operations / median / 1e9:.3g} GFLOP/s.",
     ]
     return "\n".join(lines)
+
+
+def write(path: Path, about: str, pixels: int, table: str, shares: operators.Shares, count: str, nodes: int) -> None:
+    """The results as a page; what a person wrote into it under "## Notes" stays."""
+    notes = path.read_text().partition("\n## Notes\n")[2] if path.exists() else ""
+    parts = [
+        f"# Results\n\n{about}",
+        f"Full size, random weights, {pixels} px, rank 4, instance + class: `python bench/full_size.py`. Seconds; of\n"
+        "repeated steps the median (smallest-largest).",
+        table,
+        "## Where the time of a step goes\n\nBy MindSpore's profiler, the operators that take most:",
+        f"![a step's time by operator](full_size.png)\n\n{operators.table(shares)}",
+        f"## What holds on any hardware\n\n{count}",
+        f"The training graph has {nodes:,} nodes before MindSpore optimizes it. Operations are counted by\n"
+        "bench/counts.py, without norms, activations and softmax.",
+    ]
+    path.write_text("\n\n".join(parts) + "\n" + (f"\n## Notes\n{notes}" if notes else ""))
+    print(f"written: {path}")
 
 
 def machine(theirs: dict[str, list[dict]], threads: int) -> str:
@@ -300,8 +352,9 @@ def machine(theirs: dict[str, list[dict]], threads: int) -> str:
     versions = theirs["float32"][0]["versions"]
     others = ", ".join(f"{name} {versions[name]}" for name in ("torch", "diffusers", "peft"))
     return (
-        f"{time.strftime('%Y-%m-%d')}. {cpu[1] if cpu else platform.machine()} ({', '.join(features)}), {os.cpu_count()} cores, "
-        f"{memory:.0f} GB, {threads} threads. Python {platform.python_version()}, MindSpore {mindspore.__version__}; {others}."
+        f"{time.strftime('%Y-%m-%d')}. {cpu[1] if cpu else platform.machine()} ({', '.join(features)}), "
+        f"{os.cpu_count()} cores, {memory:.0f} GB, {threads} threads. "
+        f"Python {platform.python_version()}, MindSpore {mindspore.__version__}; {others}."
     )
 
 

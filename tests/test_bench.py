@@ -56,7 +56,9 @@ def test_the_profilers_lines():
 def test_memory_of_a_process_and_its_child(tmp_path):
     """200 MB here and 300 MB in a child at the same time."""
     child = "import time; b = b'x' * 300_000_000; time.sleep(1.5)"
-    program = f"import subprocess, sys; b = b'x' * 200_000_000; subprocess.run([sys.executable, '-c', {child!r}]); print('end')"
+    program = (
+        f"import subprocess, sys; b = b'x' * 200_000_000; subprocess.run([sys.executable, '-c', {child!r}]); print('end')"
+    )
     finished = watch.run([sys.executable, "-c", program], tmp_path / "log", {})
     assert finished.output == "end\n" and finished.seconds > 1.5
     assert 0.3 < finished.largest_gb < 0.45 and 0.5 < finished.tree_gb < 0.7

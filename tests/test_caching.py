@@ -37,7 +37,10 @@ class Computed(list):
             *_, prompts, use_lora = args
             assert not use_lora
             self.extend(prompts)
-            return {prompt: Text(np.full((77, WIDTH), len(prompt), np.float32), np.full(POOLED, 0.5, np.float32)) for prompt in prompts}
+            return {
+                prompt: Text(np.full((77, WIDTH), len(prompt), np.float32), np.full(POOLED, 0.5, np.float32))
+                for prompt in prompts
+            }
         return function(*args)
 
     def encoder(self, _):
@@ -152,8 +155,14 @@ def test_what_decides_the_numbers_decides_what_is_used_again(tiny_weights, photo
     assert computed.since() == ["a cat", "a dog"]
     texts = make(tiny_weights, folder).embed(["a cat", "a horse"])
     assert computed.since() == ["a horse"]
-    assert texts["a cat"].context.shape == (77, WIDTH) and texts["a cat"].context[76, -1] == 5 and set(texts["a cat"].pooled) == {0.5}
-    make(changed(tiny_weights, tmp_path / "text.safetensors", "conditioner.embedders.1.model.transformer."), folder).embed(["a cat"])
+    assert (
+        texts["a cat"].context.shape == (77, WIDTH)
+        and texts["a cat"].context[76, -1] == 5
+        and set(texts["a cat"].pooled) == {0.5}
+    )
+    make(changed(tiny_weights, tmp_path / "text.safetensors", "conditioner.embedders.1.model.transformer."), folder).embed(
+        ["a cat"]
+    )
     assert computed.since() == ["a cat"]
     make(tiny_weights, folder, level="O2").embed(["a cat"])
     assert computed.since() == ["a cat"]
@@ -177,7 +186,9 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [cut_off, flip_a_bit, lambda path: path.write_bytes(b""), lambda path: path.write_text("{}")])
+@pytest.mark.parametrize(
+    "damage", [cut_off, flip_a_bit, lambda path: path.write_bytes(b""), lambda path: path.write_text("{}")]
+)
 def test_a_damaged_entry_is_computed_again(tiny_weights, photos, tmp_path, computed, project_log, damage):
     folder = tmp_path / "cache"
     folder.mkdir()
@@ -285,7 +296,9 @@ def test_cached_or_not_the_training_is_the_same(shared, given, tmp_path, capfd, 
 
     def train(name, *more, status=0):
         capfd.readouterr()
-        words = [word for word in arguments(shared, given, tmp_path, *more, steps=4) if word not in ("--is_parallel", "True")]
+        words = [
+            word for word in arguments(shared, given, tmp_path, *more, steps=4) if word not in ("--is_parallel", "True")
+        ]
         assert console.run_command(training.main, [*map(str, words), "--save_path", str(tmp_path / name)]) == status
         printed = capfd.readouterr().err
         if status:

@@ -56,7 +56,7 @@ class Posterior:
 
 
 def plan_squares(photos: Sequence[Photos], draws: Sequence[tuple[int, int, int]]) -> Squares:
-    """The square of every draw (kind, image, repeat). Reads each file for its hash, decodes none."""
+    """The square of every draw (kind, image, repeat). Every file is read for its hash and its size."""
     of_kind = {kind.kind: kind for kind in photos}
     known: dict[Path, tuple[str, tuple[int, int]]] = {}
     squares = {}
@@ -67,7 +67,9 @@ def plan_squares(photos: Sequence[Photos], draws: Sequence[tuple[int, int, int]]
             try:
                 known[path] = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), image_size(path)
             except OSError as error:
-                raise UserError(f"{path} cannot be read any more ({error}): leave the photos in place while training") from None
+                raise UserError(
+                    f"{path} cannot be read any more ({error}): leave the photos in place while training"
+                ) from None
         photo, size = known[path]
         corner = crop_corner(given.seed, kind, image, repeat, given.crop)
         squares[kind, image, repeat] = Square(photo, place_crop(size, given.size, corner), given.interpolation, path)

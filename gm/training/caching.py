@@ -105,7 +105,13 @@ class Caching:
         digest = None
         if self.ranks.is_main:
             path, status = Path(self._path).resolve(), Path(self._path).stat()
-            key = {"what": "weights", "path": str(path), "size": status.st_size, "mtime": status.st_mtime_ns, "part": prefixes}
+            key = {
+                "what": "weights",
+                "path": str(path),
+                "size": status.st_size,
+                "mtime": status.st_mtime_ns,
+                "part": prefixes,
+            }
             known = self.disk.get(key)
             if known is None:
                 known = np.frombuffer(bytes.fromhex(self.base.digest(prefixes)), np.uint8)

@@ -36,7 +36,9 @@ class Stages:
         """Say what was before the training loop's further steps, and write all of it as JSON."""
         self._switch(self._name)
         rounded = {name: round(seconds, 2) for name, seconds in self.seconds.items()}
-        path.write_text(json.dumps({"seconds": rounded, "steps": steps, "peak_memory_gb": round(peak_memory_gb(), 2)}, indent=1) + "\n")
+        path.write_text(
+            json.dumps({"seconds": rounded, "steps": steps, "peak_memory_gb": round(peak_memory_gb(), 2)}, indent=1) + "\n"
+        )
         log.info("seconds: %s", ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.seconds.items()))
 
 
