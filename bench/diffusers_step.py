@@ -9,8 +9,9 @@ DreamBooth script does it: frozen weights in bfloat16, LoRA in float32, autocast
 import argparse
 import json
 import platform
-import resource
+import re
 import time
+from pathlib import Path
 
 start = time.perf_counter()
 
@@ -51,6 +52,11 @@ def build(about: dict, dtype: torch.dtype) -> diffusers.UNet2DConditionModel:
             for part in parameter.view(-1).split(block.numel()):
                 part.copy_(block[: part.numel()] * bound)
     return unet.requires_grad_(False)
+
+
+def peak_gb() -> float:
+    """Peak resident memory of this process."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
 
 
 def main() -> None:
@@ -116,7 +122,7 @@ def main() -> None:
         result.setdefault("launch to first step", time.perf_counter() - start)
     result["trained numbers"] = sum(parameter.numel() for parameter in trained)
     result["loss"] = float(loss.detach())
-    result["peak GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    result["peak GB"] = peak_gb()
     result["versions"] = {
         "python": platform.python_version(),
         "torch": torch.__version__,

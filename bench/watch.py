@@ -1,14 +1,12 @@
 """Running one command and watching the memory of its whole process tree."""
 
-import os
+import re
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping, Sequence
-
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -23,26 +21,27 @@ class Finished:
 
 def run(words: Sequence[object], log: Path, environment: Mapping[str, str]) -> Finished:
     """Run to the end; SystemExit with the end of its output when it fails. Its output goes into `log`."""
-    start, peak, over = time.perf_counter(), [0], threading.Event()
+    start, largest, tree, over = time.perf_counter(), [0], [0], threading.Event()
     with open(log, "wb") as file:
         process = subprocess.Popen(
             [str(word) for word in words], stdout=file, stderr=subprocess.STDOUT, env=dict(environment)
         )
 
         def sample() -> None:
-            while not over.wait(0.3):
-                peak[0] = max(peak[0], sum(map(_resident, _tree(process.pid))))
+            while not over.wait(0.2):
+                found = [_memory(pid) for pid in _tree(process.pid)]
+                largest[0] = max([largest[0], *(peak for _, peak in found)])
+                tree[0] = max(tree[0], sum(now for now, _ in found))
 
         thread = threading.Thread(target=sample, daemon=True)
         thread.start()
-        _, status, usage = os.wait4(process.pid, 0)
+        status = process.wait()
         over.set()
         thread.join()
     seconds, output = time.perf_counter() - start, log.read_text(errors="replace").replace("\r", "\n")
     if status:
         raise SystemExit(f"{output[-2000:]}\nthe command ended with status {status}: {' '.join(map(str, words))}")
-    largest = usage.ru_maxrss * 1024
-    return Finished(output, seconds, largest / 1e9, max(peak[0], largest) / 1e9)
+    return Finished(output, seconds, largest[0] / 1e9, max(tree[0], largest[0]) / 1e9)
 
 
 def _tree(pid: int) -> list[int]:
@@ -57,8 +56,11 @@ def _tree(pid: int) -> list[int]:
     return found
 
 
-def _resident(pid: int) -> int:
+def _memory(pid: int) -> tuple[int, int]:
+    """Resident bytes of a process, now and at its peak. (getrusage's peak starts at that of the process it forked from.)"""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+        status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
-        return 0
+        return 0, 0
+    found = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.M))
+    return int(found.get("VmRSS", 0)) * 1024, int(found.get("VmHWM", 0)) * 1024
