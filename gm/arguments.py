@@ -54,6 +54,7 @@ class TrainOptions:
     config: str
     set: tuple[str, ...]
     weight: str
+    vae: Optional[str]
     instance_data_path: str
     instance_prompt: str
     class_data_path: Optional[str]
@@ -99,6 +100,7 @@ class SampleOptions:
     config: str
     set: tuple[str, ...]
     weight: str
+    vae: Optional[str]
     prompt: str
     negative_prompt: str
     sampler: str
@@ -187,8 +189,9 @@ def _common_parser(prog: str, about: str, config: str) -> argparse.ArgumentParse
         "--weight",
         default="checkpoints/sd_xl_base_1.0_ms.ckpt",
         metavar="BASE[,LORA]",
-        help="base weights (official .safetensors, or .ckpt), then LoRA files, separated by commas",
+        help="base weights (official .safetensors, .ckpt, or diffusers' folder), then LoRA files, separated by commas",
     )
+    add("--vae", metavar="FILE", help="another image encoder and decoder than the base's: a file, or diffusers' vae folder")
     add("--seed", type=NATURAL, default=42, help="the same seed gives the same result")
     add("--device_target", choices=("Ascend", "CPU", "GPU"), default="Ascend", help="where to compute")
     add("--ms_mode", type=int, choices=(0, 1), default=0, help="0 graph mode, 1 PyNative mode (same numbers, slower)")

@@ -1,6 +1,6 @@
 """A model ready for sampling: base weights with any LoRA in them, loaded in the order that needs least memory."""
 
-from typing import Iterable, Sequence
+from typing import Iterable, Optional, Sequence
 
 import numpy as np
 
@@ -20,11 +20,11 @@ class Pipeline:
     apart as two matrices, as in training. Both give the same pictures up to rounding.
     """
 
-    def __init__(self, model: ModelConfig, weight: str, machine: Runtime, use_lora: bool = True):
-        """`use_lora=False` leaves aside LoRA that the base file holds."""
-        self.config, self.weight, self.use_lora = model, weight, use_lora
+    def __init__(self, model: ModelConfig, weight: str, vae: Optional[str], machine: Runtime, use_lora: bool = True):
+        """`vae`: another first stage than the base's. `use_lora=False` leaves aside LoRA that the base file holds."""
+        self.config, self.weight, self.vae, self.use_lora = model, weight, vae, use_lora
         base_path, lora_paths = split_weight_argument(weight)
-        self.base = open_base(base_path)
+        self.base = open_base(base_path, vae)
         self.loras = [open_lora(path) for path in lora_paths]
         if use_lora and self.base.lora_names():
             self.loras.insert(0, self.base.as_lora())
@@ -45,7 +45,7 @@ class Pipeline:
 
     def embed(self, prompts: Iterable[str]) -> None:
         """Embed the prompts, in a process of its own: the text encoders are not needed afterwards."""
-        self.texts |= run_apart(embed_prompts, self.config, self.weight, self.machine, list(prompts), self.use_lora)
+        self.texts |= run_apart(embed_prompts, self.config, self.weight, self.vae, self.machine, list(prompts), self.use_lora)
 
     def load(self) -> None:
         """Load the UNet and the VAE."""
@@ -64,10 +64,10 @@ class Pipeline:
 
 
 def embed_prompts(
-    model: ModelConfig, weight: str, machine: Runtime, prompts: Sequence[str], use_lora: bool
+    model: ModelConfig, weight: str, vae: Optional[str], machine: Runtime, prompts: Sequence[str], use_lora: bool
 ) -> dict[str, Text]:
     """Load the text encoders and embed the prompts, in the process that calls it."""
     machine.enter()
-    pipeline = Pipeline(model, weight, machine, use_lora)
+    pipeline = Pipeline(model, weight, vae, machine, use_lora)
     encoders = sdxl.load(sdxl.build_text_encoders(pipeline.model, machine.dtype), pipeline.read, "text encoders")
     return TextEmbedder(encoders)(prompts)

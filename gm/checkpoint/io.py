@@ -44,6 +44,11 @@ class TensorFile:
     def names(self) -> list[str]:
         return list(self._entries)
 
+    @property
+    def is_native(self) -> bool:
+        """Whether base weights have native names here; else they have official ones."""
+        return self.kind == "ckpt"
+
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 

@@ -4,10 +4,11 @@ Arrays come one at a time; the checks need only names and shapes, so they come b
 """
 
 from pathlib import Path
-from typing import Iterator, Mapping, Optional, Sequence, Union
+from typing import Callable, Iterator, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
+from gm.checkpoint.folder import VAE_PREFIX, open_source, open_vae
 from gm.checkpoint.io import Array, TensorFile, open_tensors, write_tensors
 from gm.checkpoint.rules import IGNORED_ON_LOAD, is_lora, official_to_native, split_names
 from gm.config import LoraConfig
@@ -42,28 +43,49 @@ def _differences(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> l
     return words
 
 
+class BasePaths(NamedTuple):
+    """Where base weights are: the arguments of `open_base`."""
+
+    weight: str
+    vae: Optional[str]
+
+
 class BaseWeights:
     """Base weights under native names, the second encoder's fused projections split while reading."""
 
-    def __init__(self, file: TensorFile):
-        self.file = file
-        self._source: dict[str, tuple[str, Optional[int]]] = {}  # native name -> (name in the file, third or None)
+    def __init__(self, file: TensorFile, vae: Optional[TensorFile] = None):
+        """The first stage is that of `vae` where one is given."""
+        self.file, self.vae = file, vae
+        self.stored: list[tuple[str, TensorFile, str]] = []  # (native name, file, name in the file), projections fused
+        self._source: dict[str, tuple[TensorFile, str, Optional[int]]] = {}  # native name -> file, name, third or None
         self._shapes: dict[str, tuple] = {}
         self._lora: dict[str, str] = {}
         for name in file.names:
-            native = official_to_native(name) if file.kind == "safetensors" else name
-            if native in IGNORED_ON_LOAD:
-                continue
+            native = name if file.is_native else official_to_native(name)
             if is_lora(native):
                 self._lora[native] = name
-            elif split_names(native):
-                rows, *rest = file.shape(name)
-                if rows % 3:
-                    raise UserError(f"{file.path}: {name} has {rows} rows, not three equal thirds: it is not SDXL's")
-                for third, part in enumerate(split_names(native)):
-                    self._source[part], self._shapes[part] = (name, third), (rows // 3, *rest)
-            else:
-                self._source[native], self._shapes[native] = (name, None), file.shape(name)
+            elif vae is None or not native.startswith(VAE_PREFIX):
+                self._add(native, file, name)
+        for name in vae.names if vae else ():
+            self._add(official_to_native(name), vae, name)
+
+    def _add(self, native: str, file: TensorFile, name: str) -> None:
+        self.stored.append((native, file, name))
+        if native in IGNORED_ON_LOAD:
+            return
+        if split_names(native):
+            rows, *rest = file.shape(name)
+            if rows % 3:
+                raise UserError(f"{file.path}: {name} has {rows} rows, not three equal thirds: it is not SDXL's")
+            for third, part in enumerate(split_names(native)):
+                self._source[part], self._shapes[part] = (file, name, third), (rows // 3, *rest)
+        else:
+            self._source[native], self._shapes[native] = (file, name, None), file.shape(name)
+
+    @property
+    def paths(self) -> BasePaths:
+        """What `open_base` needs to open the same again, in another process."""
+        return BasePaths(str(self.file.path), str(self.vae.path) if self.vae else None)
 
     def lora_names(self) -> list[str]:
         """LoRA matrices that the same file holds."""
@@ -73,8 +95,8 @@ class BaseWeights:
         """One tensor, in the file's own type (bfloat16 as float32)."""
         if name in self._lora:
             return self.file.read(self._lora[name])
-        source, third = self._source[name]
-        array = self.file.read(source)
+        file, source, third = self._source[name]
+        array = file.read(source)
         if third is None:
             return array
         rows = array.shape[0] // 3
@@ -86,10 +108,18 @@ class BaseWeights:
             raise UserError(
                 f"--weight {self.file.path} is a LoRA file, but base weights come first: give --weight base,lora"
             )
-        words = _differences(self._shapes, expected)
+        if self.vae is None:
+            self._check_part(f"--weight {self.file.path}", expected, lambda name: True)
+        else:
+            self._check_part(f"--vae {self.vae.path}", expected, lambda name: name.startswith(VAE_PREFIX))
+            self._check_part(f"--weight {self.file.path}", expected, lambda name: not name.startswith(VAE_PREFIX))
+
+    def _check_part(self, given: str, expected: Mapping[str, tuple], is_of_part: Callable[[str], bool]) -> None:
+        found, needed = ({n: shapes[n] for n in shapes if is_of_part(n)} for shapes in (self._shapes, expected))
+        words = _differences(found, needed)
         if words:
             raise UserError(
-                f"--weight {self.file.path} does not fit the model of --config: tensors {'; '.join(words)}: "
+                f"{given} does not fit the model of --config: tensors {'; '.join(words)}: "
                 "give the weights that this YAML describes, or another YAML"
             )
 
@@ -159,9 +189,9 @@ class LoraFile:
             )
 
 
-def open_base(path: Union[str, Path]) -> BaseWeights:
-    """Base weights, or base + LoRA in one file; see BaseWeights.check."""
-    return BaseWeights(open_tensors(path))
+def open_base(path: Union[str, Path], vae: Optional[Union[str, Path]] = None) -> BaseWeights:
+    """Base weights, or base + LoRA in one file, or diffusers' folder; `vae`: another first stage than its own."""
+    return BaseWeights(open_source(path), open_vae(vae) if vae else None)
 
 
 def open_lora(path: Union[str, Path]) -> LoraFile:
@@ -182,8 +212,6 @@ def save_lora(path: Path, matrices: Mapping[str, np.ndarray], metadata: Mapping[
 
 def stream_whole(base: BaseWeights, matrices: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Array]]:
     """Base weights with native names, fused as in a converted .ckpt, and LoRA matrices: for one file with both."""
-    for name in base.file.names:
-        native = official_to_native(name) if base.file.kind == "safetensors" else name
-        if not is_lora(native):
-            yield native, base.file.read_raw(name)
+    for native, file, name in base.stored:
+        yield native, file.read_raw(name)
     yield from matrices.items()

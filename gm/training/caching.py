@@ -1,13 +1,12 @@
 """What is computed once, before training: each prompt and each crop on one of the ranks, in a process of its own whose
 memory is free again afterwards; then every rank has all of it."""
 
-from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 
 from gm.apart import run_apart
-from gm.checkpoint.weights import open_base
+from gm.checkpoint.weights import BasePaths, open_base
 from gm.config import ModelConfig
 from gm.data.cache import Photos, PosteriorCache, share_out
 from gm.inference import embed_prompts
@@ -19,12 +18,12 @@ from gm.sampling import Compiling, Text
 
 
 def embed_on_all_ranks(
-    model: ModelConfig, weight: Path, machine: Runtime, ranks: Ranks, prompts: Sequence[str]
+    model: ModelConfig, weight: BasePaths, machine: Runtime, ranks: Ranks, prompts: Sequence[str]
 ) -> dict[str, Text]:
     """The prompts by the base model's text encoders."""
     prompts = list(dict.fromkeys(prompts))
     mine = deal(prompts, ranks.size, ranks.rank)
-    texts = run_apart(embed_prompts, sdxl.without_lora(model), str(weight), machine, mine, False) if mine else {}
+    texts = run_apart(embed_prompts, sdxl.without_lora(model), *weight, machine, mine, False) if mine else {}
     if ranks.size == 1:
         return texts
     shapes = next(shape for shape in ranks.share([[*text.context.shape, *text.pooled.shape] for text in texts.values()]) if shape)[0]
@@ -38,7 +37,7 @@ def embed_on_all_ranks(
 
 def encode_on_all_ranks(
     model: ModelConfig,
-    weight: Path,
+    weight: BasePaths,
     machine: Runtime,
     ranks: Ranks,
     photos: Sequence[Photos],
@@ -46,7 +45,7 @@ def encode_on_all_ranks(
 ) -> PosteriorCache:
     """The VAE posteriors of all draws (kind, image, repeat)."""
     mine = share_out(draws, ranks.size)[ranks.rank]
-    cache = run_apart(encode_photos, model, str(weight), machine, photos, mine) if mine else PosteriorCache()
+    cache = run_apart(encode_photos, model, weight, machine, photos, mine) if mine else PosteriorCache()
     if ranks.size == 1:
         return cache
     about, rows = cache.to_rows()
@@ -56,11 +55,11 @@ def encode_on_all_ranks(
 
 
 def encode_photos(
-    model: ModelConfig, weight: str, machine: Runtime, photos: Sequence[Photos], draws: Sequence[tuple[int, int, int]]
+    model: ModelConfig, weight: BasePaths, machine: Runtime, photos: Sequence[Photos], draws: Sequence[tuple[int, int, int]]
 ) -> PosteriorCache:
     """The VAE posteriors of the draws, in the process that calls it."""
     machine.enter()
-    vae = sdxl.load(sdxl.build_vae(model), open_base(weight).read, "VAE")
+    vae = sdxl.load(sdxl.build_vae(model), open_base(*weight).read, "VAE")
     encode, cache = Compiling(VAEEncode(vae), "compiling the image encoder"), PosteriorCache()
     for kind in photos:
         cache.fill(kind, [(image, repeat) for k, image, repeat in draws if k == kind.kind], encode)

@@ -46,7 +46,7 @@ class Job:
         self.shares_model = class_config is None
         base_shapes, self.lora_shapes = sdxl.expected_shapes(config.model)
         base_path, lora_paths = split_weight_argument(options.weight)
-        self.base = open_base(base_path)
+        self.base = open_base(base_path, options.vae)
         self.base.check(base_shapes)
         self.resume = self._open_resume(options.resume)
         self.start_lora = self._start_lora(lora_paths)
@@ -121,7 +121,7 @@ class Job:
         prompts = [self.options.instance_prompt, self._infer_prompt()]
         if self.options.class_prompt:
             prompts.append(self.options.class_prompt)
-        self.texts = embed_on_all_ranks(self.config.model, self.base.file.path, self.machine, self.ranks, prompts)
+        self.texts = embed_on_all_ranks(self.config.model, self.base.paths, self.machine, self.ranks, prompts)
 
     def _infer_prompt(self) -> str:
         return self.options.infer_prompt or self.options.instance_prompt
@@ -167,7 +167,7 @@ class Job:
             self._embed()
         photos = [self._photos(INSTANCE, instance_images)] + ([self._photos(CLASS, class_images)] if class_images else [])
         draws = schedule.distinct_draws(config.data.total_step)
-        cache = encode_on_all_ranks(config.model, self.base.file.path, self.machine, self.ranks, photos, draws)
+        cache = encode_on_all_ranks(config.model, self.base.paths, self.machine, self.ranks, photos, draws)
         dynamic = options.loss_scale_type == "dynamic"
         half = self.machine.amp_level == "O2"
         scale = options.loss_scale or ((65536.0 if dynamic else 1024.0) if half else 1.0)
