@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     from gm.inference import Pipeline
     from gm.pictures import contact_sheet, save_png
 
-    pipeline = Pipeline(config.model, options.weight, options.vae, machine)
+    pipeline = Pipeline(config.model, options.weight, machine, vae=options.vae)
     make_writable({"--save_path": folder})
     pipeline.embed([*prompts, *([options.negative_prompt] if options.negative_prompt else [])])
     pipeline.load()

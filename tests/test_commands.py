@@ -14,7 +14,7 @@ from PIL import Image
 import tiny
 from gm import console
 from gm.checkpoint.io import open_tensors
-from gm.checkpoint.weights import open_lora, save_lora
+from gm.checkpoint.lora_files import open_lora, save_lora
 
 sys.path.insert(0, str(tiny.ROOT / "demo"))
 

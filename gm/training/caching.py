@@ -23,7 +23,8 @@ def embed_on_all_ranks(
     """The prompts by the base model's text encoders."""
     prompts = list(dict.fromkeys(prompts))
     mine = deal(prompts, ranks.size, ranks.rank)
-    texts = run_apart(embed_prompts, sdxl.without_lora(model), *weight, machine, mine, False) if mine else {}
+    arguments = (mine, sdxl.without_lora(model), weight.weight, machine, (), False, weight.vae)
+    texts = run_apart(embed_prompts, *arguments) if mine else {}
     if ranks.size == 1:
         return texts
     shapes = next(shape for shape in ranks.share([[*text.context.shape, *text.pooled.shape] for text in texts.values()]) if shape)[0]

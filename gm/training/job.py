@@ -13,7 +13,8 @@ import numpy as np
 from gm import lora
 from gm.arguments import TrainOptions
 from gm.checkpoint.io import open_tensors, write_tensors
-from gm.checkpoint.weights import open_base, open_lora, save_lora, split_weight_argument, stream_whole
+from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
+from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
 from gm.config import Config
 from gm.console import log
 from gm.data.cache import Photos
@@ -65,7 +66,7 @@ class Job:
             raise UserError(f"--weight names {len(paths)} LoRA files, but training continues one: give base,lora")
         if not paths and not self.base.lora_names():
             return None
-        file = open_lora(paths[0]) if paths else self.base.as_lora()
+        file = open_lora(paths[0], self.config.model) if paths else lora_in_base(self.base)
         file.check(self.lora_shapes, self.config.model.lora.alpha)
         return {name: file.read(name) for name in self.lora_shapes}
 
