@@ -265,6 +265,8 @@ def bad_inputs(shared, folder):
         "photos": (("--instance_data_path", folder / "nowhere"), "does not exist"),
         "ascend": (("--device_target", "Ascend"), "finds no Ascend device"),
         "launcher": (("--is_parallel", "True"), "needs a launcher"),
+        "vae": (("--vae", folder / "nowhere"), "does not exist"),
+        "vae without one": (("--vae", lora(folder / "no_vae.ckpt", 4)), "holds no VAE"),
         "resume": (("--resume", folder / "nowhere.ckpt"), "does not exist"),
         "lora as base": (("--weight", lora(folder / "lora.ckpt", 4)), "base weights come first"),
         "rank": (("--weight", f"{weights},{lora(folder / 'rank2.ckpt', 2)}"), "has rank 2, but lora_dim in --config is 4"),
@@ -330,6 +332,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(shared, tmp_path, run, mon
         (("--prompt", "nowhere.txt"), "cannot be read"),
         (("--sampler", "Euler"), "--sampler"),
         (("--weight", "nowhere.ckpt"), "does not exist"),
+        (("--vae", "nowhere.safetensors"), "does not exist"),
         (("--samplr", "x"), "did you mean --sampler?"),
     ],
 )
