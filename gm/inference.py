@@ -48,7 +48,7 @@ class Pipeline:
         self.base.check(base_shapes)
         for file in files:
             file.check_against_base(base_shapes)
-        stack = lora.LoraStack(files, scales or [1.0] * len(files), model.lora)
+        stack = lora.LoraStack(files, scales or [1.0] * len(files), model.lora.alpha if model.lora else None)
         separate = model.lora is not None and not model.lora.merge_weights
         self.lora_ranks = stack.ranks if separate else {}
         self.read = lora.with_given_lora(self.base.read, stack.read) if separate else lora.merged(self.base.read, stack)

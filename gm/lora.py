@@ -12,7 +12,6 @@ from mindspore import Parameter, nn
 
 from gm.checkpoint.lora_files import LoraFile
 from gm.checkpoint.rules import is_lora
-from gm.config import LoraConfig
 from gm.randomness import LORA_INIT, generator
 
 Read = Callable[[str], np.ndarray]
@@ -36,12 +35,12 @@ class LoraStack:
     """LoRA files at their scales as one LoRA whose update of a weight is B A, without a further factor.
 
     The rows of the A are put below each other, the columns of the B side by side, each B times scale * alpha / rank.
-    `ranks`: native module name -> the sum of the ranks there. A file that does not say its alpha has that of `default`.
+    `ranks`: native module name -> the sum of the ranks there. A file that does not say its alpha has `alpha`, or its rank.
     """
 
-    def __init__(self, files: Sequence[LoraFile], scales: Sequence[float], default: Optional[LoraConfig] = None):
+    def __init__(self, files: Sequence[LoraFile], scales: Sequence[float], alpha: Optional[float] = None):
         assert len(files) == len(scales)
-        self.files, self.scales, self.default = list(files), list(scales), default
+        self.files, self.scales, self.alpha = list(files), list(scales), alpha
         self.ranks: dict[str, int] = {}
         for file in self.files:
             for module, pair in file.modules.items():
@@ -53,7 +52,7 @@ class LoraStack:
         found = [(file, scale) for file, scale in zip(self.files, self.scales) if module in file.modules]
         if letter == "A":
             return np.concatenate([file.read(name) for file, _ in found])
-        factors = [np.float32(scale * file.scale(module, self.default)) for file, scale in found]
+        factors = [np.float32(scale * file.scale(module, self.alpha)) for file, scale in found]
         return np.concatenate([file.read(name) * factor for (file, _), factor in zip(found, factors)], 1)
 
 

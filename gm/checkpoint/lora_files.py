@@ -16,7 +16,7 @@ import numpy as np
 from gm.checkpoint.io import TensorFile, open_tensors, write_tensors
 from gm.checkpoint.lora_rules import NETWORKS, OTHER_METHODS, UNET, LoraNames, lora_names, matrix_names, parse
 from gm.checkpoint.weights import BaseWeights, differences, examples
-from gm.config import LoraConfig, ModelConfig
+from gm.config import ModelConfig
 from gm.errors import UserError
 
 ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers writes PEFT's settings, as JSON
@@ -41,6 +41,12 @@ class LoraFile:
         self.path, self.metadata, self.layout, self.modules = file.path, file.metadata, layout, dict(modules)
         self._file = file
 
+    def __enter__(self) -> "LoraFile":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
     def names(self) -> list[str]:
         """Native names of all matrices."""
         return [name for module in self.modules for name in matrix_names("native", module, module)]
@@ -58,15 +64,15 @@ class LoraFile:
         array = self._file.read(pair.a if letter == "A" else pair.b)
         return array.astype(np.float32).reshape(self.shape(name))
 
-    def alpha(self, module: str, default: Optional[LoraConfig] = None) -> float:
-        """The module's alpha; when the file does not say it, that of `default`, or its rank."""
+    def alpha(self, module: str, default: Optional[float] = None) -> float:
+        """The module's alpha; when the file does not say it, `default`, or else its rank."""
         pair = self.modules[module]
         if pair.alpha is not None:
             return pair.alpha
-        return default.alpha if default else float(pair.rank)
+        return float(pair.rank) if default is None else default
 
-    def scale(self, module: str, default: Optional[LoraConfig] = None) -> float:
-        """alpha / rank of the module."""
+    def scale(self, module: str, default: Optional[float] = None) -> float:
+        """alpha / rank of the module, `default` as in `alpha`."""
         return self.alpha(module, default) / self.modules[module].rank
 
     def check(self, expected: Mapping[str, tuple], alpha: float) -> None:
@@ -206,7 +212,7 @@ def _pair(
         alpha = float(np.asarray(file.read(parts["alpha"]), np.float32).reshape(-1)[0])
     elif layout == "native":
         alpha = float(file.metadata["lora_alpha"]) if "lora_alpha" in file.metadata else None
-    elif adapter:
+    elif adapter and native in names.modules:
         alpha = _peft_alpha(adapter, names.foreign(native, "peft"), rank)
     else:
         alpha = float(rank)  # what every reader of these layouts takes

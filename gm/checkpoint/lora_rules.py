@@ -2,13 +2,15 @@
 
 Layouts: "native" (this suite and the earlier MindSpore example), "kohya" (sgm's blocks), "kohya-diffusers" (diffusers'
 blocks), "peft" and "diffusers" (what diffusers' training scripts wrote before PEFT). kohya's names have underscores where
-the modules have dots, so they are looked up among the modules of the model, never taken apart. No files here.
+the modules have dots, so they are looked up among the modules of the model, never taken apart. How diffusers calls the
+blocks is diffusers_rules.py. No files here.
 """
 
 import re
 from functools import lru_cache
 from typing import NamedTuple, Optional
 
+from gm.checkpoint.diffusers_rules import official_to_diffusers, unet_blocks
 from gm.config import ModelConfig, UNetConfig
 
 LAYOUTS = ("kohya", "kohya-diffusers", "peft", "diffusers")  # those of other tools
@@ -20,14 +22,6 @@ NETWORKS = (
     ("conditioner.embedders.1.model.", "lora_te2_", "text_encoder_2."),
 )
 UNET, TEXT_ENCODER_1, TEXT_ENCODER_2 = (prefixes[0] for prefixes in NETWORKS)
-
-# open_clip's names in the second encoder -> transformers'; all apply, in this order and either direction
-_TEXT_ENCODER_2_RULES = (
-    ("transformer.resblocks.", "text_model.encoder.layers."),
-    (".attn.", ".self_attn."),
-    (".mlp.c_fc", ".mlp.fc1"),
-    (".mlp.c_proj", ".mlp.fc2"),
-)
 
 _ATTENTION = [f"attn{i}.{part}" for i in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.0")]
 _BLOCK = [*_ATTENTION[:4], "ff.net.0.proj", "ff.net.2", *_ATTENTION[4:]]
@@ -93,84 +87,59 @@ def matrix_names(layout: str, native: str, foreign: str) -> tuple[str, str]:
 
 
 def spatial_transformers(unet: UNetConfig) -> list[tuple[str, str, int]]:
-    """(native name, diffusers' name, depth) of each, in network order: sgm numbers the blocks of a UNet through (one more
-    a level than residual blocks, for the resampling), diffusers by level."""
-    per_level, levels = unet.num_res_blocks + 1, list(range(len(unet.channel_mult)))
-    with_attention = [level for level in levels if 2**level in unet.attention_resolutions]
-    down = [
-        (f"input_blocks.{level * per_level + i + 1}.1.", f"down_blocks.{level}.attentions.{i}.", unet.transformer_depth[level])
-        for level in with_attention
-        for i in range(per_level - 1)
+    """(native name, diffusers' name, depth) of each, without the network's name in front."""
+    levels = len(unet.channel_mult)
+    level_of = {"mid_block": levels - 1}
+    for level in range(levels):
+        level_of |= {f"down_blocks.{level}": level, f"up_blocks.{levels - 1 - level}": level}
+    with_attention = [level for level in range(levels) if 2**level in unet.attention_resolutions]
+    blocks = unet_blocks(levels, unet.num_res_blocks, with_attention)
+    return [
+        (native, diffusers, unet.transformer_depth[level_of[diffusers.partition(".attentions.")[0]]])
+        for native, diffusers in blocks
+        if ".attentions." in diffusers
     ]
-    up = [
-        (f"output_blocks.{(levels[-1] - level) * per_level + i}.1.", f"up_blocks.{levels[-1] - level}.attentions.{i}.", unet.transformer_depth[level])
-        for level in reversed(with_attention)
-        for i in range(per_level)
-    ]
-    return [*down, ("middle_block.1.", "mid_block.attentions.0.", unet.transformer_depth[-1]), *up]
 
 
 class LoraNames:
     """The linear layers of a model's transformers, which are what LoRA files target, under every layout's names."""
 
     def __init__(self, unet: UNetConfig, text_layers: tuple[int, int]):
-        self._blocks = spatial_transformers(unet)
-        self.modules = tuple(self._unet_modules() + self._text_modules(*text_layers))  # native names, network order
-        self.native_of: dict[str, str] = {}  # name in any layout -> native name
-        for module in self.modules:
-            for layout in LAYOUTS:
-                self.native_of[self.foreign(module, layout)] = module
-            network, kohya, _ = _network(module)
-            self.native_of[kohya + _flat(module[len(network) :])] = module
-
-    def _unet_modules(self) -> list[str]:
-        names = []
-        for block, _, depth in self._blocks:
-            inner = [f"transformer_blocks.{i}.{part}" for i in range(depth) for part in _BLOCK]
-            names += [UNET + block + part for part in ("proj_in", *inner, "proj_out")]
-        return names
-
-    @staticmethod
-    def _text_modules(first: int, second: int) -> list[str]:
-        parts = [f"self_attn.{part}" for part in _PROJECTIONS] + ["mlp.fc1", "mlp.fc2"]
-        names = [f"{TEXT_ENCODER_1}text_model.encoder.layers.{i}.{part}" for i in range(first) for part in parts]
-        parts = [f"attn.{part}" for part in _PROJECTIONS] + ["mlp.c_fc", "mlp.c_proj"]
-        return names + [f"{TEXT_ENCODER_2}transformer.resblocks.{i}.{part}" for i in range(second) for part in parts]
-
-    def to_diffusers(self, module: str) -> str:
-        """Native module name -> diffusers' name, with its network in front; native names outside the rules stay."""
-        network, _, prefix = _network(module)
-        rest = module[len(network) :]
-        for native, diffusers in self._rules(network):
-            rest = rest.replace(native, diffusers, 1)
-        return prefix + rest
-
-    def from_diffusers(self, name: str) -> str:
-        """The reverse of `to_diffusers`."""
-        network, _, prefix = next(n for n in NETWORKS if name.startswith(n[2]))
-        rest = name[len(prefix) :]
-        for native, diffusers in self._rules(network):
-            rest = rest.replace(diffusers, native, 1)
-        return network + rest
-
-    def _rules(self, network: str) -> list[tuple[str, str]]:
-        if network == UNET:
-            return [block[:2] for block in self._blocks]
-        return list(_TEXT_ENCODER_2_RULES) if network == TEXT_ENCODER_2 else []
+        diffusers = _unet_modules(unet) | _text_modules(*text_layers)
+        self.modules = tuple(diffusers)  # native names
+        self.native_of: dict[str, str] = {}  # name in the layout of any other tool -> native name
+        self._names: dict[str, dict[str, str]] = {layout: {} for layout in LAYOUTS}  # layout -> native -> foreign name
+        for native, name in diffusers.items():
+            network, kohya, prefix = next(prefixes for prefixes in NETWORKS if native.startswith(prefixes[0]))
+            with_own_blocks = kohya + _flat(native[len(network) :])
+            with_diffusers_blocks = kohya + _flat(name[len(prefix) :])
+            self._names["kohya"][native] = with_own_blocks if network == UNET else with_diffusers_blocks
+            self._names["kohya-diffusers"][native] = with_diffusers_blocks
+            self._names["peft"][native] = self._names["diffusers"][native] = name
+            self.native_of |= {foreign: native for foreign in (with_own_blocks, with_diffusers_blocks, name)}
 
     def foreign(self, module: str, layout: str) -> str:
-        """A native module's name in a file of this layout."""
-        if layout == "native":
-            return module
-        network, kohya, prefix = _network(module)
-        if layout == "kohya" and network == UNET:
-            return kohya + _flat(module[len(network) :])
-        name = self.to_diffusers(module)
-        return name if layout in ("peft", "diffusers") else kohya + _flat(name[len(prefix) :])
+        """A native module's name in a file of this layout; KeyError when the layouts have none."""
+        return module if layout == "native" else self._names[layout][module]
 
 
-def _network(module: str) -> tuple[str, str, str]:
-    return next(prefixes for prefixes in NETWORKS if module.startswith(prefixes[0]))
+def _unet_modules(unet: UNetConfig) -> dict[str, str]:
+    """Native -> diffusers' name of every linear layer in the UNet's transformers."""
+    modules = {}
+    for native, diffusers, depth in spatial_transformers(unet):
+        inner = [f"transformer_blocks.{i}.{part}" for i in range(depth) for part in _BLOCK]
+        for part in ("proj_in", *inner, "proj_out"):
+            modules[f"{UNET}{native}.{part}"] = f"unet.{diffusers}.{part}"
+    return modules
+
+
+def _text_modules(first: int, second: int) -> dict[str, str]:
+    """Native -> diffusers' name of every linear layer in encoders of so many layers."""
+    parts = [f"self_attn.{part}" for part in _PROJECTIONS] + ["mlp.fc1", "mlp.fc2"]
+    names = [f"{TEXT_ENCODER_1}text_model.encoder.layers.{i}.{part}" for i in range(first) for part in parts]
+    parts = [f"attn.{part}" for part in _PROJECTIONS] + ["mlp.c_fc", "mlp.c_proj"]
+    names += [f"{TEXT_ENCODER_2}transformer.resblocks.{i}.{part}" for i in range(second) for part in parts]
+    return {name: ".".join(found) for name, found in official_to_diffusers(names).items()}
 
 
 def _flat(name: str) -> str:
@@ -183,7 +152,7 @@ def _names(unet: UNetConfig, text_layers: tuple[int, int]) -> LoraNames:
 
 
 def lora_names(model: Optional[ModelConfig] = None) -> LoraNames:
-    """The names in a model; without one in SDXL, of which a smaller model's are a part as long as it has SDXL's levels."""
+    """The names in a model; without one in SDXL, of which a smaller model's are a part as long as it has SDXL's blocks."""
     if model is None:
         return _names(UNetConfig(), (12, 32))
     return _names(model.unet, tuple(encoder.layers for encoder in model.text_encoders))

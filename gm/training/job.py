@@ -13,6 +13,7 @@ import numpy as np
 from gm import lora
 from gm.arguments import TrainOptions
 from gm.checkpoint.io import open_tensors, write_tensors
+from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
 from gm.config import Config
@@ -248,7 +249,7 @@ class Job:
         return infer
 
     def _save(self, path: Path, step: int, trainer: Trainer) -> None:
-        """The LoRA file (or base + LoRA), and beside it what --resume needs."""
+        """The LoRA file (or base + LoRA), for other tools as well if asked for, and beside it what --resume needs."""
         cells = [cell for cell in (self.unet, self.text_encoders) if cell is not None]
         matrices = lora.state(cells)
         settings = self.config.model.unet.lora
@@ -263,5 +264,8 @@ class Job:
             save_lora(path, matrices, about)
         else:
             write_tensors(path, stream_whole(self.base, matrices), metadata=about)
+        if self.options.save_format:
+            with lora_in_base(open_base(path)) as written:
+                write_lora(written, path.with_suffix(".safetensors"), self.options.save_format, model=self.config.model)
         state = matrices | {f"state.{key}": value for key, value in trainer.state().items()}
         write_tensors(path.parent / STATE_FILE, state.items(), metadata=about)
