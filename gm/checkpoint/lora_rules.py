@@ -35,7 +35,8 @@ _SPELLINGS = (
     (re.compile(r"\.processor\.to_out_lora\."), r".to_out.0.lora."),
     (re.compile(r"\.lora_linear_layer\."), ".lora."),
     (re.compile(r"^lora_te_"), "lora_te1_"),
-    (re.compile(r"^(text_encoder(?:_2)?)\.encoder\."), r"\1.text_model.encoder."),  # transformers 5 without its text_model
+    (re.compile(r"^(text_encoder(?:_2)?)\.encoder\."), r"\1.text_model.encoder."),  # of transformers 5
+    (re.compile(r"^lora_te1_encoder_"), "lora_te1_text_model_encoder_"),
 )
 _ENDINGS = (
     (".lora_A.weight", "A", "peft"),
