@@ -1,7 +1,8 @@
 """Writing a LoRA in the layout of another tool, or natively, with what those tools show about a file.
 
-`kohya` layouts carry alpha as a tensor a module. PEFT's and diffusers' have none and are read as alpha = rank, so B is
-multiplied by alpha / rank there. Metadata: kohya's `ss_...`, and the Model Metadata Standard's `modelspec...`.
+PEFT's and diffusers' layouts have no alpha and are read as alpha = rank, so B is multiplied by alpha / rank there. kohya's
+have it as a tensor a module, but diffusers (seen with 0.42.1) loses most of them when they differ: then all get the
+commonest, and B what is between. Metadata: kohya's `ss_...`, and the Model Metadata Standard's `modelspec...`.
 """
 
 import datetime
@@ -9,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Mapping, Optional
+from typing import Iterable, Mapping, Optional
 
 import numpy as np
 
@@ -36,16 +37,32 @@ def write_lora(
     rank). `model`: see lora_files.open_lora. UserError when a number does not fit into float16, or a
     module has no name in the layout.
     """
-    tensors = _tensors(file, layout, dtype, alpha, model)
-    about = _native_metadata(file, alpha) if layout == "native" else _metadata(file, path, layout, tensors, alpha)
-    write_tensors(path, tensors.items(), about)
+    alphas = {module: file.alpha(module, alpha) for module in file.modules}
+    written = _written_alphas(file, layout, alphas)
+    tensors = _tensors(file, layout, dtype, alphas, written, model)
+    about = _native_metadata(file, written)
+    write_tensors(path, tensors.items(), about if layout == "native" else _metadata(file, path, layout, tensors, written, about))
+
+
+def _written_alphas(file: LoraFile, layout: str, alphas: Mapping[str, float]) -> dict[str, float]:
+    """Native module name -> the alpha that it has in a file of this layout."""
+    if _is_diffusers(layout):
+        return {module: float(pair.rank) for module, pair in file.modules.items()}
+    if layout == "native":
+        return dict(alphas)
+    return dict.fromkeys(alphas, Counter(alphas.values()).most_common(1)[0][0])
 
 
 def _tensors(
-    file: LoraFile, layout: str, dtype: str, alpha: Optional[float], model: Optional[ModelConfig]
+    file: LoraFile,
+    layout: str,
+    dtype: str,
+    alphas: Mapping[str, float],
+    written: Mapping[str, float],
+    model: Optional[ModelConfig],
 ) -> dict[str, Array]:
     names, tensors = lora_names(model), {}
-    same_alpha = _one({file.alpha(module, alpha) for module in file.modules}) is not None
+    needs_alpha = not _is_diffusers(layout) and (layout != "native" or _one(written.values()) is None)
     for module in file.modules:
         try:
             foreign = names.foreign(module, layout)
@@ -56,59 +73,63 @@ def _tensors(
             ) from None
         name_a, name_b = matrix_names(layout, module, foreign)
         a, b = file.read(f"{module}.lora_A.weight"), file.read(f"{module}.lora_B.weight")
-        if _folds_alpha(layout):
-            b = b * np.float32(file.scale(module, alpha))
-        elif layout != "native" or not same_alpha:
-            tensors[f"{foreign}.alpha"] = np.array(file.alpha(module, alpha), np.float32)
+        if alphas[module] != written[module]:
+            b = b * np.float32(alphas[module] / written[module])
+        if needs_alpha:
+            tensors[f"{foreign}.alpha"] = np.array(written[module], np.float32)
         tensors[name_a], tensors[name_b] = convert(a, dtype), convert(b, dtype)
     return tensors
 
 
-def _folds_alpha(layout: str) -> bool:
+def _is_diffusers(layout: str) -> bool:
+    """Whether only diffusers reads it."""
     return layout in ("peft", "diffusers")
 
 
-def _one(values: set):
-    """The only value, or None."""
-    return next(iter(values)) if len(values) == 1 else None
+def _one(values: Iterable):
+    """The only value, or None when there are several."""
+    different = set(values)
+    return different.pop() if len(different) == 1 else None
 
 
-def _native_metadata(file: LoraFile, alpha: Optional[float]) -> dict[str, str]:
+def _native_metadata(file: LoraFile, alphas: Mapping[str, float]) -> dict[str, str]:
     """What training writes into a LoRA .ckpt, as far as the file says it."""
     given = file.metadata
-    steps, prompt = given.get("ss_steps"), given.get("modelspec.trigger_phrase")
     about = {
-        "lora_rank": _one({pair.rank for pair in file.modules.values()}),
-        "lora_alpha": _one({file.alpha(module, alpha) for module in file.modules}),
-        "step": given.get("step", steps),
-        "instance_prompt": given.get("instance_prompt", prompt),
+        "lora_rank": _one(pair.rank for pair in file.modules.values()),
+        "lora_alpha": _one(alphas.values()),
+        "step": given.get("step", given.get("ss_steps")),
+        "instance_prompt": given.get("instance_prompt", given.get("modelspec.trigger_phrase")),
         "base_model": given.get("base_model", given.get("ss_base_model_version")),
     }
     return {key: str(value) for key, value in about.items() if value is not None}
 
 
 def _metadata(
-    file: LoraFile, path: Path, layout: str, tensors: Mapping[str, Array], alpha: Optional[float]
+    file: LoraFile,
+    path: Path,
+    layout: str,
+    tensors: Mapping[str, Array],
+    alphas: Mapping[str, float],
+    native: Mapping[str, str],
 ) -> dict[str, str]:
     """What the file already says about itself, with what is true of the new one."""
-    native = _native_metadata(file, alpha)
-    rank = _one({pair.rank for pair in file.modules.values()})
-    alphas = {float(pair.rank) if _folds_alpha(layout) else file.alpha(module, alpha) for module, pair in file.modules.items()}
     digest = hashlib.sha256()
     for tensor in tensors.values():
         digest.update(tensor.content if isinstance(tensor, Raw) else np.ascontiguousarray(tensor).tobytes())
-    about = {key: text for key, text in file.metadata.items() if key not in ("lora_rank", "lora_alpha", ADAPTER_METADATA)}
+    dropped = ("lora_rank", "lora_alpha", "sshs_legacy_hash", ADAPTER_METADATA)
+    about = {key: text for key, text in file.metadata.items() if key not in dropped}
     about |= {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": "Dynamic" if rank is None else str(rank),
-        "ss_network_alpha": "Dynamic" if _one(alphas) is None else str(_one(alphas)),
+        "ss_network_dim": native.get("lora_rank", "Dynamic"),
+        "ss_network_alpha": str(_one(alphas.values()) or "Dynamic"),
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_output_name": path.stem,
         "lora_targets": ",".join(targets(file)),
         "base_model": native.get("base_model", BASE_MODEL),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-        "modelspec.implementation": "diffusers" if _folds_alpha(layout) else "https://github.com/Stability-AI/generative-models",
+        "modelspec.implementation": "diffusers" if _is_diffusers(layout) else "https://github.com/Stability-AI/generative-models",
         "modelspec.title": path.stem,
         "modelspec.date": datetime.datetime.now().replace(microsecond=0).isoformat(),
         "modelspec.resolution": about.get("modelspec.resolution", "1024x1024"),
@@ -116,7 +137,6 @@ def _metadata(
         "modelspec.hash_sha256": "0x" + digest.hexdigest(),
         "sshs_model_hash": digest.hexdigest(),
     }
-    about.pop("sshs_legacy_hash", None)
     if "step" in native:
         about["ss_steps"] = native["step"]
     if "instance_prompt" in native:
