@@ -7,14 +7,14 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
 from gm import console, low_rank
-from gm.checkpoint.blocks import block_of, network_of
+from gm.checkpoint.blocks import by_block, network_of
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import LoraArrays
 from gm.checkpoint.lora_rules import lora_names
@@ -23,7 +23,7 @@ from gm.checkpoint.weights import BaseWeights, differences, open_base
 from gm.console import bar, log, table
 from gm.errors import UserError
 from gm.lora import initial_value
-from tools.import_lora import add_output_arguments, model_of, output_layout
+from tools.lora_arguments import add_config, add_output, layout_of, model_of
 
 TARGETS = {"attention": re.compile(r"\.(to_q|to_k|to_v|to_out\.0|q_proj|k_proj|v_proj|out_proj)$"), "linear": re.compile("")}
 
@@ -40,9 +40,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         default="attention",
         help="attention: the projections that training here has; linear: every linear layer of the transformers",
     )
-    add_output_arguments(parser)
+    add_output(parser)
+    add_config(parser)
     options = parser.parse_args(argv)
-    layout, model = output_layout(options), model_of(options)
+    layout, model = layout_of(options), model_of(options)
     if options.rank < 1:
         raise UserError(f"--rank {options.rank} must be at least 1")
     base, tuned = open_base(options.base), open_base(options.tuned)
@@ -94,20 +95,16 @@ class Extraction:
 
     def report(self) -> str:
         """The relative error |D - B A| / |D| by block and in all, as a table."""
-        return table(("network", "block", "modules", "|difference|", "relative error"), [*self._rows(), self._row("all", "", self.arrays)]) + (
-            f"\n{self._share():.1%} of the whole difference (of squares) is in these modules, the rest in other weights"
+        blocks = {**by_block(self.arrays), ("all", ""): list(self.arrays)}
+        rows = [(*block, len(modules), *self._errors(modules)) for block, modules in blocks.items()]
+        return (
+            table(("network", "block", "modules", "difference", "relative error"), rows)
+            + f"\n{self._share():.1%} of the whole difference (of squares) is in these modules, the rest in other weights"
         )
 
-    def _rows(self) -> Iterator[tuple]:
-        blocks: dict[tuple[str, str], list[str]] = {}
-        for module in self.arrays:
-            blocks.setdefault((network_of(module), block_of(module)), []).append(module)
-        for (network, block), modules in blocks.items():
-            yield self._row(network, block, modules)
-
-    def _row(self, network: str, block: str, modules: Sequence[str]) -> tuple:
+    def _errors(self, modules: Sequence[str]) -> tuple[str, str]:
         energy, lost = (sum(self._energies[module][i] for module in modules) for i in (0, 1))
-        return network, block, len(modules), f"{energy**0.5:.4g}", f"{(lost / energy) ** 0.5:.4f}" if energy else "-"
+        return f"{energy**0.5:.4g}", f"{(lost / energy) ** 0.5:.4f}" if energy else "-"
 
     def _share(self) -> float:
         inside = sum(energy for energy, _ in self._energies.values())

@@ -16,7 +16,7 @@ from gm.checkpoint.single_file import FLOATS, new_output, write_single_file
 from gm.console import log
 from gm.errors import UserError
 from gm.lora import merged, open_weights
-from gm.schema import load_config
+from tools.lora_arguments import add_config, model_of
 
 ABOUT_LORA = ("lora_", "step", "instance_prompt")  # what a base + LoRA file says of its LoRA
 
@@ -34,10 +34,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--alpha", type=float, help="alpha of LoRA .ckpt files that do not say it (default: their rank)")
     parser.add_argument("--output", required=True, help="the .safetensors (official names) or .ckpt (native) to write, a new file")
     parser.add_argument("--dtype", choices=("keep", *FLOATS), default="keep", help="number type (keep: the base's)")
-    parser.add_argument("--config", metavar="YAML", help="the model, when its UNet has other blocks than SDXL's")
+    add_config(parser)
     options = parser.parse_args(argv)
-    model = load_config(options.config, training=False).model if options.config else None
-    base, stack = open_weights(options.weight, options.lora_scale, model, options.alpha)
+    base, stack = open_weights(options.weight, options.lora_scale, model_of(options), options.alpha)
     if not stack.files:
         raise UserError(f"--weight {options.weight} names no LoRA: give base,lora, or convert it with tools/convert_weight.py")
     for file in stack.files:

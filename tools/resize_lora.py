@@ -14,25 +14,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from gm import console, low_rank
-from gm.checkpoint.blocks import block_of, network_of
+from gm.checkpoint.blocks import by_block
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import LoraArrays, LoraFile
 from gm.checkpoint.single_file import new_output
 from gm.console import bar, log, table
 from gm.errors import UserError
 from gm.lora import initial_value
-from tools.import_lora import add_lora_arguments, add_output_arguments, open_given, output_layout
+from tools.lora_arguments import add_lora, add_output, layout_of, open_given
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    add_lora_arguments(parser)
+    add_lora(parser)
     parser.add_argument("--rank", type=int, help="the new rank; with --keep the largest that a module may have")
     parser.add_argument("--keep", type=float, help="share of each module's energy to keep, above 0 and at most 1: the smallest rank that does")
-    add_output_arguments(parser)
+    add_output(parser)
     options = parser.parse_args(argv)
-    layout = output_layout(options)
+    layout = layout_of(options)
     if options.rank is None and options.keep is None:
         raise UserError("neither --rank nor --keep was given: say the new rank, or the share of the energy to keep")
     if options.rank is not None and options.rank < 1:
@@ -64,15 +64,12 @@ def resized(
 
 def report(arrays: dict[str, tuple[np.ndarray, np.ndarray]], energies: dict[str, tuple[float, float]]) -> str:
     """The energy kept, by block and in all, as a table."""
-    blocks: dict[tuple[str, str], list[str]] = {}
-    for module in arrays:
-        blocks.setdefault((network_of(module), block_of(module)), []).append(module)
     rows = []
-    for (network, block), modules in [*blocks.items(), (("all", ""), list(arrays))]:
+    for block, modules in {**by_block(arrays), ("all", ""): list(arrays)}.items():
         energy, kept = (sum(energies[module][i] for module in modules) for i in (0, 1))
         ranks = sorted({len(arrays[module][1]) for module in modules})
         span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
-        rows.append((network, block, len(modules), span, f"{kept / energy:.2%}" if energy else "-"))
+        rows.append((*block, len(modules), span, f"{kept / energy:.2%}" if energy else "-"))
     return table(("network", "block", "modules", "rank", "energy kept"), rows)
 
 

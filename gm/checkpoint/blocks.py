@@ -1,7 +1,6 @@
 """Which part of the model a native name belongs to, in the words of reports: network and block, and the kind of layer."""
 
 import re
-from collections import Counter
 from typing import Iterable
 
 from gm.checkpoint.diffusers_rules import PARTS
@@ -27,3 +26,11 @@ def block_of(name: str) -> str:
     inner = next((name.removeprefix(prefix) for prefix in NETWORKS if name.startswith(prefix)), name)
     found = next((match for match in (pattern.search(inner) for pattern in _BLOCKS) if match), None)
     return found[1].replace(".", "layer ", 1) if found and found[1].startswith(".") else found[1] if found else "ends"
+
+
+def by_block(names: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+    """(network, block) -> its names, in the order given."""
+    blocks: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        blocks.setdefault((network_of(name), block_of(name)), []).append(name)
+    return blocks
