@@ -176,7 +176,8 @@ def _memory(text: str) -> str:
     return text
 
 
-def _scales(text: str) -> tuple[float, ...]:
+def scale_list(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas, one for each LoRA."""
     return tuple(_number(float, None)(part) for part in text.split(","))
 
 
@@ -262,7 +263,7 @@ def _sample_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--lora_scale",
-        type=_scales,
+        type=scale_list,
         default=None,
         metavar="NUMBER[,NUMBER]",
         help="strength of each LoRA of --weight, separated by commas (default: 1 each)",

@@ -6,10 +6,7 @@ import numpy as np
 
 from gm import lora
 from gm.apart import run_apart
-from gm.checkpoint.lora_files import lora_in_base, open_lora
-from gm.checkpoint.weights import open_base, split_weight_argument
 from gm.config import ModelConfig
-from gm.errors import UserError
 from gm.models import sdxl
 from gm.runtime import Runtime
 from gm.sampling import PictureSampler, SampleSettings, Text, TextEmbedder, unconditional
@@ -34,21 +31,13 @@ class Pipeline:
         """`scales`: what each LoRA is multiplied by, that of a base + LoRA file first; () for 1 each. `use_lora=False`
         leaves aside LoRA that the base file holds. `vae`: another first stage than the base's."""
         self.arguments = (model, weight, machine, scales, use_lora, vae)
-        base_path, lora_paths = split_weight_argument(weight)
-        self.base = open_base(base_path, vae)
-        files = [open_lora(path, model) for path in lora_paths]
-        if use_lora and self.base.lora_names():
-            files.insert(0, lora_in_base(self.base))
-        if scales and len(scales) != len(files):
-            raise UserError(
-                f"--lora_scale gives {len(scales)} numbers, but --weight {weight} has {len(files)} LoRA: give one for each"
-            )
+        alpha = model.lora.alpha if model.lora else None
+        self.base, stack = lora.open_weights(weight, scales, model, alpha, use_lora, vae)
         self.model, self.machine = sdxl.without_lora(model), machine
         base_shapes, _ = sdxl.expected_shapes(self.model)
         self.base.check(base_shapes)
-        for file in files:
+        for file in stack.files:
             file.check_against_base(base_shapes)
-        stack = lora.LoraStack(files, scales or [1.0] * len(files), model.lora.alpha if model.lora else None)
         separate = model.lora is not None and not model.lora.merge_weights
         self.lora_ranks = stack.ranks if separate else {}
         self.read = lora.with_given_lora(self.base.read, stack.read) if separate else lora.merged(self.base.read, stack)

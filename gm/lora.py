@@ -4,15 +4,22 @@ Where they sit in a network is models/layers.py (`Linear`); files are gm/checkpo
 `<module>.lora_A.weight` (rank, in), `<module>.lora_B.weight` (out, rank).
 """
 
+from __future__ import annotations
+
 import zlib
-from typing import Callable, Iterable, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Iterable, Optional, Sequence
 
 import numpy as np
-from mindspore import Parameter, nn
 
-from gm.checkpoint.lora_files import LoraFile
+from gm.checkpoint.lora_files import LoraFile, lora_in_base, open_lora
 from gm.checkpoint.rules import is_lora
+from gm.checkpoint.weights import BaseWeights, open_base, split_weight_argument
+from gm.config import ModelConfig
+from gm.errors import UserError
 from gm.randomness import LORA_INIT, generator
+
+if TYPE_CHECKING:  # the commands on files alone do without it
+    from mindspore import Parameter, nn
 
 Read = Callable[[str], np.ndarray]
 
@@ -54,6 +61,31 @@ class LoraStack:
             return np.concatenate([file.read(name) for file, _ in found])
         factors = [np.float32(scale * file.scale(module, self.alpha)) for file, scale in found]
         return np.concatenate([file.read(name) * factor for (file, _), factor in zip(found, factors)], 1)
+
+
+def open_weights(
+    weight: str,
+    scales: Sequence[float] = (),
+    model: Optional[ModelConfig] = None,
+    alpha: Optional[float] = None,
+    use_lora: bool = True,
+    vae: Optional[str] = None,
+) -> tuple[BaseWeights, LoraStack]:
+    """What `base,lora,...` names, opened: the base, with another first stage if `vae` is given, and all LoRA.
+
+    LoRA that the base file holds comes first, or with `use_lora=False` not at all. `scales`: one for each, () for 1 each.
+    `model` and `alpha`: see open_lora and LoraStack.
+    """
+    base_path, lora_paths = split_weight_argument(weight)
+    base = open_base(base_path, vae)
+    files = [open_lora(path, model) for path in lora_paths]
+    if use_lora and base.lora_names():
+        files.insert(0, lora_in_base(base))
+    if scales and len(scales) != len(files):
+        raise UserError(
+            f"--lora_scale gives {len(scales)} numbers, but --weight {weight} has {len(files)} LoRA: give one for each"
+        )
+    return base, LoraStack(files, scales or [1.0] * len(files), alpha)
 
 
 def merged(read: Read, stack: LoraStack) -> Read:

@@ -9,29 +9,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gm import console
 from gm.checkpoint.lora_export import write_lora
-from gm.checkpoint.lora_rules import LAYOUTS
-from gm.checkpoint.single_file import FLOATS, new_output
+from gm.checkpoint.single_file import new_output
 from gm.console import log
-from tools.import_lora import add_common_arguments, open_given
+from gm.errors import UserError
+from tools.lora_arguments import add_lora, add_output, layout_of, open_given
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    add_common_arguments(parser, ".safetensors")
-    parser.add_argument(
-        "--format",
-        choices=LAYOUTS,
-        default=LAYOUTS[0],
-        help="kohya: with sgm's blocks, read by all; kohya-diffusers: with diffusers' blocks; peft, diffusers: for diffusers",
-    )
-    parser.add_argument("--dtype", choices=FLOATS, default="float32", help="number type")
+    add_lora(parser)
+    add_output(parser, ".safetensors")
     options = parser.parse_args(argv)
-    file, model = open_given(options, ".safetensors")
+    if Path(options.output).suffix != ".safetensors":
+        raise UserError(f"--output {options.output} must end in .safetensors")
+    layout = layout_of(options)
+    file, model = open_given(options)
     output = new_output(Path(options.output))
     with file:
-        write_lora(file, output, options.format, options.dtype, options.alpha, model)
-    log.info("%s: %d modules in the %s layout, %s", output, len(file.modules), options.format, options.dtype)
+        write_lora(file, output, layout, options.dtype, options.alpha, model)
+    log.info("%s: %d modules in the %s layout, %s", output, len(file.modules), layout, options.dtype)
 
 
 if __name__ == "__main__":

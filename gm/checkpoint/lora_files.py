@@ -120,6 +120,27 @@ class LoraFile:
             )
 
 
+class LoraArrays(LoraFile):
+    """A LoRA in memory: native module name -> (B (out, rank), A (rank, in)), whose update is B A: alpha is the rank.
+
+    `path` is what messages call it.
+    """
+
+    def __init__(self, path: Path, arrays: Mapping[str, tuple[np.ndarray, np.ndarray]], metadata: Mapping[str, str]):
+        self.path, self.layout, self.metadata, self._arrays = path, "native", dict(metadata), arrays
+        self.modules = {
+            module: Pair(f"{module}.lora_A.weight", f"{module}.lora_B.weight", len(a), a.shape[1], len(b), float(len(a)))
+            for module, (b, a) in arrays.items()
+        }
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def read(self, name: str) -> np.ndarray:
+        module, letter = _module_and_letter(name)
+        return self._arrays[module]["BA".index(letter)]
+
+
 def _module_and_letter(name: str) -> tuple[str, str]:
     module, _, letter = name.removesuffix(".weight").rpartition(".lora_")
     return module, letter

@@ -44,7 +44,7 @@ def write_single_file(
     specs = [(name, _dtype(file, source, dtype), file.shape(source)) for name, _, file, source in named]
 
     def tensors() -> Iterator[tuple[str, Array]]:
-        for (name, native, file, source), (_, wanted, _) in zip(named, bar(specs, what, unit="tensor")):
+        for (_, wanted, _), (name, native, file, source) in zip(bar(specs, what, unit="tensor"), named):
             parts = split_names(native) or [native]
             if any(part in changed for part in parts):
                 yield name, convert(np.concatenate([read(part) for part in parts]), wanted)

@@ -87,6 +87,11 @@ class BaseWeights:
         """What `open_base` needs to open the same again, in another process."""
         return BasePaths(str(self.file.path), str(self.vae.path) if self.vae else None)
 
+    @property
+    def shapes(self) -> dict[str, tuple]:
+        """Of the base weights, by native name, the fused projections split."""
+        return dict(self._shapes)
+
     def lora_names(self) -> dict[str, str]:
         """LoRA matrices that the same file holds: native name -> name in the file."""
         return dict(self._lora)
