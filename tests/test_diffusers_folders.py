@@ -80,7 +80,10 @@ def test_names_are_one_to_one_over_the_official_file(full_keys):
 
 SIZES = {
     "sdxl": {},
-    "two levels": {"unet": UNetConfig(4, 4, 32, 1, (2,), (1, 2), 16, (1, 1), 48, 1568), "vae": VAEConfig(ch=32, ch_mult=(1, 2))},
+    "two levels": {
+        "unet": UNetConfig(4, 4, 32, 1, (2,), (1, 2), 16, (1, 1), 48, 1568),
+        "vae": VAEConfig(ch=32, ch_mult=(1, 2)),
+    },
     "four levels": {
         "unet": UNetConfig(4, 4, 32, 3, (2, 4), (1, 2, 2, 2), 16, (1, 1, 2, 1), 48, 1568),  # none at the lowest
         "vae": VAEConfig(ch=32, ch_mult=(1, 2, 2), num_res_blocks=3),
@@ -102,7 +105,10 @@ def test_names_and_shapes_are_those_of_diffusers_own_models(size):
         assert set(back.values()) == {name for name, (folder, _) in there.items() if folder == part}
         for name, official in back.items():
             shape = native[official]
-            shape = shape[::-1] if name == "text_projection.weight" else shape[:2] if "mid_block.attentions.0.to_" in name and part == "vae" else shape
+            if name == "text_projection.weight":
+                shape = shape[::-1]
+            elif part == "vae" and "mid_block.attentions.0.to_" in name:
+                shape = shape[:2]
             assert found[name] == shape, name
             assert there[official][1].removeprefix("text_model.") == name.removeprefix("text_model.")
 
@@ -123,7 +129,9 @@ def test_the_names_of_earlier_versions_are_read(folder, copy, tiny_weights, shap
     save_file(arrays | {"text_model.embeddings.position_ids": np.arange(77)[None]}, path)
     path = copy / "vae" / "diffusion_pytorch_model.fp16.safetensors"
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    save_file({re.sub("|".join(old), lambda match: old[match[0]], name): array for name, array in load_file(path).items()}, path)
+    save_file(
+        {re.sub("|".join(old), lambda match: old[match[0]], name): array for name, array in load_file(path).items()}, path
+    )
     given, found = open_base(tiny_weights), open_base(copy)
     found.check(shapes)
     assert all(np.array_equal(given.read(name), found.read(name)) for name in shapes)
@@ -278,7 +286,7 @@ def test_a_vae_that_does_not_fit_is_refused(other_vae, tiny_weights, shapes, tmp
     path, base = tmp_path / "vae.safetensors", tiny_weights
     arrays = load_file(other_vae["bare.safetensors"])
     words = {
-        "missing": r"--vae .*vae.safetensors does not fit the model of --config: tensors 1 missing \(first_stage_model.quant_conv.bias\)",
+        "missing": r"--vae .*vae.safetensors does not fit the model of --config: tensors 1 missing \(.*quant_conv.bias\)",
         "extra": r"--vae .* 1 left over \(first_stage_model.loss.logvar\)",
         "shape": r"--vae .* 1 of another shape \(first_stage_model.quant_conv.bias",
         "base": r"--weight .*base.safetensors does not fit the model of --config: tensors 1 missing \(model.diffusion_model",

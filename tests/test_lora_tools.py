@@ -115,7 +115,9 @@ def test_merging_rounds_once_and_copies_what_it_does_not_change(base, tiny_weigh
                 if dtype == "keep" or before.dtype(name) == "int64":
                     assert (raw.dtype, raw.content) == (same.dtype, same.content)
                 continue
-            sums = [base.read(p).astype(np.float32) + product(lora, p.removesuffix(".weight")).astype(np.float32) for p in parts]
+            sums = [
+                base.read(p).astype(np.float32) + product(lora, p.removesuffix(".weight")).astype(np.float32) for p in parts
+            ]
             expected = convert(np.concatenate(sums), wanted)
             expected = to_array(expected) if isinstance(expected, Raw) else expected
             assert file.dtype(name) == wanted
@@ -153,7 +155,16 @@ def test_merging_refuses_what_cannot_be(tiny_weights, trained, base, tmp_path):
     target = tmp_path / "merged.safetensors"
     refused(merge_lora, "names no LoRA: give base,lora", "--weight", tiny_weights, "--output", target)
     both = f"{tiny_weights},{trained}"
-    refused(merge_lora, "--lora_scale gives 2 numbers, but --weight .* has 1 LoRA", "--weight", both, "--lora_scale", "1,1", "--output", target)
+    refused(
+        merge_lora,
+        "--lora_scale gives 2 numbers, but --weight .* has 1 LoRA",
+        "--weight",
+        both,
+        "--lora_scale",
+        "1,1",
+        "--output",
+        target,
+    )
     refused(merge_lora, "must end in .safetensors or .ckpt", "--weight", both, "--output", tmp_path / "a.bin")
     refused(merge_lora, "made for another model", "--weight", f"{trained},{trained}", "--output", target)
     refused(merge_lora, "is not a LoRA file", "--weight", f"{tiny_weights},{tiny_weights}", "--output", target)
@@ -203,7 +214,19 @@ def test_extraction_recovers_what_was_merged(tiny_weights, merged, trained, tmp_
 
 
 def test_a_lower_rank_is_the_best_there_is_and_its_error_is_told(base, tiny_weights, merged, trained, tmp_path, capfd):
-    run(extract_lora, "--base", tiny_weights, "--tuned", merged, "--rank", 2, "--output", tmp_path / "a.ckpt", "--dtype", "float16")
+    run(
+        extract_lora,
+        "--base",
+        tiny_weights,
+        "--tuned",
+        merged,
+        "--rank",
+        2,
+        "--output",
+        tmp_path / "a.ckpt",
+        "--dtype",
+        "float16",
+    )
     found, expected, lost, whole = open_lora(tmp_path / "a.ckpt"), open_lora(trained), 0.0, 0.0
     for module in expected.modules:
         full = product(expected, module)
@@ -213,7 +236,9 @@ def test_a_lower_rank_is_the_best_there_is_and_its_error_is_told(base, tiny_weig
         norms = [np.linalg.norm(found.read(f"{module}.lora_{letter}.weight")) for letter in "AB"]
         assert norms[0] == pytest.approx(norms[1], rel=1e-2)  # the singular values are shared evenly
     (line,) = re.findall(r"^all .*$", capfd.readouterr().out, re.M)
-    assert line.split()[-1] == f"{np.sqrt(lost / whole):.4f}" and float(line.split()[-2]) == pytest.approx(np.sqrt(whole), rel=1e-3)
+    assert line.split()[-1] == f"{np.sqrt(lost / whole):.4f}" and float(line.split()[-2]) == pytest.approx(
+        np.sqrt(whole), rel=1e-3
+    )
     assert open_tensors(tmp_path / "a.ckpt").dtype(f"{QUERY}.lora_A.weight") == "float16"
 
 
@@ -236,7 +261,10 @@ def test_targets_of_an_extraction(tiny_weights, merged_larger, larger, tmp_path,
 def test_a_rank_above_a_weights_own_is_filled_up(base, tiny_weights, merged, trained, tmp_path):
     """The tiny first encoder has 16 columns: of rank 20, four rows begin like a fresh LoRA's."""
     run(extract_lora, "--base", tiny_weights, "--tuned", merged, "--rank", 20, "--output", tmp_path / "a.ckpt")
-    found, module = open_lora(tmp_path / "a.ckpt"), "conditioner.embedders.0.transformer.text_model.encoder.layers.0.self_attn.q_proj"
+    found, module = (
+        open_lora(tmp_path / "a.ckpt"),
+        "conditioner.embedders.0.transformer.text_model.encoder.layers.0.self_attn.q_proj",
+    )
     a, b = (found.read(f"{module}.lora_{letter}.weight") for letter in "AB")
     assert a.shape == (20, 16) and np.abs(a[16:]).min() > 0 and not b[:, 16:].any()
     assert close(product(found, module), product(open_lora(trained), module))
@@ -245,21 +273,59 @@ def test_a_rank_above_a_weights_own_is_filled_up(base, tiny_weights, merged, tra
 def test_extraction_refuses_what_cannot_be(base, tiny_weights, merged, trained, tmp_path):
     target, common = tmp_path / "out" / "a.ckpt", ("--base", tiny_weights, "--tuned", merged)
     refused(extract_lora, "--rank 0 must be at least 1", *common, "--rank", 0, "--output", target)
-    refused(extract_lora, "the same in all 168 targets: nothing to extract", "--base", merged, "--tuned", merged, "--output", target)
+    refused(
+        extract_lora,
+        "the same in all 168 targets: nothing to extract",
+        "--base",
+        merged,
+        "--tuned",
+        merged,
+        "--output",
+        target,
+    )
     refused(extract_lora, "trained.ckpt holds LoRA matrices", "--base", tiny_weights, "--tuned", trained, "--output", target)
     refused(extract_lora, "--format peft is for .safetensors", *common, "--format", "peft", "--output", target)
     refused(extract_lora, "must end in", *common, "--output", tmp_path / "out" / "a.bin")
     refused(extract_lora, "does not exist", *common, "--config", "nowhere.yaml", "--output", target)
-    tensors = {native_to_official(name) if not split_names(name) else name: array for name, array in load_file(tiny_weights).items()}
+    tensors = {
+        native_to_official(name) if not split_names(name) else name: array for name, array in load_file(tiny_weights).items()
+    }
     save_file({name: array for name, array in tensors.items() if "out.2" not in name}, tmp_path / "fewer.safetensors")
-    refused(extract_lora, "is not of the model of --base: tensors 2 missing", "--base", tiny_weights, "--tuned", tmp_path / "fewer.safetensors", "--output", target)
+    refused(
+        extract_lora,
+        "is not of the model of --base: tensors 2 missing",
+        "--base",
+        tiny_weights,
+        "--tuned",
+        tmp_path / "fewer.safetensors",
+        "--output",
+        target,
+    )
     name = f"{FF}.weight"
     tensors[name] = np.full_like(tensors[name], np.inf)
     save_file(tensors, tmp_path / "inf.safetensors")
-    refused(extract_lora, "net.2.weight is not finite", "--base", tiny_weights, "--tuned", tmp_path / "inf.safetensors", "--output", target)
+    refused(
+        extract_lora,
+        "net.2.weight is not finite",
+        "--base",
+        tiny_weights,
+        "--tuned",
+        tmp_path / "inf.safetensors",
+        "--output",
+        target,
+    )
     vae = {name: array for name, array in tensors.items() if name.startswith("first_stage_model.")}
     save_file(vae, tmp_path / "vae.safetensors")
-    refused(extract_lora, "holds none of the layers", "--base", tmp_path / "vae.safetensors", "--tuned", tmp_path / "vae.safetensors", "--output", target)
+    refused(
+        extract_lora,
+        "holds none of the layers",
+        "--base",
+        tmp_path / "vae.safetensors",
+        "--tuned",
+        tmp_path / "vae.safetensors",
+        "--output",
+        target,
+    )
     assert not target.parent.exists()
 
 
@@ -294,7 +360,9 @@ def test_resizing_down_is_the_best_there_is(trained, tmp_path, capfd, layout):
         values = np.linalg.svd(full, compute_uv=False)
         kept, whole = kept + values[0] ** 2, whole + np.sum(values**2)
         tolerance = 1e-5 if layout == "native" else 1e-2
-        assert np.linalg.norm(product(after, module) - full) == pytest.approx(np.sqrt(np.sum(values[1:] ** 2)), rel=tolerance)
+        assert np.linalg.norm(product(after, module) - full) == pytest.approx(
+            np.sqrt(np.sum(values[1:] ** 2)), rel=tolerance
+        )
     assert re.search(rf"^all +168 +1 +{kept / whole:.2%}$", capfd.readouterr().out, re.M)
     about = open_tensors(target).metadata
     assert about.get("lora_rank", about.get("ss_network_dim")) == "1"
@@ -340,7 +408,9 @@ def test_resizing_with_an_alpha_that_the_file_does_not_say(trained, tmp_path):
 
 def test_a_lora_of_zeros_can_be_resized_and_inspected(trained, tmp_path, capfd):
     lora = open_lora(trained)
-    save_lora(tmp_path / "zero.ckpt", {name: lora.read(name) * ("lora_A" in name) for name in lora.names()}, {"lora_alpha": "4"})
+    save_lora(
+        tmp_path / "zero.ckpt", {name: lora.read(name) * ("lora_A" in name) for name in lora.names()}, {"lora_alpha": "4"}
+    )
     run(resize_lora, "--lora", tmp_path / "zero.ckpt", "--keep", 0.5, "--output", tmp_path / "a.ckpt")
     after = open_lora(tmp_path / "a.ckpt")
     assert {pair.rank for pair in after.modules.values()} == {1} and not product(after, QUERY).any()
@@ -374,7 +444,10 @@ def test_large_matrices_are_cut_nearly_as_well_as_by_a_whole_decomposition():
 
 
 def test_a_table_is_aligned():
-    assert table(("name", "", "n"), [("a", "long", 5), ("bcdef", "", 123)]) == "name           n\na      long    5\nbcdef        123"
+    assert (
+        table(("name", "", "n"), [("a", "long", 5), ("bcdef", "", 123)])
+        == "name           n\na      long    5\nbcdef        123"
+    )
 
 
 # -- inspecting ----------------------------------------------------------------------------------------------------
@@ -399,19 +472,29 @@ def test_a_lora_is_told_with_its_norms(trained, larger, tmp_path, capfd):
     assert re.search(r"^rank +4$", out, re.M) and re.search(r"^alpha +2$", out, re.M)
     assert re.search(r"^targets +.*to_out.0", out, re.M) and re.search(r"^instance_prompt +a sks dog$", out, re.M)
     lora, found = open_lora(trained), rows(out)
-    for key, part in ((("UNet", "input_blocks.4"), "model.diffusion_model.input_blocks.4."), (("text encoder 2", "layer 1"), "embedders.1.model.transformer.resblocks.1."), (("all", ""), "")):
+    for key, part in (
+        (("UNet", "input_blocks.4"), "model.diffusion_model.input_blocks.4."),
+        (("text encoder 2", "layer 1"), "embedders.1.model.transformer.resblocks.1."),
+        (("all", ""), ""),
+    ):
         norms = [np.linalg.norm(product(lora, module)) for module in lora.modules if part in module]
         modules, rank, size, largest = found[key]
         assert (int(modules), rank) == (len(norms), "4")
-        assert float(size) == pytest.approx(np.linalg.norm(norms), rel=1e-3) and float(largest) == pytest.approx(max(norms), rel=1e-3)
+        assert float(size) == pytest.approx(np.linalg.norm(norms), rel=1e-3) and float(largest) == pytest.approx(
+            max(norms), rel=1e-3
+        )
     with Image.open(plot) as picture:
         assert picture.size[0] > 500 and len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
     out = inspected(capfd, larger)
-    assert "LoRA (kohya, sgm's blocks), .safetensors" in out and re.search(r"^rank +2 \(158 modules\), 3 \(34 modules\)$", out, re.M)
+    assert "LoRA (kohya, sgm's blocks), .safetensors" in out and re.search(
+        r"^rank +2 \(158 modules\), 3 \(34 modules\)$", out, re.M
+    )
     assert re.search(r"^ss_network_module +networks.lora$", out, re.M) and rows(out)["all", ""][1] == "2-3"
 
 
-@pytest.mark.parametrize("layout, words", [("kohya-diffusers", "kohya, diffusers' blocks"), ("peft", "PEFT"), ("diffusers", "diffusers' scripts")])
+@pytest.mark.parametrize(
+    "layout, words", [("kohya-diffusers", "kohya, diffusers' blocks"), ("peft", "PEFT"), ("diffusers", "diffusers' scripts")]
+)
 def test_every_layout_is_told(trained, tmp_path, capfd, layout, words):
     run(export_lora, "--lora", trained, "--output", tmp_path / "a.safetensors", "--format", layout)
     out = inspected(capfd, tmp_path / "a.safetensors", "--config", tiny.INFERENCE)
@@ -436,7 +519,9 @@ def test_base_weights_are_told(base, tiny_weights, trained, folder, tmp_path, ca
     assert re.search(rf"^UNet +float16 +{len(unet)} +", out, re.M) and re.search("^text encoder 2 ", out, re.M)
     assert "whole base weights, diffusers' folder" in inspected(capfd, folder)
     lora = open_lora(trained)
-    write_tensors(tmp_path / "both.ckpt", stream_whole(base, {name: lora.read(name) for name in lora.names()}), lora.metadata)
+    write_tensors(
+        tmp_path / "both.ckpt", stream_whole(base, {name: lora.read(name) for name in lora.names()}), lora.metadata
+    )
     out = inspected(capfd, tmp_path / "both.ckpt", "--plot", tmp_path / "a.png")
     assert "whole base weights with LoRA, MindSpore .ckpt" in out and rows(out)["all", ""][:2] == ["168", "4"]
     assert lora_in_base(open_base(tmp_path / "both.ckpt")).modules and (tmp_path / "a.png").exists()
@@ -449,7 +534,11 @@ def test_base_weights_are_told(base, tiny_weights, trained, folder, tmp_path, ca
 @pytest.mark.parametrize("prefix", ["first_stage_model.", ""])
 def test_a_vae_is_told(tiny_weights, tmp_path, capfd, prefix):
     vae = {name: array for name, array in load_file(tiny_weights).items() if name.startswith("first_stage_model.")}
-    save_file({name.replace("first_stage_model.", prefix): a for name, a in vae.items()}, tmp_path / "a.safetensors", {"about": "x " * 200})
+    save_file(
+        {name.replace("first_stage_model.", prefix): a for name, a in vae.items()},
+        tmp_path / "a.safetensors",
+        {"about": "x " * 200},
+    )
     out = inspected(capfd, tmp_path / "a.safetensors")
     assert "a.safetensors: VAE alone, .safetensors" in out and re.search(rf"^VAE +float16 +{len(vae)} +", out, re.M)
     assert re.search(r"^about +(x )+.*\.\.\.$", out, re.M)
@@ -460,7 +549,9 @@ def test_inspecting_refuses_what_cannot_be(tiny_weights, trained, tmp_path):
     refused(inspect_weights, r"holds 1 tensors of a kind unknown here \(a\)", tmp_path / "a.safetensors")
     refused(inspect_weights, "does not exist", tmp_path / "nowhere.ckpt")
     refused(inspect_weights, "--plot .* must end in .png", trained, "--plot", tmp_path / "a.jpg")
-    refused(inspect_weights, "--plot draws the update of a LoRA, but .* holds none", tiny_weights, "--plot", tmp_path / "a.png")
+    refused(
+        inspect_weights, "--plot draws the update of a LoRA, but .* holds none", tiny_weights, "--plot", tmp_path / "a.png"
+    )
     (tmp_path / "b.png").write_bytes(b"precious")
     refused(inspect_weights, "--plot .* exists already", trained, "--plot", tmp_path / "b.png")
     assert (tmp_path / "b.png").read_bytes() == b"precious" and not (tmp_path / "a.png").exists()

@@ -21,14 +21,18 @@ from gm.errors import UserError
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--input", required=True, help="an official .safetensors file, diffusers' folder, or a MindSpore .ckpt")
+    parser.add_argument(
+        "--input", required=True, help="an official .safetensors file, diffusers' folder, or a MindSpore .ckpt"
+    )
     parser.add_argument("--output", required=True, help="a .safetensors or .ckpt file of another kind; it must not exist")
     parser.add_argument("--dtype", choices=("keep", *FLOATS), default="keep", help="number type of the output")
     options = parser.parse_args(argv)
     output = Path(options.output)
     base = open_base(options.input)
     if kind_of(output) == base.file.kind:
-        raise UserError(f"--output {output} is of the input's own kind: convert .safetensors to .ckpt or .ckpt to .safetensors")
+        raise UserError(
+            f"--output {output} is of the input's own kind: convert .safetensors to .ckpt or .ckpt to .safetensors"
+        )
     if base.lora_names():
         raise UserError(f"--input {base.file.path} holds LoRA matrices: this command converts base weights only")
     write_single_file(new_output(output), base, options.dtype, base.file.metadata, "converting")

@@ -90,7 +90,9 @@ class Extraction:
             self._energies[module] = energy, _energy(difference - b @ a)
         changed = {network_of(module) for module, (energy, _) in self._energies.items() if energy > 0}
         if not changed:
-            raise UserError(f"{base.file.path} and {tuned.file.path} are the same in all {len(targets)} targets: nothing to extract")
+            raise UserError(
+                f"{base.file.path} and {tuned.file.path} are the same in all {len(targets)} targets: nothing to extract"
+            )
         self.arrays = {module: pair for module, pair in self.arrays.items() if network_of(module) in changed}
 
     def report(self) -> str:

@@ -47,7 +47,9 @@ def layout_of(options: argparse.Namespace) -> str:
     if kind_of(Path(options.output)) == "safetensors":
         return options.format or LAYOUTS[0]
     if options.format:
-        raise UserError(f"--format {options.format} is for .safetensors, but --output is {options.output}: change one of them")
+        raise UserError(
+            f"--format {options.format} is for .safetensors, but --output is {options.output}: change one of them"
+        )
     return "native"
 
 

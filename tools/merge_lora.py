@@ -32,13 +32,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     parser.add_argument("--lora_scale", type=scale_list, default=(), metavar="NUMBER[,NUMBER]", help="strength of each (1)")
     parser.add_argument("--alpha", type=float, help="alpha of LoRA .ckpt files that do not say it (default: their rank)")
-    parser.add_argument("--output", required=True, help="the .safetensors (official names) or .ckpt (native) to write, a new file")
+    parser.add_argument(
+        "--output", required=True, help="the .safetensors (official names) or .ckpt (native) to write, a new file"
+    )
     parser.add_argument("--dtype", choices=("keep", *FLOATS), default="keep", help="number type (keep: the base's)")
     add_config(parser)
     options = parser.parse_args(argv)
     base, stack = open_weights(options.weight, options.lora_scale, model_of(options), options.alpha)
     if not stack.files:
-        raise UserError(f"--weight {options.weight} names no LoRA: give base,lora, or convert it with tools/convert_weight.py")
+        raise UserError(
+            f"--weight {options.weight} names no LoRA: give base,lora, or convert it with tools/convert_weight.py"
+        )
     for file in stack.files:
         file.check_against_base(base.shapes)
     output = new_output(Path(options.output))

@@ -29,7 +29,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add_lora(parser)
     parser.add_argument("--rank", type=int, help="the new rank; with --keep the largest that a module may have")
-    parser.add_argument("--keep", type=float, help="share of each module's energy to keep, above 0 and at most 1: the smallest rank that does")
+    parser.add_argument(
+        "--keep",
+        type=float,
+        help="share of each module's energy to keep, above 0 and at most 1: the smallest rank that does",
+    )
     add_output(parser)
     options = parser.parse_args(argv)
     layout = layout_of(options)

@@ -111,7 +111,9 @@ def _vae(names: list[str]) -> Pairs:
             pairs += _inside((f"{half}.mid.block_{i + 1}", f"{half}.mid_block.resnets.{i}"), _IN_VAE_RESNET)
         for i in range(levels):
             # the official decoder counts resolutions from the picture's, diffusers in the order of computing
-            ours, theirs = (f"down.{i}", f"down_blocks.{i}") if half == "encoder" else (f"up.{i}", f"up_blocks.{levels - 1 - i}")
+            ours, theirs = (
+                (f"down.{i}", f"down_blocks.{i}") if half == "encoder" else (f"up.{i}", f"up_blocks.{levels - 1 - i}")
+            )
             for j in range(number):
                 pairs += _inside((f"{half}.{ours}.block.{j}", f"{half}.{theirs}.resnets.{j}"), _IN_VAE_RESNET)
             change = "downsample" if half == "encoder" else "upsample"

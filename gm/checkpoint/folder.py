@@ -120,13 +120,17 @@ def _open_part(folder: Path, stem: str) -> list[TensorFile]:
         other = any(path.suffix in (".bin", ".msgpack") for path in folder.iterdir()) if folder.is_dir() else False
         what = f"has several variants ({', '.join(path.name for path in found)}): keep one of them"
         if not found:
-            what = f"holds no {stem}.safetensors: " + ("save it as safetensors, " if other else "") + "download it completely"
+            what = (
+                f"holds no {stem}.safetensors: " + ("save it as safetensors, " if other else "") + "download it completely"
+            )
         raise UserError(f"{folder} {what}")
     if found[0].suffix != ".json":
         return [open_tensors(found[0])]
     try:
         weight_map = json.loads(found[0].read_text(encoding="utf-8"))["weight_map"]
-        shards = {shard: {name for name in weight_map if weight_map[name] == shard} for shard in sorted(set(weight_map.values()))}
+        shards = {
+            shard: {name for name in weight_map if weight_map[name] == shard} for shard in sorted(set(weight_map.values()))
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{found[0]} is not an index of safetensors files: download it again") from None
     files = [open_tensors(folder / shard) for shard in shards]
@@ -144,8 +148,8 @@ def _add_part(result: AssembledFile, part: str, files: Sequence[TensorFile]) -> 
     unknown = [name for name in sources if not official[name]]
     if unknown:
         raise UserError(
-            f"{files[0].path.parent} holds {len(unknown)} tensors that SDXL's {part} does not have ({', '.join(unknown[:3])}): "
-            "give a folder of SDXL"
+            f"{files[0].path.parent} holds {len(unknown)} tensors that SDXL's {part} does not have "
+            f"({', '.join(unknown[:3])}): give a folder of SDXL"
         )
     wholes: dict[str, list] = {}
     for name, source in sources.items():
