@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 import tiny
 from gm import console, low_rank
+from gm.checkpoint.blocks import by_block, network_of
 from gm.checkpoint.io import Raw, convert, open_tensors, to_array, write_tensors
 from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, lora_names
@@ -570,3 +571,17 @@ def test_bad_input_ends_with_a_sentence(tool, trained, tiny_weights, tmp_path, c
     err = capfd.readouterr().err
     assert err.startswith("error: the weight file") and "nowhere.ckpt does not exist" in err and "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_blocks_are_told_in_order(full_keys):
+    """Of the whole official file: numbers count as numbers, and nothing is of no network."""
+    blocks = list(by_block(full_keys))
+    assert {network for network, _ in blocks} == {"text encoder 1", "text encoder 2", "UNet", "VAE"}
+    named = [block for network, block in blocks if network == "UNet"]
+    assert named[:9] == [f"input_blocks.{i}" for i in range(9)] and named[9] == "middle_block"
+    assert named[10:] == [*(f"output_blocks.{i}" for i in range(9)), "ends"]
+    assert [block for network, block in blocks if network == "text encoder 2"] == [
+        *(f"layer {i}" for i in range(32)),
+        "ends",
+    ]
+    assert ("VAE", "decoder.up.3") in blocks and network_of("state.m") == "other"

@@ -47,19 +47,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     file, lora, base = opened(Path(options.input), options)
     if plot and lora is None:
         raise UserError(f"--plot draws the update of a LoRA, but {file.path} holds none: leave it away")
-    print(f"{file.path}: {kind(file, lora, base)}")
+    told = [f"{file.path}: {kind(file, lora, base)}"]
     if base is not None:
-        print(about_base(base))
+        told.append(about_base(base))
     if lora is not None:
         norms = update_norms(lora)
-        print(about_lora(lora, norms))
+        told.append(about_lora(lora, norms))
         if plot:
-            plot_bars(
-                block_norms(norms), "|alpha / rank * B A|", f"{file.path.name}: size of the update in each block", plot
-            )
+            plot_bars(block_norms(norms), "|alpha / rank * B A|", f"{file.path.name}: size of the update in each block", plot)
             log.info("%s written", plot)
     if file.metadata:
-        print("\n" + table(("metadata", ""), [(key, _short(text)) for key, text in sorted(file.metadata.items())]))
+        told.append(table(("metadata", ""), [(key, _short(text)) for key, text in sorted(file.metadata.items())]))
+    print("\n\n".join(told))
 
 
 def opened(path: Path, options: argparse.Namespace) -> tuple[TensorFile, Optional[LoraFile], Optional[BaseWeights]]:
@@ -140,11 +139,8 @@ def about_lora(lora: LoraFile, norms: Mapping[str, float]) -> str:
         ranks = sorted({lora.modules[module].rank for module in modules})
         span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
         rows.append((*block, len(modules), span, f"{_root(norms, modules):.4g}", f"{max(norms[m] for m in modules):.4g}"))
-    return (
-        table(("", ""), facts).lstrip("\n")
-        + "\n\n"
-        + table(("network", "block", "modules", "rank", "|update|", "largest module"), rows)
-    )
+    header = ("network", "block", "modules", "rank", "|update|", "largest module")
+    return table(("", ""), facts).lstrip("\n") + "\n\n" + table(header, rows)
 
 
 def _root(norms: Mapping[str, float], modules: Sequence[str]) -> float:

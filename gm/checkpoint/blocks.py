@@ -29,8 +29,15 @@ def block_of(name: str) -> str:
 
 
 def by_block(names: Iterable[str]) -> dict[tuple[str, str], list[str]]:
-    """(network, block) -> its names, in the order given."""
+    """(network, block) -> its names, ordered: text encoders, UNet, VAE, and by number within."""
     blocks: dict[tuple[str, str], list[str]] = {}
     for name in names:
         blocks.setdefault((network_of(name), block_of(name)), []).append(name)
-    return blocks
+    return dict(sorted(blocks.items(), key=lambda item: _place(*item[0])))
+
+
+def _place(network: str, block: str) -> tuple:
+    order = ("text encoder 1", "text encoder 2", "UNet", "VAE", "other")
+    beginnings = ("layer", "input", "middle", "output", "encoder", "decoder")
+    beginning = next((i for i, word in enumerate(beginnings) if block.startswith(word)), len(beginnings))
+    return order.index(network), beginning, [int(number) for number in re.findall(r"\d+", block)], block
