@@ -80,6 +80,10 @@ def test_ranks_and_alphas_that_differ(base_shapes, tmp_path):  # noqa: F811
     assert {exported.alpha(module) for module in MODULES} == {3.0}
     assert exported.metadata["ss_network_dim"] == "Dynamic" and exported.metadata["ss_network_alpha"] == "3.0"
     assert all(np.allclose(update(exported, module), update(given, module), atol=1e-5) for module in MODULES)
+    nothing = dict(zip(MODULES, (0.0, 0.0, 0.0, 2.0, 0.0, 6.0)))
+    zeros = open_lora(file_of(tmp_path / "zeros.ckpt", matrices(base_shapes), "native", nothing))
+    exported = open_lora(run(export_lora, zeros.path, tmp_path / "zeros.safetensors"))
+    assert all(np.allclose(update(exported, module), update(zeros, module), atol=1e-5) for module in MODULES)
     mixed = file_of(tmp_path / "c.safetensors", matrices(base_shapes), "kohya-diffusers", alphas)
     back = open_lora(run(import_lora, mixed, tmp_path / "d.ckpt"))
     assert {module: back.alpha(module) for module in MODULES} == alphas and not back.metadata

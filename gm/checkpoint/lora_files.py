@@ -102,8 +102,8 @@ class LoraFile:
         words = differences({name: self.shape(name) for name in self.names()}, expected)
         if words:
             raise UserError(
-                f"the LoRA {self.path} was made for another model than --config describes: matrices {'; '.join(words)}: "
-                "give the YAML that it was trained with"
+                f"the LoRA {self.path} was made for another model or other targets than --config describes: matrices "
+                f"{'; '.join(words)}: give the YAML that it was trained with"
             )
 
     def check_against_base(self, base: Mapping[str, tuple]) -> None:
