@@ -17,7 +17,8 @@ from gm.errors import UserError
 from test_lora_files import MODULES, OUT, TE1, TE2, Q, base_shapes, file_of, matrices, same  # noqa: F401
 from tools import export_lora, import_lora
 
-ABOUT = {"lora_rank": "4", "lora_alpha": "2.0", "step": "20", "instance_prompt": "A photo of a sks dog", "base_model": "SDXL-base-1.0"}
+ABOUT = {"lora_rank": "4", "lora_alpha": "2.0", "step": "20", "instance_prompt": "A photo of a sks dog"}
+ABOUT |= {"base_model": "SDXL-base-1.0"}
 
 
 def run(tool, lora, output, *more):

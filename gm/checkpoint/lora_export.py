@@ -21,6 +21,7 @@ from gm.config import ModelConfig
 from gm.errors import UserError
 
 BASE_MODEL = "SDXL-base-1.0"
+SGM = "https://github.com/Stability-AI/generative-models"
 
 
 def write_lora(
@@ -127,7 +128,7 @@ def _metadata(
         "base_model": native.get("base_model", BASE_MODEL),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-        "modelspec.implementation": "diffusers" if _is_diffusers(layout) else "https://github.com/Stability-AI/generative-models",
+        "modelspec.implementation": "diffusers" if _is_diffusers(layout) else SGM,
         "modelspec.title": path.stem,
         "modelspec.date": datetime.datetime.now().replace(microsecond=0).isoformat(),
         "modelspec.resolution": about.get("modelspec.resolution", "1024x1024"),
