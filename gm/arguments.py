@@ -243,7 +243,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--save_path", default="./runs", metavar="FOLDER", help="where results go")
     add("--save_path_with_time", type=_boolean, default=False, help="into a sub-folder named after the time")
     add("--save_ckpt_interval", type=POSITIVE, default=1000, help="updates between LoRA files; the last is always saved")
-    add("--save_format", choices=LAYOUTS, default=None, help="write each LoRA also as .safetensors for other tools, see README")
+    add("--save_format", choices=LAYOUTS, default=None, help="write each LoRA also as .safetensors, in this layout")
     add("--max_num_ckpt", type=POSITIVE, default=None, help="keep only this many newest LoRA files")
     add("--resume", metavar="PATH", help="continue a run: its folder, or its training_state.ckpt")
     add("--log_interval", type=POSITIVE, default=1, help="updates between log lines")

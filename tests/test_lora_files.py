@@ -49,7 +49,8 @@ def test_the_modules_are_all_linear_layers_of_the_full_size_transformers(full_ke
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_full_size_names_are_one_to_one_in_both_directions(layout):
     names = lora_names()
-    tensors = {matrix: module for module in names.modules for matrix in matrix_names(layout, module, names.foreign(module, layout))}
+    foreign = {module: names.foreign(module, layout) for module in names.modules}
+    tensors = {matrix for module, name in foreign.items() for matrix in matrix_names(layout, module, name)}
     assert len(tensors) == 2 * len(names.modules)
     assert len([name for name in tensors if "attn" in name and name.startswith(("lora_unet_", "unet."))]) == 1120
     assert {names.native_of[names.foreign(module, layout)] for module in names.modules} == set(names.modules)
@@ -185,12 +186,12 @@ def test_alpha_of_peft_is_in_its_settings(base_shapes, tmp_path):
 
 NAME = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 BAD = {
-    "DoRA": ({f"{NAME}.dora_scale": (64, 1)}, "is a DoRA file, which is not supported"),
-    "DoRA of PEFT": ({"unet.mid_block.attentions.0.proj_in.lora_magnitude_vector": (64,)}, "is a DoRA file"),
-    "LoHa": ({f"{NAME}.hada_w1_a": (64, 4)}, "is a LoHa file"),
-    "LoKr": ({f"{NAME}.lokr_w1": (4, 4)}, "is a LoKr file"),
-    "OFT": ({f"{NAME}.oft_blocks": (4, 4, 4)}, "is a OFT file"),
-    "CP convolution": ({f"{NAME}.lora_mid.weight": (4, 4, 3, 3)}, "is a convolution LoRA file"),
+    "DoRA": ({f"{NAME}.dora_scale": (64, 1)}, "holds DoRA matrices, which are not supported"),
+    "DoRA of PEFT": ({"unet.mid_block.attentions.0.proj_in.lora_magnitude_vector": (64,)}, "holds DoRA matrices"),
+    "LoHa": ({f"{NAME}.hada_w1_a": (64, 4)}, "holds LoHa matrices"),
+    "LoKr": ({f"{NAME}.lokr_w1": (4, 4)}, "holds LoKr matrices"),
+    "OFT": ({f"{NAME}.oft_blocks": (4, 4, 4)}, "holds OFT matrices"),
+    "CP convolution": ({f"{NAME}.lora_mid.weight": (4, 4, 3, 3)}, "holds convolution LoRA matrices"),
     "convolution": ({"lora_unet_input_blocks_1_0_in_layers_2.lora_down.weight": (4, 32, 3, 3)}, "has LoRA of convolutions"),
     "1x1 convolution": ({"lora_unet_input_blocks_4_0_skip_connection.lora_up.weight": (64, 4, 1, 1)}, "LoRA of convolutions"),
     "left over": ({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 64)}, "1 tensors that belong to no linear layer"),

@@ -12,12 +12,24 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 import tiny
-from diffusers_pipeline import OurNetworks, attached, largest_error, pipeline, their_outputs
+from diffusers_pipeline import (
+    OurNetworks,
+    attached,
+    largest_error,
+    our_latents,
+    pipeline,
+    their_latents,
+    their_outputs,
+    tokens,
+    unet_output,
+)
+from gm import lora
 from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, lora_names
 from gm.checkpoint.weights import open_base
+from gm.models import sdxl
 from gm.models.sdxl import expected_shapes
-from tools import export_lora
+from tools import export_lora, merge_lora
 
 ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0", ".q_proj", ".k_proj", ".v_proj", ".out_proj")
 pytestmark = pytest.mark.xdist_group("diffusers")
@@ -160,3 +172,27 @@ def test_what_diffusers_saves_is_loaded(pipe, ours, golden, tmp_path, spelling):
         for layer in lora_layers(pipe):
             layer.set_scale("default", scale)
         assert largest_error(ours.outputs(golden, [file], [scale]), their_outputs(pipe, golden)) < 1e-4, scale
+
+
+def test_lora_apart_from_the_weights_is_what_merging_gives(ours, golden, tiny_weights, larger, expected):
+    """Two files with a rank of their own in every linear layer, as two matrices there."""
+    stack = lora.LoraStack([open_lora(larger), open_lora(larger)], [0.25, 0.75])
+    read = lora.with_given_lora(open_base(tiny_weights).read, stack.read)
+    unet, text = sdxl.build_unet(tiny.model(), lora_ranks=stack.ranks), sdxl.build_text_encoders(tiny.model(), lora_ranks=stack.ranks)
+    sdxl.fill([unet, text], read)
+    context, pooled = (array.asnumpy() for array in text(*tokens(golden)))
+    found = {"unet": unet_output(unet, golden), "context": context, "pooled": pooled}
+    assert largest_error(found, expected["larger", 1.0]) < 1e-4
+
+
+def test_diffusers_samples_from_a_merged_base_what_we_sample_with_the_lora(
+    ours, golden, base_shapes, tiny_weights, trained, larger, tmp_path
+):
+    path = tmp_path / "merged.safetensors"
+    loras = ["--weight", f"{tiny_weights},{trained},{larger}", "--lora_scale", "0.4,0.3"]
+    merge_lora.main([*loras, "--output", str(path), "--dtype", "float32"])
+    ours.fill([open_lora(trained), open_lora(larger)], [0.4, 0.3])
+    sampled = our_latents(ours, golden)
+    assert tiny.relative_error(their_latents(pipeline(path, base_shapes), golden), sampled) < 1e-3
+    ours.fill([], [])
+    assert tiny.relative_error(our_latents(ours, golden), sampled) > 0.05

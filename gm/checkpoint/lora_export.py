@@ -21,6 +21,7 @@ from gm.config import ModelConfig
 from gm.errors import UserError
 
 BASE_MODEL = "SDXL-base-1.0"
+SGM = "https://github.com/Stability-AI/generative-models"
 
 
 def write_lora(
@@ -34,14 +35,16 @@ def write_lora(
     """Write `file` to `path` as "native" or one of lora_rules.LAYOUTS, all or nothing.
 
     `dtype`: of the matrices, "float32", "float16" or "bfloat16". `alpha`: where the file does not say it (default: the
-    rank). `model`: see lora_files.open_lora. UserError when a number does not fit into float16, or a
-    module has no name in the layout.
+    rank). `model`: see lora_files.open_lora. UserError when a number does not fit into float16, or a module has no name in
+    the layout.
     """
     alphas = {module: file.alpha(module, alpha) for module in file.modules}
     written = _written_alphas(file, layout, alphas)
     tensors = _tensors(file, layout, dtype, alphas, written, model)
     about = _native_metadata(file, written)
-    write_tensors(path, tensors.items(), about if layout == "native" else _metadata(file, path, layout, tensors, written, about))
+    if layout != "native":
+        about = _metadata(file, path, layout, tensors, about)
+    write_tensors(path, tensors.items(), about)
 
 
 def _written_alphas(file: LoraFile, layout: str, alphas: Mapping[str, float]) -> dict[str, float]:
@@ -50,7 +53,8 @@ def _written_alphas(file: LoraFile, layout: str, alphas: Mapping[str, float]) ->
         return {module: float(pair.rank) for module, pair in file.modules.items()}
     if layout == "native":
         return dict(alphas)
-    return dict.fromkeys(alphas, Counter(alphas.values()).most_common(1)[0][0])
+    commonest = Counter(alpha for alpha in alphas.values() if alpha).most_common(1)  # an alpha of 0 would lose the others
+    return dict.fromkeys(alphas, commonest[0][0] if commonest else 0.0)
 
 
 def _tensors(
@@ -106,12 +110,7 @@ def _native_metadata(file: LoraFile, alphas: Mapping[str, float]) -> dict[str, s
 
 
 def _metadata(
-    file: LoraFile,
-    path: Path,
-    layout: str,
-    tensors: Mapping[str, Array],
-    alphas: Mapping[str, float],
-    native: Mapping[str, str],
+    file: LoraFile, path: Path, layout: str, tensors: Mapping[str, Array], native: Mapping[str, str]
 ) -> dict[str, str]:
     """What the file already says about itself, with what is true of the new one."""
     digest = hashlib.sha256()
@@ -122,14 +121,14 @@ def _metadata(
     about |= {
         "ss_network_module": "networks.lora",
         "ss_network_dim": native.get("lora_rank", "Dynamic"),
-        "ss_network_alpha": str(_one(alphas.values()) or "Dynamic"),
+        "ss_network_alpha": native.get("lora_alpha", "Dynamic"),
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_output_name": path.stem,
         "lora_targets": ",".join(targets(file)),
         "base_model": native.get("base_model", BASE_MODEL),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-        "modelspec.implementation": "diffusers" if _is_diffusers(layout) else "https://github.com/Stability-AI/generative-models",
+        "modelspec.implementation": "diffusers" if _is_diffusers(layout) else SGM,
         "modelspec.title": path.stem,
         "modelspec.date": datetime.datetime.now().replace(microsecond=0).isoformat(),
         "modelspec.resolution": about.get("modelspec.resolution", "1024x1024"),

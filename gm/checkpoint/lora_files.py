@@ -91,8 +91,8 @@ class LoraFile:
         alphas = sorted({pair.alpha for pair in self.modules.values() if pair.alpha is not None})
         if len(alphas) > 1:
             raise UserError(
-                f"the LoRA {self.path} has several alphas from {alphas[0]:g} to {alphas[-1]:g}, but training needs one: give "
-                "a LoRA with one alpha"
+                f"the LoRA {self.path} has several alphas from {alphas[0]:g} to {alphas[-1]:g}, but training needs one: "
+                "give a LoRA with one alpha"
             )
         if alphas and alphas != [alpha]:
             raise UserError(
@@ -102,8 +102,8 @@ class LoraFile:
         words = differences({name: self.shape(name) for name in self.names()}, expected)
         if words:
             raise UserError(
-                f"the LoRA {self.path} was made for another model than --config describes: matrices {'; '.join(words)}: "
-                "give the YAML that it was trained with"
+                f"the LoRA {self.path} was made for another model or other targets than --config describes: matrices "
+                f"{'; '.join(words)}: give the YAML that it was trained with"
             )
 
     def check_against_base(self, base: Mapping[str, tuple]) -> None:
@@ -164,7 +164,9 @@ def _lora_file(file: TensorFile, given: Mapping[str, str], names: LoraNames) -> 
     """`given`: names of the LoRA's tensors, as they are to be understood -> as they are in the file."""
     method = next((word for part, word in OTHER_METHODS if any(part in name for name in given)), None)
     if method:
-        raise UserError(f"{file.path} is a {method} file, which is not supported: give a LoRA of two matrices a linear layer")
+        raise UserError(
+            f"{file.path} holds {method} matrices, which are not supported: give a plain LoRA, two matrices a linear layer"
+        )
     parsed = {name: parse(name) for name in given}
     others = [name for name, found in parsed.items() if found is None]
     if others:
@@ -195,7 +197,8 @@ def _lora_file(file: TensorFile, given: Mapping[str, str], names: LoraNames) -> 
         )
     layout = next((one for one in ("kohya-diffusers", "kohya", "diffusers", "peft") if one in layouts), "native")
     adapter = _adapter_settings(file) if layout == "peft" else {}
-    return LoraFile(file, layout, {native: _pair(file, native, found, layout, names, adapter) for native, found in parts.items()})
+    pairs = {native: _pair(file, native, found, layout, names, adapter) for native, found in parts.items()}
+    return LoraFile(file, layout, pairs)
 
 
 def _native(module: str, names: LoraNames) -> Optional[str]:
@@ -222,7 +225,8 @@ def _pair(
 ) -> Pair:
     """The pair of one module; UserError when a half is missing or the halves do not fit."""
     if "A" not in parts or "B" not in parts:
-        raise UserError(f"{file.path} has only {', '.join(parts.values())} of {native}: the other half of the LoRA is missing")
+        given = ", ".join(parts.values())
+        raise UserError(f"{file.path} has only {given} of {native}: the other half of the LoRA is missing, give a whole file")
     (rank, inputs), (outputs, rank_b) = (_two(file, parts[letter]) for letter in "AB")
     if rank != rank_b:
         raise UserError(

@@ -81,7 +81,8 @@ def matrix_names(layout: str, native: str, foreign: str) -> tuple[str, str]:
     if layout in ("native", "peft"):
         down, up = "lora_A", "lora_B"
     elif layout == "diffusers":
-        down, up = ("lora.down", "lora.up") if native.startswith(UNET) else ("lora_linear_layer.down", "lora_linear_layer.up")
+        infix = "lora" if native.startswith(UNET) else "lora_linear_layer"
+        down, up = f"{infix}.down", f"{infix}.up"
     else:
         down, up = "lora_down", "lora_up"
     return f"{foreign}.{down}.weight", f"{foreign}.{up}.weight"

@@ -1,6 +1,7 @@
 """The training loop: draws -> micro-batches -> updates, and what is written on the way.
 
-`<save_path>/SDXL_base_1.0_<step>_lora.ckpt` (and .safetensors), training_state.ckpt (for --resume), metrics.jsonl and loss.png.
+`<save_path>/SDXL_base_1.0_<step>_lora.ckpt`, as .safetensors too if asked for, training_state.ckpt (for --resume),
+metrics.jsonl and loss.png.
 """
 
 import json
