@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     from gm.inference import Pipeline
     from gm.pictures import contact_sheet, save_png
 
-    pipeline = Pipeline(config.model, options.weight, machine)
+    pipeline = Pipeline(config.model, options.weight, machine, options.lora_scale or (), vae=options.vae)
     make_writable({"--save_path": folder})
     pipeline.embed([*prompts, *([options.negative_prompt] if options.negative_prompt else [])])
     pipeline.load()
@@ -117,6 +117,8 @@ def about(options: SampleOptions, settings, prompt: str, seed: int) -> dict[str,
         "size": f"{settings.width}x{settings.height}",
         "sizes": ",".join(str(number) for number in settings.sizes),
         "weight": options.weight,
+        **({"vae": options.vae} if options.vae else {}),
+        **({"lora_scale": ",".join(f"{scale:g}" for scale in options.lora_scale)} if options.lora_scale else {}),
     }
 
 

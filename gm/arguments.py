@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Optional, Sequence
 
+from gm.checkpoint.lora_rules import LAYOUTS
 from gm.errors import UserError
 from gm.parallel.launch import JOIN_TIMEOUT
 
@@ -54,6 +55,7 @@ class TrainOptions:
     config: str
     set: tuple[str, ...]
     weight: str
+    vae: Optional[str]
     instance_data_path: str
     instance_prompt: str
     class_data_path: Optional[str]
@@ -78,6 +80,7 @@ class TrainOptions:
     save_path: str
     save_path_with_time: bool
     save_ckpt_interval: int
+    save_format: Optional[str]
     max_num_ckpt: Optional[int]
     resume: Optional[str]
     log_interval: int
@@ -101,6 +104,8 @@ class SampleOptions:
     config: str
     set: tuple[str, ...]
     weight: str
+    vae: Optional[str]
+    lora_scale: Optional[tuple[float, ...]]
     prompt: str
     negative_prompt: str
     sampler: str
@@ -173,6 +178,11 @@ def _memory(text: str) -> str:
     return text
 
 
+def scale_list(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas, one for each LoRA."""
+    return tuple(_number(float, None)(part) for part in text.split(","))
+
+
 POSITIVE, NATURAL = _number(int, 1), _number(int, 0)
 FACTOR = _number(float, 0)
 
@@ -189,8 +199,9 @@ def _common_parser(prog: str, about: str, config: str) -> argparse.ArgumentParse
         "--weight",
         default="checkpoints/sd_xl_base_1.0_ms.ckpt",
         metavar="BASE[,LORA]",
-        help="base weights (official .safetensors, or .ckpt), then LoRA files, separated by commas",
+        help="base weights (official .safetensors, .ckpt, or diffusers' folder), then LoRA of any tool, separated by commas",
     )
+    add("--vae", metavar="FILE", help="another image encoder and decoder than the base's: a file, or diffusers' vae folder")
     add("--seed", type=NATURAL, default=42, help="the same seed gives the same result")
     add("--device_target", choices=("Ascend", "CPU", "GPU"), default="Ascend", help="where to compute")
     add("--ms_mode", type=int, choices=(0, 1), default=0, help="0 graph mode, 1 PyNative mode (same numbers, slower)")
@@ -236,6 +247,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--save_path", default="./runs", metavar="FOLDER", help="where results go")
     add("--save_path_with_time", type=_boolean, default=False, help="into a sub-folder named after the time")
     add("--save_ckpt_interval", type=POSITIVE, default=1000, help="updates between LoRA files; the last is always saved")
+    add("--save_format", choices=LAYOUTS, default=None, help="write each LoRA also as .safetensors, in this layout")
     add("--max_num_ckpt", type=POSITIVE, default=None, help="keep only this many newest LoRA files")
     add("--resume", metavar="PATH", help="continue a run: its folder, or its training_state.ckpt")
     add("--log_interval", type=POSITIVE, default=1, help="updates between log lines")
@@ -253,6 +265,13 @@ def _sample_parser() -> argparse.ArgumentParser:
     about = "Sample pictures from SDXL, with or without a LoRA."
     parser = _common_parser("sampling_without_streamlit.py", about, "configs/inference/sd_xl_base.yaml")
     add = parser.add_argument
+    add(
+        "--lora_scale",
+        type=scale_list,
+        default=None,
+        metavar="NUMBER[,NUMBER]",
+        help="strength of each LoRA of --weight, separated by commas (default: 1 each)",
+    )
     add("--prompt", type=_prompt, default="a photo of a dog on a beach", help="the prompt, or a .txt file with one a line")
     add("--negative_prompt", default="", help="what the pictures should not show")
     samplers = ("EulerEDMSampler", "HeunEDMSampler", "DPMPP2MSampler", "EulerAncestralSampler")

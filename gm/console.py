@@ -77,6 +77,17 @@ def waiting(what: str) -> Iterator[None]:
     log.info("%s: %.1f s", what, time.perf_counter() - start)
 
 
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], text: int = 2) -> str:
+    """Aligned columns, the first `text` of them to the left, the others, which are numbers, to the right."""
+    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    aligned = (
+        "  ".join(cell.ljust(width) if i < text else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
+        for row in cells
+    )
+    return "\n".join(line.rstrip() for line in aligned)
+
+
 def explain(error: BaseException) -> Optional[tuple[str, int]]:
     """The sentence and the exit status for what a person can mend; None for anything else."""
     if isinstance(error, UserError):

@@ -1,12 +1,11 @@
 """A model ready for sampling: base weights with any LoRA in them, loaded in the order that needs least memory."""
 
-from typing import Iterable, Sequence
+from typing import Iterable, Optional, Sequence
 
 import numpy as np
 
 from gm import lora
 from gm.apart import run_apart
-from gm.checkpoint.weights import open_base, open_lora, split_weight_argument
 from gm.config import ModelConfig
 from gm.models import sdxl
 from gm.runtime import Runtime
@@ -16,40 +15,41 @@ from gm.sampling import PictureSampler, SampleSettings, Text, TextEmbedder, unco
 class Pipeline:
     """Weights -> `embed` prompts -> `load` -> `sample`. Making it checks the files; nothing is loaded yet.
 
-    A LoRA is merged into the weights, unless the YAML is one with LoRA and `lora_merge_weights: False`: then it stays
-    apart as two matrices, as in training. Both give the same pictures up to rounding.
+    LoRA files are merged into the weights, unless the YAML is one with LoRA and `lora_merge_weights: False`: then they
+    stay apart as two matrices where the files have them, as in training. Both give the same pictures up to rounding.
     """
 
-    def __init__(self, model: ModelConfig, weight: str, machine: Runtime, use_lora: bool = True):
-        """`use_lora=False` leaves aside LoRA that the base file holds."""
-        self.config, self.weight, self.use_lora = model, weight, use_lora
-        base_path, lora_paths = split_weight_argument(weight)
-        self.base = open_base(base_path)
-        self.loras = [open_lora(path) for path in lora_paths]
-        if use_lora and self.base.lora_names():
-            self.loras.insert(0, self.base.as_lora())
-        separate = len(self.loras) == 1 and model.lora is not None and not model.lora.merge_weights
-        self.model = model if separate else sdxl.without_lora(model)
-        self.machine = machine
-        base_shapes, lora_shapes = sdxl.expected_shapes(self.model)
+    def __init__(
+        self,
+        model: ModelConfig,
+        weight: str,
+        machine: Runtime,
+        scales: Sequence[float] = (),
+        use_lora: bool = True,
+        vae: Optional[str] = None,
+    ):
+        """`scales`: what each LoRA is multiplied by, that of a base + LoRA file first; () for 1 each. `use_lora=False`
+        leaves aside LoRA that the base file holds. `vae`: another first stage than the base's."""
+        self.arguments = (model, weight, machine, scales, use_lora, vae)
+        alpha = model.lora.alpha if model.lora else None
+        self.base, stack = lora.open_weights(weight, scales, model, alpha, use_lora, vae)
+        self.model, self.machine = sdxl.without_lora(model), machine
+        base_shapes, _ = sdxl.expected_shapes(self.model)
         self.base.check(base_shapes)
-        self.read = self.base.read
-        for file in self.loras:
-            if separate:
-                file.check(lora_shapes, model.lora.alpha)
-                self.read = lora.with_given_lora(self.read, file.read)
-            else:
-                file.check_against_base(base_shapes)
-                self.read = lora.merged(self.read, file.names(), file.read, file.scale(model.lora))
+        for file in stack.files:
+            file.check_against_base(base_shapes)
+        separate = model.lora is not None and not model.lora.merge_weights
+        self.lora_ranks = stack.ranks if separate else {}
+        self.read = lora.with_given_lora(self.base.read, stack.read) if separate else lora.merged(self.base.read, stack)
         self.texts: dict[str, Text] = {}
 
     def embed(self, prompts: Iterable[str]) -> None:
         """Embed the prompts, in a process of its own: the text encoders are not needed afterwards."""
-        self.texts |= run_apart(embed_prompts, self.config, self.weight, self.machine, list(prompts), self.use_lora)
+        self.texts |= run_apart(embed_prompts, list(prompts), *self.arguments)
 
     def load(self) -> None:
         """Load the UNet and the VAE."""
-        unet = sdxl.load(sdxl.build_unet(self.model, self.machine.dtype), self.read, "UNet")
+        unet = sdxl.load(sdxl.build_unet(self.model, self.machine.dtype, self.lora_ranks), self.read, "UNet")
         vae = sdxl.load(sdxl.build_vae(self.model), self.read, "VAE")
         self.pictures = PictureSampler(unet, vae, self.model)
 
@@ -64,10 +64,16 @@ class Pipeline:
 
 
 def embed_prompts(
-    model: ModelConfig, weight: str, machine: Runtime, prompts: Sequence[str], use_lora: bool
+    prompts: Sequence[str],
+    model: ModelConfig,
+    weight: str,
+    machine: Runtime,
+    scales: Sequence[float] = (),
+    use_lora: bool = True,
+    vae: Optional[str] = None,
 ) -> dict[str, Text]:
     """Load the text encoders and embed the prompts, in the process that calls it."""
     machine.enter()
-    pipeline = Pipeline(model, weight, machine, use_lora)
-    encoders = sdxl.load(sdxl.build_text_encoders(pipeline.model, machine.dtype), pipeline.read, "text encoders")
-    return TextEmbedder(encoders)(prompts)
+    pipeline = Pipeline(model, weight, machine, scales, use_lora, vae)
+    cell = sdxl.build_text_encoders(pipeline.model, machine.dtype, pipeline.lora_ranks)
+    return TextEmbedder(sdxl.load(cell, pipeline.read, "text encoders"))(prompts)

@@ -76,5 +76,29 @@ def plot_losses(metrics: Path, target: Path) -> Optional[Path]:
     return target
 
 
+def plot_bars(values: Mapping[tuple[str, str], float], label: str, title: str, target: Path) -> Path:
+    """A bar for each (group, name), every group with a colour of its own, into a PNG that appears when complete."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(6.0, 1.5 + 0.22 * len(values)), 5), layout="constrained")
+    axes = figure.add_subplot()
+    groups = list(dict.fromkeys(group for group, _ in values))
+    for i, group in enumerate(groups):
+        places = [place for place, key in enumerate(values) if key[0] == group]
+        axes.bar(places, [list(values.values())[place] for place in places], color=f"C{i}", label=group)
+    axes.set_xticks(range(len(values)), [name for _, name in values], rotation=90, fontsize=8)
+    axes.set(ylabel=label, title=title)
+    axes.legend(frameon=False)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = unfinished_name(target)
+    try:
+        FigureCanvasAgg(figure).print_png(str(unfinished))
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return target
+
+
 def _running_mean(values: Sequence[float], window: int = 50) -> list[float]:
     return [float(np.nanmean(values[max(0, i + 1 - window) : i + 1])) for i in range(len(values))]

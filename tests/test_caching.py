@@ -13,7 +13,8 @@ import tiny
 import train_dreambooth as training
 from gm import console
 from gm.checkpoint.io import open_tensors, write_tensors
-from gm.checkpoint.weights import open_base, open_lora
+from gm.checkpoint.lora_files import open_lora
+from gm.checkpoint.weights import open_base
 from gm.data.cache import Photos
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import INSTANCE, Draw

@@ -13,8 +13,8 @@ from PIL import Image
 
 import tiny
 from gm import console
-from gm.checkpoint.io import open_tensors
-from gm.checkpoint.weights import open_lora, save_lora
+from gm.checkpoint.io import open_tensors, write_tensors
+from gm.checkpoint.lora_files import open_lora, save_lora
 
 sys.path.insert(0, str(tiny.ROOT / "demo"))
 
@@ -98,7 +98,8 @@ def test_class_images_training_and_sampling(shared, tmp_path, run, monkeypatch):
     (tmp_path / "class" / "notes.txt").write_text("no image")
     halves().save(tmp_path / "class" / "class_00001.png")
     taken = (tmp_path / "class" / "class_00001.png").read_bytes()
-    status, errors = run(training, *train_arguments(shared, tmp_path, "--save_ckpt_interval", 7, "--max_num_ckpt", 2, steps=20))
+    status, errors = run(training, *train_arguments(shared, tmp_path, "--save_ckpt_interval", 7, "--max_num_ckpt", 2,
+                                                    "--save_format", "kohya", steps=20))  # fmt: skip
     assert status == 0, errors
     assert "not counted as images" in errors and "notes.txt" in errors and "2 class images are missing" in errors
     assert sorted(p.name for p in (tmp_path / "class").glob("*.png")) == [f"class_0000{i}.png" for i in range(3)]
@@ -108,7 +109,8 @@ def test_class_images_training_and_sampling(shared, tmp_path, run, monkeypatch):
     runs = tmp_path / "runs"
     found = sorted(path.name for path in runs.iterdir())
     steps = [f"SDXL_base_1.0_{n}_lora.ckpt" for n in (14, 20)]
-    assert found == sorted([*steps, "config.yaml", "loss.png", "metrics.jsonl", "timings.json", "training_state.ckpt"])
+    for_others = [step.replace(".ckpt", ".safetensors") for step in steps]
+    assert found == sorted([*steps, *for_others, "config.yaml", "loss.png", "metrics.jsonl", "timings.json", "training_state.ckpt"])
     timings = json.loads((runs / "timings.json").read_text())
     stages = timings["seconds"]
     assert timings["steps"] == 20 and {"starting", "prompts", "photos", "class images", "further steps", "saving"} < set(stages)
@@ -124,6 +126,9 @@ def test_class_images_training_and_sampling(shared, tmp_path, run, monkeypatch):
 
     matrices = lora_of(runs / steps[1])
     assert len(matrices) == 272 and all(np.abs(m).max() > 0 for n, m in matrices.items() if "lora_B" in n)
+    exported = open_lora(runs / for_others[1])
+    assert exported.layout == "kohya" and exported.metadata["ss_steps"] == "20"
+    assert all(np.array_equal(exported.read(name), matrix) for name, matrix in matrices.items())
     zero = {name: np.zeros_like(m) if "lora_B" in name else m for name, m in matrices.items()}
     save_lora(tmp_path / "zero.ckpt", zero, {})
     prompt = ("--prompt", "a sks dog swimming in a pool", "--num_cols", 2)
@@ -135,11 +140,13 @@ def test_class_images_training_and_sampling(shared, tmp_path, run, monkeypatch):
     assert all(np.abs(a.astype(int) - b).max() > 0 for a, b in zip(plain, tuned))
     # apart from the weights as in training, or added to them: the same pictures up to rounding
     tuned_by_yaml = ("--config", tiny.TRAINING, *prompt)
-    apart = sample(run, tmp_path / "apart", f"{base},{runs / steps[1]}", *tuned_by_yaml)
+    both = f"{base},{runs / steps[1]},{runs / for_others[1]}"  # the same LoRA twice, of two layouts
+    apart = sample(run, tmp_path / "apart", both, "--lora_scale", "0.25,0.75", *tuned_by_yaml)
     merge = ("--set", "model.params.network_config.params.lora_merge_weights=True")
-    merged = sample(run, tmp_path / "merged", f"{base},{runs / steps[1]}", *tuned_by_yaml, *merge)
+    merged = sample(run, tmp_path / "merged", f"{base},{runs / for_others[1]}", *tuned_by_yaml, *merge)
     assert all(np.array_equal(a, b) for a, b in zip(tuned, merged))
     assert all(np.abs(a.astype(int) - b).max() <= 2 for a, b in zip(tuned, apart))
+    assert Image.open(tmp_path / "apart" / "00001.png").text["lora_scale"] == "0.25,0.75"
     about = Image.open(tmp_path / "tuned" / "00001.png").text
     assert about["prompt"] == "a sks dog swimming in a pool" and about["seed"] == "43" and about["steps"] == "4"
     assert len(list((tmp_path / "tuned").glob("sheet_*.png"))) == 1
@@ -189,7 +196,7 @@ def test_text_encoder_lora_whole_checkpoints_and_progress_pictures(shared, tmp_p
         *("--infer_during_train", "True", "--infer_interval", 2, "--sample_batch_size", 1, "--save_path_with_time", "True"),
         *[word for part in ("network_config", "conditioner_config.params.emb_models.0", "conditioner_config.params.emb_models.1")
           for word in ("--set", f"model.params.{part}.params.only_save_lora=False")],
-        *("--set", "model.params.network_config.params.lora_dropout=0.1"),
+        *("--set", "model.params.network_config.params.lora_dropout=0.1", "--save_format", "peft"),
         config=tiny.TEXT_TRAINING,
         steps=4,
     )  # fmt: skip
@@ -205,9 +212,21 @@ def test_text_encoder_lora_whole_checkpoints_and_progress_pictures(shared, tmp_p
         moved = [name for name in trained if np.abs(file.read(name)).max() > 0]
         still = {name for name in trained if name not in moved}
         assert all(name.startswith("conditioner.embedders.0.transformer.text_model.encoder.layers.3.") for name in still)
-    plain = sample(run, tmp_path / "plain", shared / "golden" / "tiny_sdxl.safetensors", "--prompt", "a sks dog")
+    base = shared / "golden" / "tiny_sdxl.safetensors"
+    plain = sample(run, tmp_path / "plain", base, "--prompt", "a sks dog")
     tuned = sample(run, tmp_path / "tuned", whole, "--prompt", "a sks dog")
     assert np.abs(plain[0].astype(int) - tuned[0]).max() > 0
+    peft = whole.with_suffix(".safetensors")
+    assert open_lora(peft).layout == "peft" and len(open_lora(peft).modules) == 136 + 2 * 4 * 4
+    both = sample(run, tmp_path / "both", base, "--prompt", "a sks dog", "--weight", f"{base},{peft}")
+    assert np.array_equal(tuned, both)
+    continued = train_arguments(shared, tmp_path, "--class_data_path", class_folder, "--weight", f"{base},{peft}",
+                                "--save_path", tmp_path / "continued", "--set", "optim.base_learning_rate=1e-30",
+                                config=tiny.TEXT_TRAINING, steps=1)  # fmt: skip
+    status, errors = run(training, *continued)
+    assert status == 0, errors
+    moved = largest_difference(lora_of(peft), lora_of(tmp_path / "continued" / "SDXL_base_1.0_1_lora.ckpt"))
+    assert moved < 1e-6  # it started there
 
 
 @pytest.mark.xdist_group("sampling")
@@ -269,9 +288,14 @@ def bad_inputs(shared, folder):
         "photos": (("--instance_data_path", folder / "nowhere"), "does not exist"),
         "ascend": (("--device_target", "Ascend"), "finds no Ascend device"),
         "launcher": (("--is_parallel", "True"), "needs a launcher"),
+        "vae": (("--vae", folder / "nowhere"), "does not exist"),
+        "vae without one": (("--vae", lora(folder / "no_vae.ckpt", 4)), "holds no VAE"),
         "resume": (("--resume", folder / "nowhere.ckpt"), "does not exist"),
         "lora as base": (("--weight", lora(folder / "lora.ckpt", 4)), "base weights come first"),
         "rank": (("--weight", f"{weights},{lora(folder / 'rank2.ckpt', 2)}"), "has rank 2, but lora_dim in --config is 4"),
+        "other targets": (("--weight", f"{weights},{kohya(folder / 'other.safetensors')}"), "was made for another model"),
+        "two LoRA": (("--weight", f"{weights},a,b"), "names 2 LoRA files, but training continues one"),
+        "save format": (("--save_format", "comfy"), "--save_format"),
         "class is a file": (("--class_data_path", folder / "file"), "is a file"),
         "class folder": (("--class_data_path", "/proc/class"), "cannot be written to"),
         "save path is a file": (("--save_path", folder / "file"), "cannot be written to"),
@@ -295,6 +319,14 @@ def bad_inputs(shared, folder):
 def lora(path, rank):
     shapes = tiny_lora_shapes()
     save_lora(path, {n: np.zeros([rank if d == 4 else d for d in s], np.float32) for n, s in shapes.items()}, {})
+    return path
+
+
+def kohya(path):
+    """One module that training does not target."""
+    start = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+    write_tensors(path, [(f"{start}.lora_down.weight", np.ones((4, 16), np.float32)),
+                         (f"{start}.lora_up.weight", np.ones((64, 4), np.float32))])  # fmt: skip
     return path
 
 
@@ -334,7 +366,10 @@ def test_bad_input_is_one_sentence_and_writes_nothing(shared, tmp_path, run, mon
         (("--prompt", "nowhere.txt"), "cannot be read"),
         (("--sampler", "Euler"), "--sampler"),
         (("--weight", "nowhere.ckpt"), "does not exist"),
+        (("--vae", "nowhere.safetensors"), "does not exist"),
         (("--samplr", "x"), "did you mean --sampler?"),
+        (("--lora_scale", "0.8"), "--lora_scale gives 1 numbers, but"),
+        (("--lora_scale", "0.8,x"), "'x' is not a number"),
     ],
 )
 def test_bad_input_of_sampling(shared, tmp_path, run, arguments, words):

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import tiny
-from gm.checkpoint.weights import open_lora
+from gm.checkpoint.lora_files import open_lora
 
 BIN = Path(sys.executable).parent
 TROUBLE = tiny.ROOT / "tests" / "rank_in_trouble.py"

@@ -9,11 +9,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tiny
-from gm import lora
 from gm.checkpoint import io
 from gm.checkpoint.io import Raw, convert, open_tensors, to_array, write_tensors
 from gm.checkpoint.rules import native_to_official, official_shapes, official_to_native
-from gm.checkpoint.weights import open_base, open_lora, save_lora, split_weight_argument, stream_whole
+from gm.checkpoint.lora_files import lora_in_base
+from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
 from gm.errors import UserError
 from gm.models.sdxl import expected_shapes
 from gm.schema import load_config
@@ -130,9 +130,9 @@ def test_all_four_kinds_of_file_give_the_same_weights(tiny_weights, shapes, tmp_
     for name in shapes[0]:
         first, *others = (file.read(name) for file in files)
         assert all(np.array_equal(first, other) for other in others), name
-    both = files[-1].as_lora()
+    both = lora_in_base(files[-1])
     both.check(shapes[1], 2.0)
-    assert both.scale(None) == 0.5 and all((both.read(name) == 1).all() for name in matrices)
+    assert all(both.scale(module) == 0.5 for module in both.modules) and all((both.read(name) == 1).all() for name in matrices)
     name = "conditioner.embedders.1.model.transformer.resblocks.0.attn."
     fused = load_file(tiny_weights)[name + "in_proj_weight"]
     assert np.array_equal(np.concatenate([files[0].read(f"{name}{part}_proj.weight") for part in "qkv"]), fused)
@@ -215,41 +215,10 @@ def test_any_cut_of_a_checkpoint_is_noticed(tmp_path):
     assert complete <= 3  # only a cut exactly between two tensors looks whole; the strict check finds what is missing
 
 
-def lora_file(path, shapes, rank=None, metadata=None):
-    save_lora(path, {n: np.zeros(s if rank is None else tuple(rank if d == 4 else d for d in s), np.float32) for n, s in shapes.items()}, metadata or {})
-    return path
-
-
-def test_lora_files_are_checked(tiny_weights, shapes, tmp_path):
-    good = open_lora(lora_file(tmp_path / "good.ckpt", shapes[1], metadata={"lora_alpha": "8.0"}))
-    good.check(shapes[1], 8.0)
-    with pytest.raises(UserError, match="lora_alpha 8, but --config says 4"):
-        good.check(shapes[1], 4.0)
-    with pytest.raises(UserError, match="has rank 2, but lora_dim in --config is 4"):
-        open_lora(lora_file(tmp_path / "rank.ckpt", shapes[1], rank=2)).check(shapes[1], 4.0)
-    fewer = dict(list(shapes[1].items())[2:])
-    with pytest.raises(UserError, match="another model.*2 missing"):
-        open_lora(lora_file(tmp_path / "fewer.ckpt", fewer)).check(shapes[1], 4.0)
-    with pytest.raises(UserError, match="fit no weight of the base"):
-        other = {name.replace("input_blocks.4", "input_blocks.9"): shape for name, shape in shapes[1].items()}
-        open_lora(lora_file(tmp_path / "other.ckpt", other)).check_against_base(shapes[0])
-    with pytest.raises(UserError, match="is a LoRA file, but base weights come first"):
-        open_base(tmp_path / "good.ckpt").check(shapes[0])
-    with pytest.raises(UserError, match="is not a LoRA file"):
-        open_lora(tiny_weights)
+def test_the_weight_argument_is_split_at_commas():
+    assert split_weight_argument("a.ckpt,b.safetensors,c.ckpt") == ("a.ckpt", ["b.safetensors", "c.ckpt"])
     with pytest.raises(UserError, match="empty part"):
         split_weight_argument("a.ckpt,")
-
-
-def test_merging_is_the_sum(tmp_path, shapes):
-    rng = np.random.default_rng(0)
-    matrices = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes[1].items()}
-    name = next(name for name in matrices if name.endswith("attn2.to_k.lora_A.weight")).removesuffix(".lora_A.weight")
-    weight = rng.standard_normal(shapes[0][name + ".weight"]).astype(np.float16)
-    read = lora.merged(lambda _: weight, list(matrices), matrices.__getitem__, 0.5)
-    expected = weight + 0.5 * matrices[name + ".lora_B.weight"] @ matrices[name + ".lora_A.weight"]
-    assert np.allclose(read(name + ".weight"), expected, atol=1e-5)
-    assert read("something.else.weight") is weight
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])

@@ -41,8 +41,18 @@ class TensorFile:
         self._file.close()
 
     @property
+    def paths(self) -> list[Path]:
+        """The files on disk that are read."""
+        return [self.path]
+
+    @property
     def names(self) -> list[str]:
         return list(self._entries)
+
+    @property
+    def is_native(self) -> bool:
+        """Whether base weights have native names here; else they have official ones."""
+        return self.kind == "ckpt"
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries

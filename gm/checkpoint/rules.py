@@ -4,7 +4,7 @@ Native: norm `weight/bias` -> `gamma/beta`, embedding `weight` -> `embedding_tab
 """
 
 import re
-from typing import Mapping
+from typing import Mapping, Optional
 
 _NORM = (
     r"in_layers\.0|out_layers\.0|diffusion_model\.out\.0|norm\d?|norm_out|layer_norm[12]|final_layer_norm|ln_[12]|ln_final"
@@ -29,7 +29,7 @@ IGNORED_ON_LOAD = {
 }
 
 _FUSED = re.compile(r"^(.*\.attn)\.in_proj_(weight|bias)$")
-_THIRD = re.compile(r"^(.*\.attn)\.[qkv]_proj\.(weight|bias)$")
+_THIRD = re.compile(r"^(.*\.attn)\.([qkv])_proj\.(weight|bias)$")
 
 
 def _apply(rules, name: str) -> str:
@@ -54,13 +54,19 @@ def split_names(fused: str) -> list[str]:
     return [f"{match[1]}.{part}_proj.{match[2]}" for part in "qkv"] if match else []
 
 
+def fused_name(name: str) -> tuple[str, Optional[int]]:
+    """The fused projection that a name of the second encoder's q, k or v is a third of, and which; others are whole."""
+    match = _THIRD.match(name)
+    return (f"{match[1]}.in_proj_{match[3]}", "qkv".index(match[2])) if match else (name, None)
+
+
 def official_shapes(native: Mapping[str, tuple]) -> dict[str, tuple]:
     """Names and shapes of the official single file of a model whose native base weights have these shapes."""
     shapes = dict(IGNORED_ON_LOAD)
     for name, shape in native.items():
-        third = _THIRD.match(name)
-        if third:
-            shapes[f"{third[1]}.in_proj_{third[2]}"] = (3 * shape[0], *shape[1:])
+        fused, third = fused_name(name)
+        if third is not None:
+            shapes[fused] = (3 * shape[0], *shape[1:])
         else:
             shapes[native_to_official(name)] = tuple(shape)
     return shapes

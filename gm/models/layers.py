@@ -59,15 +59,19 @@ class Linear(nn.Cell):
         self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), (outputs, inputs), dtype))
         self.bias = Parameter(initializer("zeros", (outputs,), dtype)) if bias else None
         self.has_bias = bias
-        self.has_lora = lora is not None
-        self.has_dropout = lora is not None and lora.dropout > 0
+        self.inputs, self.outputs, self.dtype = inputs, outputs, dtype
+        self.has_lora = self.has_dropout = False
         if lora is not None:
-            self.lora_A = LoraMatrix(lora.rank, inputs, False, dtype)
-            self.lora_B = LoraMatrix(outputs, lora.rank, True, dtype)
-            self.lora_scale = lora.alpha / lora.rank
-            if lora.dropout > 0:
-                self.lora_dropout = nn.Dropout(p=lora.dropout)
-        self.inputs, self.outputs = inputs, outputs
+            self.add_lora(lora)
+
+    def add_lora(self, lora: LoraConfig) -> None:
+        """Give the layer the two matrices, before its first call."""
+        self.has_lora, self.has_dropout = True, lora.dropout > 0
+        self.lora_A = LoraMatrix(lora.rank, self.inputs, False, self.dtype)
+        self.lora_B = LoraMatrix(self.outputs, lora.rank, True, self.dtype)
+        self.lora_scale = lora.alpha / lora.rank
+        if lora.dropout > 0:
+            self.lora_dropout = nn.Dropout(p=lora.dropout)
 
     def construct(self, x: Tensor) -> Tensor:
         """x (..., inputs) -> (..., outputs); rows of a matrix need no reshaping."""

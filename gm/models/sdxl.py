@@ -4,7 +4,7 @@ The networks stay apart (text encoders, VAE, UNet) so that each can be loaded wh
 """
 
 from dataclasses import replace
-from typing import Iterable
+from typing import Iterable, Mapping
 
 import mindspore as ms
 import numpy as np
@@ -12,9 +12,10 @@ from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
 from gm.checkpoint.rules import is_lora
-from gm.config import ModelConfig
+from gm.config import LoraConfig, ModelConfig
 from gm.console import bar
 from gm.models.conditioner import CONDITIONER_PREFIX, TextEncoders
+from gm.models.layers import Linear
 from gm.models.unet import UNET_PREFIX, UNet
 from gm.models.vae import VAE, VAE_PREFIX
 
@@ -28,10 +29,20 @@ def _name(cell: nn.Cell, prefix: str) -> nn.Cell:
     return cell
 
 
-def build_unet(config: ModelConfig, dtype: ms.Type = ms.float32) -> UNet:
-    """The UNet with empty weights; `dtype` is its compute type."""
+def _add_lora(cell: nn.Cell, prefix: str, ranks: Mapping[str, int]) -> nn.Cell:
+    """Put LoRA of these ranks into the linear layers with these native names, with alpha = rank."""
+    for name, child in list(cell.cells_and_names()):
+        rank = ranks.get(prefix + name)
+        if rank and isinstance(child, Linear):
+            child.add_lora(LoraConfig(rank, float(rank)))
+    return cell
+
+
+def build_unet(config: ModelConfig, dtype: ms.Type = ms.float32, lora_ranks: Mapping[str, int] = {}) -> UNet:
+    """The UNet with empty weights; `dtype` is its compute type. `lora_ranks`: native module name -> rank of LoRA to put
+    there besides what `config` says."""
     with no_init_parameters():
-        return _name(UNet(config.unet, dtype), UNET_PREFIX)
+        return _name(_add_lora(UNet(config.unet, dtype), UNET_PREFIX, lora_ranks), UNET_PREFIX)
 
 
 def build_vae(config: ModelConfig) -> VAE:
@@ -39,10 +50,13 @@ def build_vae(config: ModelConfig) -> VAE:
         return _name(VAE(config.vae), VAE_PREFIX)
 
 
-def build_text_encoders(config: ModelConfig, dtype: ms.Type = ms.float32) -> TextEncoders:
-    """Both encoders with empty weights. LoRA in layers whose output SDXL does not use stays untrained."""
+def build_text_encoders(
+    config: ModelConfig, dtype: ms.Type = ms.float32, lora_ranks: Mapping[str, int] = {}
+) -> TextEncoders:
+    """Both encoders with empty weights; `lora_ranks` as in `build_unet`. LoRA in layers whose output SDXL does not use
+    stays untrained."""
     with no_init_parameters():
-        cell = _name(TextEncoders(config, dtype), CONDITIONER_PREFIX)
+        cell = _name(_add_lora(TextEncoders(config, dtype), CONDITIONER_PREFIX, lora_ranks), CONDITIONER_PREFIX)
     layers = list(cell.embedders[0].transformer.text_model.encoder.layers)
     for layer in layers[config.text_encoders[0].layer_idx :]:
         for parameter in layer.get_parameters():

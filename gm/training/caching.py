@@ -5,13 +5,12 @@ Row: of a prompt, its context and pooled text one after the other (n,); of a squ
 """
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Callable, Sequence
 
 import numpy as np
 
 from gm.apart import run_apart
-from gm.checkpoint.weights import BaseWeights, open_base
+from gm.checkpoint.weights import BasePaths, BaseWeights, open_base
 from gm.config import ModelConfig
 from gm.console import bar, log
 from gm.data.cache import Photos, Posteriors, Square, Squares, plan_squares
@@ -47,7 +46,9 @@ class Caching:
 
         def compute(numbers: Sequence[int]) -> list[np.ndarray]:
             mine = [prompts[number] for number in numbers]
-            texts = run_apart(embed_prompts, sdxl.without_lora(self.model), self._path, self.machine, mine, False)
+            weight, vae = self.base.paths
+            model = sdxl.without_lora(self.model)
+            texts = run_apart(embed_prompts, mine, model, weight, self.machine, (), False, vae)
             rows = [np.concatenate([texts[prompt].context.reshape(-1), texts[prompt].pooled]) for prompt in mine]
             for number, row in zip(numbers, rows):
                 self.disk.put(keys[number], row)
@@ -69,7 +70,7 @@ class Caching:
 
         def compute(numbers: Sequence[int]) -> list[np.ndarray]:
             mine = [(keys[number], squares[number]) for number in numbers]
-            return run_apart(encode_squares, self.model, self._path, self.machine, self.disk, mine)
+            return run_apart(encode_squares, self.model, self.base.paths, self.machine, self.disk, mine)
 
         rows, found = collect(keys, self.disk, self.ranks, compute)
         if self.disk.folder:
@@ -91,27 +92,16 @@ class Caching:
         self.ranks.require_same({"the content of the photos": sorted({square.photo for square in squares.values()})})
         return squares
 
-    @property
-    def _path(self) -> str:
-        return str(self.base.file.path)
-
     def _keys(self, about: dict, prefixes: tuple[str, ...], own: Sequence[dict]) -> list[Key]:
         weights = self._digest(prefixes) if self.disk.folder else None
         about = about | {"format": FORMAT, "weights": weights, "device": self.machine.device}
         return [about | one for one in own]
 
     def _digest(self, prefixes: tuple[str, ...]) -> str:
-        """The hash of a part of the base weights as rank 0 has them; remembered for as long as the file is the same."""
+        """The hash of a part of the base weights as rank 0 has them; remembered for as long as the files are the same."""
         digest = None
         if self.ranks.is_main:
-            path, status = Path(self._path).resolve(), Path(self._path).stat()
-            key = {
-                "what": "weights",
-                "path": str(path),
-                "size": status.st_size,
-                "mtime": status.st_mtime_ns,
-                "part": prefixes,
-            }
+            key = {"what": "weights", "files": self.base.stamps(), "part": prefixes}
             known = self.disk.get(key)
             if known is None:
                 known = np.frombuffer(bytes.fromhex(self.base.digest(prefixes)), np.uint8)
@@ -133,11 +123,11 @@ class Encoder:
 
 
 def encode_squares(
-    model: ModelConfig, weight: str, machine: Runtime, disk: DiskCache, squares: Sequence[tuple[Key, Square]]
+    model: ModelConfig, weight: BasePaths, machine: Runtime, disk: DiskCache, squares: Sequence[tuple[Key, Square]]
 ) -> list[np.ndarray]:
     """The row of every square, kept on disk as soon as it is there; in the process that calls it."""
     machine.enter()
-    encode = Encoder(sdxl.load(VAEEncode(sdxl.build_vae(model)), open_base(weight).read, "VAE's encoder"))
+    encode = Encoder(sdxl.load(VAEEncode(sdxl.build_vae(model)), open_base(*weight).read, "VAE's encoder"))
     rows, path, photo = [], None, None
     for key, square in bar(squares, "encoding photos", unit="crop"):
         if square.path != path:

@@ -13,7 +13,9 @@ import numpy as np
 from gm import lora
 from gm.arguments import TrainOptions
 from gm.checkpoint.io import open_tensors, write_tensors
-from gm.checkpoint.weights import open_base, open_lora, save_lora, split_weight_argument, stream_whole
+from gm.checkpoint.lora_export import write_lora
+from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
+from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
 from gm.config import Config
 from gm.console import log
 from gm.data.cache import Photos
@@ -48,7 +50,7 @@ class Job:
         self.shares_model = class_config is None
         base_shapes, self.lora_shapes = sdxl.expected_shapes(config.model)
         base_path, lora_paths = split_weight_argument(options.weight)
-        self.base = open_base(base_path)
+        self.base = open_base(base_path, options.vae)
         self.base.check(base_shapes)
         self.resume = self._open_resume(options.resume)
         self.start_lora = self._start_lora(lora_paths)
@@ -70,7 +72,7 @@ class Job:
             raise UserError(f"--weight names {len(paths)} LoRA files, but training continues one: give base,lora")
         if not paths and not self.base.lora_names():
             return None
-        file = open_lora(paths[0]) if paths else self.base.as_lora()
+        file = open_lora(paths[0], self.config.model) if paths else lora_in_base(self.base)
         file.check(self.lora_shapes, self.config.model.lora.alpha)
         return {name: file.read(name) for name in self.lora_shapes}
 
@@ -265,7 +267,7 @@ class Job:
         return infer
 
     def _save(self, path: Path, step: int, trainer: Trainer) -> None:
-        """The LoRA file (or base + LoRA), and beside it what --resume needs."""
+        """The LoRA file (or base + LoRA), for other tools as well if asked for, and beside it what --resume needs."""
         cells = [cell for cell in (self.unet, self.text_encoders) if cell is not None]
         matrices = lora.state(cells)
         settings = self.config.model.unet.lora
@@ -280,5 +282,8 @@ class Job:
             save_lora(path, matrices, about)
         else:
             write_tensors(path, stream_whole(self.base, matrices), metadata=about)
+        if self.options.save_format:
+            with lora_in_base(open_base(path)) as written:
+                write_lora(written, path.with_suffix(".safetensors"), self.options.save_format, model=self.config.model)
         state = matrices | {f"state.{key}": value for key, value in trainer.state().items()}
         write_tensors(path.parent / STATE_FILE, state.items(), metadata=about)

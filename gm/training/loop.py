@@ -1,6 +1,7 @@
 """The training loop: draws -> micro-batches -> updates, and what is written on the way.
 
-`<save_path>/SDXL_base_1.0_<step>_lora.ckpt`, training_state.ckpt (for --resume), metrics.jsonl and loss.png.
+`<save_path>/SDXL_base_1.0_<step>_lora.ckpt`, as .safetensors too if asked for, training_state.ckpt (for --resume),
+metrics.jsonl and loss.png.
 """
 
 import json
@@ -80,6 +81,7 @@ class Checkpoints:
         if self.settings.keep is not None:
             for old in self.written[: -self.settings.keep]:
                 old.unlink(missing_ok=True)
+                old.with_suffix(".safetensors").unlink(missing_ok=True)  # of --save_format
             self.written = self.written[-self.settings.keep :]
         return path
 

@@ -1,0 +1,159 @@
+"""Writing a LoRA in the layout of another tool, or natively, with what those tools show about a file.
+
+PEFT's and diffusers' layouts have no alpha and are read as alpha = rank, so B is multiplied by alpha / rank there. kohya's
+have it as a tensor a module, but diffusers (seen with 0.42.1) loses most of them when they differ: then all get the
+commonest, and B what is between. Metadata: kohya's `ss_...`, and the Model Metadata Standard's `modelspec...`.
+"""
+
+import datetime
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Iterable, Mapping, Optional
+
+import numpy as np
+
+from gm.checkpoint.io import Array, Raw, convert, write_tensors
+from gm.checkpoint.lora_files import ADAPTER_METADATA, LoraFile
+from gm.checkpoint.lora_rules import lora_names, matrix_names
+from gm.config import ModelConfig
+from gm.errors import UserError
+
+BASE_MODEL = "SDXL-base-1.0"
+SGM = "https://github.com/Stability-AI/generative-models"
+
+
+def write_lora(
+    file: LoraFile,
+    path: Path,
+    layout: str,
+    dtype: str = "float32",
+    alpha: Optional[float] = None,
+    model: Optional[ModelConfig] = None,
+) -> None:
+    """Write `file` to `path` as "native" or one of lora_rules.LAYOUTS, all or nothing.
+
+    `dtype`: of the matrices, "float32", "float16" or "bfloat16". `alpha`: where the file does not say it (default: the
+    rank). `model`: see lora_files.open_lora. UserError when a number does not fit into float16, or a module has no name in
+    the layout.
+    """
+    alphas = {module: file.alpha(module, alpha) for module in file.modules}
+    written = _written_alphas(file, layout, alphas)
+    tensors = _tensors(file, layout, dtype, alphas, written, model)
+    about = _native_metadata(file, written)
+    if layout != "native":
+        about = _metadata(file, path, layout, tensors, about)
+    write_tensors(path, tensors.items(), about)
+
+
+def _written_alphas(file: LoraFile, layout: str, alphas: Mapping[str, float]) -> dict[str, float]:
+    """Native module name -> the alpha that it has in a file of this layout."""
+    if _is_diffusers(layout):
+        return {module: float(pair.rank) for module, pair in file.modules.items()}
+    if layout == "native":
+        return dict(alphas)
+    commonest = Counter(alpha for alpha in alphas.values() if alpha).most_common(1)  # an alpha of 0 would lose the others
+    return dict.fromkeys(alphas, commonest[0][0] if commonest else 0.0)
+
+
+def _tensors(
+    file: LoraFile,
+    layout: str,
+    dtype: str,
+    alphas: Mapping[str, float],
+    written: Mapping[str, float],
+    model: Optional[ModelConfig],
+) -> dict[str, Array]:
+    names, tensors = lora_names(model), {}
+    needs_alpha = not _is_diffusers(layout) and (layout != "native" or _one(written.values()) is None)
+    for module in file.modules:
+        try:
+            foreign = names.foreign(module, layout)
+        except KeyError:
+            raise UserError(
+                f"the LoRA {file.path} has {module}, which is no linear layer of this model's transformers: the {layout} "
+                "layout has no name for it"
+            ) from None
+        name_a, name_b = matrix_names(layout, module, foreign)
+        a, b = file.read(f"{module}.lora_A.weight"), file.read(f"{module}.lora_B.weight")
+        if alphas[module] != written[module]:
+            b = b * np.float32(alphas[module] / written[module])
+        if needs_alpha:
+            tensors[f"{foreign}.alpha"] = np.array(written[module], np.float32)
+        tensors[name_a], tensors[name_b] = convert(a, dtype), convert(b, dtype)
+    return tensors
+
+
+def _is_diffusers(layout: str) -> bool:
+    """Whether only diffusers reads it."""
+    return layout in ("peft", "diffusers")
+
+
+def _one(values: Iterable):
+    """The only value, or None when there are several."""
+    different = set(values)
+    return different.pop() if len(different) == 1 else None
+
+
+def _native_metadata(file: LoraFile, alphas: Mapping[str, float]) -> dict[str, str]:
+    """What training writes into a LoRA .ckpt, as far as the file says it."""
+    given = file.metadata
+    about = {
+        "lora_rank": _one(pair.rank for pair in file.modules.values()),
+        "lora_alpha": _one(alphas.values()),
+        "step": given.get("step", given.get("ss_steps")),
+        "instance_prompt": given.get("instance_prompt", given.get("modelspec.trigger_phrase")),
+        "base_model": given.get("base_model", given.get("ss_base_model_version")),
+    }
+    return {key: str(value) for key, value in about.items() if value is not None}
+
+
+def _metadata(
+    file: LoraFile, path: Path, layout: str, tensors: Mapping[str, Array], native: Mapping[str, str]
+) -> dict[str, str]:
+    """What the file already says about itself, with what is true of the new one."""
+    digest = hashlib.sha256()
+    for tensor in tensors.values():
+        digest.update(tensor.content if isinstance(tensor, Raw) else np.ascontiguousarray(tensor).tobytes())
+    dropped = ("lora_rank", "lora_alpha", "sshs_legacy_hash", ADAPTER_METADATA)
+    about = {key: text for key, text in file.metadata.items() if key not in dropped}
+    about |= {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": native.get("lora_rank", "Dynamic"),
+        "ss_network_alpha": native.get("lora_alpha", "Dynamic"),
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_output_name": path.stem,
+        "lora_targets": ",".join(targets(file)),
+        "base_model": native.get("base_model", BASE_MODEL),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.implementation": "diffusers" if _is_diffusers(layout) else SGM,
+        "modelspec.title": path.stem,
+        "modelspec.date": datetime.datetime.now().replace(microsecond=0).isoformat(),
+        "modelspec.resolution": about.get("modelspec.resolution", "1024x1024"),
+        "modelspec.prediction_type": "epsilon",
+        "modelspec.hash_sha256": "0x" + digest.hexdigest(),
+        "sshs_model_hash": digest.hexdigest(),
+    }
+    if "step" in native:
+        about["ss_steps"] = native["step"]
+    if "instance_prompt" in native:
+        about["modelspec.trigger_phrase"] = native["instance_prompt"]
+        about.setdefault("ss_tag_frequency", json.dumps({"instance": {native["instance_prompt"]: 1}}))
+    return about
+
+
+def targets(file: LoraFile) -> list[str]:
+    """The kinds of layer that have LoRA, e.g. to_q or net.0.proj, the commonest first."""
+    kinds = Counter(kind_of_layer(module) for module in file.modules)
+    return [kind for kind, _ in kinds.most_common()]
+
+
+def kind_of_layer(module: str) -> str:
+    """The last part of a module's name, with the numbers of a list and what is in them: to_out.0, net.0.proj."""
+    parts = module.split(".")
+    start = len(parts) - 1
+    while start > 0 and (parts[start].isdigit() or parts[start - 1].isdigit() and parts[start - 2] == "net"):
+        start -= 1
+    return ".".join(parts[start:])

@@ -1,0 +1,160 @@
+"""The names of LoRA matrices in the files of each tool: rules between native names and theirs, and a table made by them.
+
+Layouts: "native" (this suite and the earlier MindSpore example), "kohya" (sgm's blocks), "kohya-diffusers" (diffusers'
+blocks), "peft" and "diffusers" (what diffusers' training scripts wrote before PEFT). kohya's names have underscores where
+the modules have dots, so they are looked up among the modules of the model, never taken apart. How diffusers calls the
+blocks is diffusers_rules.py. No files here.
+"""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple, Optional
+
+from gm.checkpoint.diffusers_rules import official_to_diffusers, unet_blocks
+from gm.config import ModelConfig, UNetConfig
+
+LAYOUTS = ("kohya", "kohya-diffusers", "peft", "diffusers")  # those of other tools
+
+# native, kohya's and diffusers' prefix of each network
+NETWORKS = (
+    ("model.diffusion_model.", "lora_unet_", "unet."),
+    ("conditioner.embedders.0.transformer.", "lora_te1_", "text_encoder."),
+    ("conditioner.embedders.1.model.", "lora_te2_", "text_encoder_2."),
+)
+UNET, TEXT_ENCODER_1, TEXT_ENCODER_2 = (prefixes[0] for prefixes in NETWORKS)
+
+_ATTENTION = [f"attn{i}.{part}" for i in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.0")]
+_BLOCK = [*_ATTENTION[:4], "ff.net.0.proj", "ff.net.2", *_ATTENTION[4:]]
+_PROJECTIONS = [f"{part}_proj" for part in ("q", "k", "v", "out")]
+
+# spellings that older files have; all apply to the name of a tensor, in this order
+_SPELLINGS = (
+    (re.compile(r"\._backbone\b"), ""),  # MindSpore's mixed-precision wrapper
+    (re.compile(r"\.(lora_[AB])\.default\.weight$"), r".\1.weight"),  # PEFT with its adapter's name
+    (re.compile(r"\.processor\.(to_[qkv])_lora\."), r".\1.lora."),  # diffusers' attention processors
+    (re.compile(r"\.processor\.to_out_lora\."), r".to_out.0.lora."),
+    (re.compile(r"\.lora_linear_layer\."), ".lora."),
+    (re.compile(r"^lora_te_"), "lora_te1_"),
+    (re.compile(r"^(text_encoder(?:_2)?)\.encoder\."), r"\1.text_model.encoder."),  # of transformers 5
+    (re.compile(r"^lora_te1_encoder_"), "lora_te1_text_model_encoder_"),
+)
+_ENDINGS = (
+    (".lora_A.weight", "A", "peft"),
+    (".lora_B.weight", "B", "peft"),
+    (".lora_down.weight", "A", "kohya"),
+    (".lora_up.weight", "B", "kohya"),
+    (".lora.down.weight", "A", "diffusers"),
+    (".lora.up.weight", "B", "diffusers"),
+    (".alpha", "alpha", ""),
+)
+# part of a tensor's name -> what the file is instead of plain LoRA
+OTHER_METHODS = (
+    ("dora_scale", "DoRA"),
+    ("lora_magnitude_vector", "DoRA"),
+    (".hada_", "LoHa"),
+    (".lokr_", "LoKr"),
+    (".oft_", "OFT"),
+    (".lora_mid.", "convolution LoRA"),
+)
+
+
+class TensorName(NamedTuple):
+    """What the name of a tensor in a LoRA file says."""
+
+    module: str  # as the file calls it, after `_SPELLINGS`
+    part: str  # "A", "B" or "alpha"
+    layout: str  # "peft" stands for native as well, "kohya" for both kinds of blocks; "" when it does not tell
+
+
+def parse(name: str) -> Optional[TensorName]:
+    """None for a tensor that is no part of a LoRA."""
+    for pattern, replacement in _SPELLINGS:
+        name = pattern.sub(replacement, name)
+    for ending, part, layout in _ENDINGS:
+        if name.endswith(ending):
+            return TensorName(name[: -len(ending)], part, layout)
+    return None
+
+
+def matrix_names(layout: str, native: str, foreign: str) -> tuple[str, str]:
+    """The names of A and B in a file of this layout, for a module with these names."""
+    if layout in ("native", "peft"):
+        down, up = "lora_A", "lora_B"
+    elif layout == "diffusers":
+        infix = "lora" if native.startswith(UNET) else "lora_linear_layer"
+        down, up = f"{infix}.down", f"{infix}.up"
+    else:
+        down, up = "lora_down", "lora_up"
+    return f"{foreign}.{down}.weight", f"{foreign}.{up}.weight"
+
+
+def spatial_transformers(unet: UNetConfig) -> list[tuple[str, str, int]]:
+    """(native name, diffusers' name, depth) of each, without the network's name in front."""
+    levels = len(unet.channel_mult)
+    level_of = {"mid_block": levels - 1}
+    for level in range(levels):
+        level_of |= {f"down_blocks.{level}": level, f"up_blocks.{levels - 1 - level}": level}
+    with_attention = [level for level in range(levels) if 2**level in unet.attention_resolutions]
+    blocks = unet_blocks(levels, unet.num_res_blocks, with_attention)
+    return [
+        (native, diffusers, unet.transformer_depth[level_of[diffusers.partition(".attentions.")[0]]])
+        for native, diffusers in blocks
+        if ".attentions." in diffusers
+    ]
+
+
+class LoraNames:
+    """The linear layers of a model's transformers, which are what LoRA files target, under every layout's names."""
+
+    def __init__(self, unet: UNetConfig, text_layers: tuple[int, int]):
+        diffusers = _unet_modules(unet) | _text_modules(*text_layers)
+        self.modules = tuple(diffusers)  # native names
+        self.native_of: dict[str, str] = {}  # name in the layout of any other tool -> native name
+        self._names: dict[str, dict[str, str]] = {layout: {} for layout in LAYOUTS}  # layout -> native -> foreign name
+        for native, name in diffusers.items():
+            network, kohya, prefix = next(prefixes for prefixes in NETWORKS if native.startswith(prefixes[0]))
+            with_own_blocks = kohya + _flat(native[len(network) :])
+            with_diffusers_blocks = kohya + _flat(name[len(prefix) :])
+            self._names["kohya"][native] = with_own_blocks if network == UNET else with_diffusers_blocks
+            self._names["kohya-diffusers"][native] = with_diffusers_blocks
+            self._names["peft"][native] = self._names["diffusers"][native] = name
+            self.native_of |= {foreign: native for foreign in (with_own_blocks, with_diffusers_blocks, name)}
+
+    def foreign(self, module: str, layout: str) -> str:
+        """A native module's name in a file of this layout; KeyError when the layouts have none."""
+        return module if layout == "native" else self._names[layout][module]
+
+
+def _unet_modules(unet: UNetConfig) -> dict[str, str]:
+    """Native -> diffusers' name of every linear layer in the UNet's transformers."""
+    modules = {}
+    for native, diffusers, depth in spatial_transformers(unet):
+        inner = [f"transformer_blocks.{i}.{part}" for i in range(depth) for part in _BLOCK]
+        for part in ("proj_in", *inner, "proj_out"):
+            modules[f"{UNET}{native}.{part}"] = f"unet.{diffusers}.{part}"
+    return modules
+
+
+def _text_modules(first: int, second: int) -> dict[str, str]:
+    """Native -> diffusers' name of every linear layer in encoders of so many layers."""
+    parts = [f"self_attn.{part}" for part in _PROJECTIONS] + ["mlp.fc1", "mlp.fc2"]
+    names = [f"{TEXT_ENCODER_1}text_model.encoder.layers.{i}.{part}" for i in range(first) for part in parts]
+    parts = [f"attn.{part}" for part in _PROJECTIONS] + ["mlp.c_fc", "mlp.c_proj"]
+    names += [f"{TEXT_ENCODER_2}transformer.resblocks.{i}.{part}" for i in range(second) for part in parts]
+    return {name: ".".join(found) for name, found in official_to_diffusers(names).items()}
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
+@lru_cache(maxsize=8)
+def _names(unet: UNetConfig, text_layers: tuple[int, int]) -> LoraNames:
+    return LoraNames(unet, text_layers)
+
+
+def lora_names(model: Optional[ModelConfig] = None) -> LoraNames:
+    """The names in a model; without one in SDXL, of which a smaller model's are a part as long as it has SDXL's blocks."""
+    if model is None:
+        return _names(UNetConfig(), (12, 32))
+    return _names(model.unet, tuple(encoder.layers for encoder in model.text_encoders))

@@ -1,0 +1,121 @@
+"""Make a LoRA of a chosen rank from the difference of two checkpoints: what a whole fine-tuning changed.
+
+Each weight's difference is cut to its first singular values, which is the nearest there is of that rank.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Optional, Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from gm import console, low_rank
+from gm.checkpoint.blocks import by_block, network_of
+from gm.checkpoint.lora_export import write_lora
+from gm.checkpoint.lora_files import LoraArrays
+from gm.checkpoint.lora_rules import lora_names
+from gm.checkpoint.single_file import new_output
+from gm.checkpoint.weights import BaseWeights, differences, open_base
+from gm.console import bar, log, table
+from gm.errors import UserError
+from gm.lora import initial_value
+from tools.lora_arguments import add_config, add_output, layout_of, model_of
+
+TARGETS = {"attention": re.compile(r"\.(to_q|to_k|to_v|to_out\.0|q_proj|k_proj|v_proj|out_proj)$"), "linear": re.compile("")}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--base", required=True, help="the weights from before: .safetensors, .ckpt or diffusers' folder")
+    parser.add_argument("--tuned", required=True, help="the weights from after, of any kind")
+    parser.add_argument("--rank", type=int, default=16, help="rank of the LoRA (default: 16)")
+    parser.add_argument(
+        "--targets",
+        choices=tuple(TARGETS),
+        default="attention",
+        help="attention: the projections that training here has; linear: every linear layer of the transformers",
+    )
+    add_output(parser)
+    add_config(parser)
+    options = parser.parse_args(argv)
+    layout, model = layout_of(options), model_of(options)
+    if options.rank < 1:
+        raise UserError(f"--rank {options.rank} must be at least 1")
+    base, tuned = open_base(options.base), open_base(options.tuned)
+    for file in (base, tuned):
+        if file.lora_names() or not file.shapes:
+            raise UserError(f"{file.file.path} holds LoRA matrices: give two checkpoints of base weights")
+    words = differences(tuned.shapes, base.shapes)
+    if words:
+        raise UserError(f"--tuned {tuned.file.path} is not of the model of --base: tensors {'; '.join(words)}")
+    targets = [
+        module
+        for module in lora_names(model).modules
+        if TARGETS[options.targets].search(module) and f"{module}.weight" in base.shapes
+    ]
+    if not targets:
+        raise UserError(f"--base {base.file.path} holds none of the layers that LoRA goes into: give SDXL's weights")
+    found = Extraction(base, tuned, targets, options.rank)
+    output = new_output(Path(options.output))
+    write_lora(LoraArrays(output, found.arrays, {}), output, layout, options.dtype, model=model)
+    print(found.report())
+    log.info("%s: %d modules of rank %d in the %s layout", output, len(found.arrays), options.rank, layout)
+
+
+class Extraction:
+    """`arrays`: module -> (B, A); and how much of the difference they hold."""
+
+    def __init__(self, base: BaseWeights, tuned: BaseWeights, targets: Sequence[str], rank: int):
+        self.arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._energies: dict[str, tuple[float, float]] = {}  # module -> squared norms of the difference and of what is lost
+        self._outside = 0.0  # squared norm of the difference in all other weights
+        modules = {f"{module}.weight": module for module in targets}
+        for name in bar(base.shapes, "comparing", unit="tensor"):
+            difference = tuned.read(name).astype(np.float32) - base.read(name).astype(np.float32)
+            energy = _energy(difference)
+            if not np.isfinite(energy):
+                raise UserError(f"the difference in {name} is not finite: one of the two files is damaged")
+            if name not in modules:
+                self._outside += energy
+                continue
+            module = modules[name]
+            fresh = initial_value(f"{module}.lora_A.weight", (rank, difference.shape[1]), 0)
+            b, a = low_rank.factors(low_rank.truncated_svd(difference, rank), rank, fresh)
+            self.arrays[module] = b, a
+            self._energies[module] = energy, _energy(difference - b @ a)
+        changed = {network_of(module) for module, (energy, _) in self._energies.items() if energy > 0}
+        if not changed:
+            raise UserError(
+                f"{base.file.path} and {tuned.file.path} are the same in all {len(targets)} targets: nothing to extract"
+            )
+        self.arrays = {module: pair for module, pair in self.arrays.items() if network_of(module) in changed}
+
+    def report(self) -> str:
+        """The relative error |D - B A| / |D| by block and in all, as a table."""
+        blocks = {**by_block(self.arrays), ("all", ""): list(self.arrays)}
+        rows = [(*block, len(modules), *self._errors(modules)) for block, modules in blocks.items()]
+        return (
+            table(("network", "block", "modules", "difference", "relative error"), rows)
+            + f"\n{self._share():.1%} of the whole difference (of squares) is in these modules, the rest in other weights"
+        )
+
+    def _errors(self, modules: Sequence[str]) -> tuple[str, str]:
+        energy, lost = (sum(self._energies[module][i] for module in modules) for i in (0, 1))
+        return f"{energy**0.5:.4g}", f"{(lost / energy) ** 0.5:.4f}" if energy else "-"
+
+    def _share(self) -> float:
+        inside = sum(energy for energy, _ in self._energies.values())
+        return inside / (inside + self._outside)
+
+
+def _energy(array: np.ndarray) -> float:
+    return float(np.sum(np.square(array, dtype=np.float64)))
+
+
+if __name__ == "__main__":
+    sys.exit(console.run_command(main))

@@ -1,0 +1,34 @@
+"""Write a LoRA of any layout as a native .ckpt, under the names of this suite."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Optional, Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gm import console
+from gm.checkpoint.lora_export import write_lora
+from gm.checkpoint.single_file import new_output
+from gm.console import log
+from gm.errors import UserError
+from tools.lora_arguments import add_lora, open_given
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add_lora(parser)
+    parser.add_argument("--output", required=True, help="the .ckpt to write; it must not exist")
+    options = parser.parse_args(argv)
+    if Path(options.output).suffix != ".ckpt":
+        raise UserError(f"--output {options.output} must end in .ckpt")
+    file, model = open_given(options)
+    output = new_output(Path(options.output))
+    with file:
+        write_lora(file, output, "native", alpha=options.alpha, model=model)
+    log.info("%s: %d modules from the %s layout", output, len(file.modules), file.layout)
+
+
+if __name__ == "__main__":
+    sys.exit(console.run_command(main))

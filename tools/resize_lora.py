@@ -1,0 +1,81 @@
+"""Bring a LoRA to another rank, keeping as much of its update as that rank can hold.
+
+The singular values of scale * B A come from the small core between the QR factors of the two matrices, so that the
+product is never formed. A rank above the LoRA's own adds rows that begin like a fresh LoRA's: the update stays the same.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Optional, Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from gm import console, low_rank
+from gm.checkpoint.blocks import by_block
+from gm.checkpoint.lora_export import write_lora
+from gm.checkpoint.lora_files import LoraArrays, LoraFile
+from gm.checkpoint.single_file import new_output
+from gm.console import bar, log, table
+from gm.errors import UserError
+from gm.lora import initial_value
+from tools.lora_arguments import add_lora, add_output, layout_of, open_given
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add_lora(parser)
+    parser.add_argument("--rank", type=int, help="the new rank; with --keep the largest that a module may have")
+    parser.add_argument(
+        "--keep",
+        type=float,
+        help="share of each module's energy to keep, above 0 and at most 1: the smallest rank that does",
+    )
+    add_output(parser)
+    options = parser.parse_args(argv)
+    layout = layout_of(options)
+    if options.rank is None and options.keep is None:
+        raise UserError("neither --rank nor --keep was given: say the new rank, or the share of the energy to keep")
+    if options.rank is not None and options.rank < 1:
+        raise UserError(f"--rank {options.rank} must be at least 1")
+    if options.keep is not None and not 0 < options.keep <= 1:
+        raise UserError(f"--keep {options.keep:g} must be above 0 and at most 1, e.g. 0.95")
+    file, model = open_given(options)
+    with file:
+        arrays, energies = resized(file, options.rank, options.keep, options.alpha)
+    output = new_output(Path(options.output))
+    write_lora(LoraArrays(output, arrays, file.metadata), output, layout, options.dtype, model=model)
+    print(report(arrays, energies))
+    log.info("%s: %d modules in the %s layout", output, len(arrays), layout)
+
+
+def resized(
+    file: LoraFile, rank: Optional[int], keep: Optional[float], alpha: Optional[float]
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, tuple[float, float]]]:
+    """module -> the new (B, A), and module -> (energy of its update, energy kept)."""
+    arrays, energies = {}, {}
+    for module in bar(file.modules, "resizing", unit="module"):
+        b, a = file.read(f"{module}.lora_B.weight"), file.read(f"{module}.lora_A.weight")
+        svd = low_rank.product_svd(b * np.float32(file.scale(module, alpha)), a)
+        new = rank if keep is None else min(low_rank.rank_for(svd[1], keep), rank or len(svd[1]))
+        arrays[module] = low_rank.factors(svd, new, initial_value(f"{module}.lora_A.weight", (new, a.shape[1]), 0))
+        energies[module] = float(np.sum(svd[1] ** 2)), float(np.sum(svd[1][:new] ** 2))
+    return arrays, energies
+
+
+def report(arrays: dict[str, tuple[np.ndarray, np.ndarray]], energies: dict[str, tuple[float, float]]) -> str:
+    """The energy kept, by block and in all, as a table."""
+    rows = []
+    for block, modules in {**by_block(arrays), ("all", ""): list(arrays)}.items():
+        energy, kept = (sum(energies[module][i] for module in modules) for i in (0, 1))
+        ranks = sorted({len(arrays[module][1]) for module in modules})
+        span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
+        rows.append((*block, len(modules), span, f"{kept / energy:.2%}" if energy else "-"))
+    return table(("network", "block", "modules", "rank", "energy kept"), rows)
+
+
+if __name__ == "__main__":
+    sys.exit(console.run_command(main))
