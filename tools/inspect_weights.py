@@ -54,7 +54,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         norms = update_norms(lora)
         told.append(about_lora(lora, norms))
         if plot:
-            plot_bars(block_norms(norms), "|alpha / rank * B A|", f"{file.path.name}: size of the update in each block", plot)
+            plot_bars(
+                block_norms(norms), "|alpha / rank * B A|", f"{file.path.name}: size of the update in each block", plot
+            )
             log.info("%s written", plot)
     if file.metadata:
         told.append(table(("metadata", ""), [(key, _short(text)) for key, text in sorted(file.metadata.items())]))
