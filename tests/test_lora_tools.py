@@ -13,7 +13,7 @@ from gm.checkpoint.blocks import by_block, network_of
 from gm.checkpoint.io import Raw, convert, open_tensors, to_array, write_tensors
 from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, lora_names
-from gm.checkpoint.rules import IGNORED_ON_LOAD, native_to_official, split_names
+from gm.checkpoint.rules import native_to_official, split_names
 from gm.checkpoint.weights import open_base, stream_whole
 from gm.console import table
 from gm.errors import UserError
@@ -548,6 +548,9 @@ def test_a_vae_is_told(tiny_weights, tmp_path, capfd, prefix):
 def test_inspecting_refuses_what_cannot_be(tiny_weights, trained, tmp_path):
     save_file({"a": np.zeros(1)}, tmp_path / "a.safetensors")
     refused(inspect_weights, r"holds 1 tensors of a kind unknown here \(a\)", tmp_path / "a.safetensors")
+    down = "lora_unet_input_blocks_4_1_proj_in"
+    save_file({f"{down}.alpha": np.ones(()), f"{down}.hada_w1_a": np.ones((2, 2))}, tmp_path / "loha.safetensors")
+    refused(inspect_weights, "holds LoHa matrices, which are not supported", tmp_path / "loha.safetensors")
     refused(inspect_weights, "does not exist", tmp_path / "nowhere.ckpt")
     refused(inspect_weights, "--plot .* must end in .png", trained, "--plot", tmp_path / "a.jpg")
     refused(
