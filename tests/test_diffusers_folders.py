@@ -17,7 +17,7 @@ from gm.checkpoint.diffusers_rules import PARTS, diffusers_to_official, official
 from gm.checkpoint.folder import open_source, open_vae
 from gm.checkpoint.io import convert, open_tensors, write_tensors
 from gm.checkpoint.rules import IGNORED_ON_LOAD, native_to_official, official_to_native, split_names
-from gm.checkpoint.weights import open_base
+from gm.checkpoint.weights import open_base, stream_whole
 from gm.config import UNetConfig, VAEConfig
 from gm.data.cache import plan_squares
 from gm.data.disk_cache import DiskCache
@@ -273,6 +273,15 @@ def test_a_vae_of_every_form_replaces_the_bases(other_vae, tiny_weights, folder,
             for name in shapes:
                 expected = wanted[native_to_official(name)] if name.startswith(VAE) else given.read(name)
                 assert np.array_equal(found.read(name), expected), (path, name)
+
+
+def test_a_whole_checkpoint_has_the_vae_that_was_given(folder, other_vae, tmp_path, shapes):
+    """What training writes where LoRA is saved together with the base."""
+    given = open_base(folder, other_vae["bare.safetensors"])
+    write_tensors(tmp_path / "whole.ckpt", stream_whole(given, {}))
+    found = open_base(tmp_path / "whole.ckpt")
+    found.check(shapes)
+    assert all(np.array_equal(found.read(name), given.read(name)) for name in shapes)
 
 
 def test_a_base_without_a_vae_is_completed(other_vae, tiny_weights, shapes, tmp_path):

@@ -54,7 +54,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         norms = update_norms(lora)
         told.append(about_lora(lora, norms))
         if plot:
-            plot_bars(block_norms(norms), "|alpha / rank * B A|", f"{file.path.name}: size of the update in each block", plot)
+            plot_bars(
+                block_norms(norms), "|alpha / rank * B A|", f"{file.path.name}: size of the update in each block", plot
+            )
             log.info("%s written", plot)
     if file.metadata:
         told.append(table(("metadata", ""), [(key, _short(text)) for key, text in sorted(file.metadata.items())]))
@@ -64,8 +66,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 def opened(path: Path, options: argparse.Namespace) -> tuple[TensorFile, Optional[LoraFile], Optional[BaseWeights]]:
     """The file, and what it holds as LoRA and as base weights. UserError when it holds neither."""
     file = open_source(path)
-    if all(parse(name) for name in file.names):
-        return file, open_lora(path, model_of(options)), None
+    others = [name for name in file.names if parse(name) is None]
+    if len(others) < len(file.names) and not any(
+        name.startswith("state.") or network_of(name) != "other" for name in others
+    ):
+        return file, open_lora(path, model_of(options)), None  # or says what kind of LoRA it is that is not supported
     base = BaseWeights(file)
     if is_state(base) or any(network_of(name) != "other" for name in base.shapes):
         return file, lora_in_base(base) if base.lora_names() else None, base
