@@ -35,7 +35,7 @@ class Computed(list):
 
     def run_apart(self, function, *args):
         if function is embed_prompts:
-            *_, prompts, use_lora = args
+            prompts, *_, use_lora, _ = args
             assert not use_lora
             self.extend(prompts)
             return {
