@@ -21,6 +21,7 @@ from gm.config import LoraConfig
 reshape, transpose, cast, add, sub, mul = ops.Reshape(), ops.Transpose(), ops.Cast(), ops.Add(), ops.Sub(), ops.Mul()
 _matmul, _matmul_transposed = ops.MatMul(), ops.MatMul(transpose_b=True)
 _exp, _rsqrt, _zeros_like = ops.Exp(), ops.Rsqrt(), ops.ZerosLike()
+bias_add = ops.BiasAdd()  # not Add: on the CPU a broadcasting Add keeps four times its result in memory for good
 _sigmoid, _erf, _sin, _cos, _concat_last = ops.Sigmoid(), ops.Erf(), ops.Sin(), ops.Cos(), ops.Concat(-1)
 
 
@@ -79,7 +80,7 @@ class Linear(nn.Cell):
         x = as_rows(x)
         y = _matmul_transposed(x, self.weight)
         if self.has_bias:
-            y = add(y, self.bias)
+            y = bias_add(y, self.bias)
         if self.has_lora:
             low = self.lora_A(self.lora_dropout(x) if self.has_dropout else x)
             if self.lora_scale != 1.0:
@@ -96,10 +97,9 @@ class Conv2d(nn.Cell):
         self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), (outputs, inputs, kernel, kernel), dtype))
         self.bias = Parameter(initializer("zeros", (outputs,), dtype))
         self.product = ops.Conv2D(outputs, kernel, pad_mode="pad", pad=padding, stride=stride)
-        self.add = ops.BiasAdd()
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.add(self.product(x, self.weight), self.bias)
+        return bias_add(self.product(x, self.weight), self.bias)
 
 
 class GroupNorm(nn.Cell):
@@ -133,25 +133,31 @@ class NormaliseRows(nn.Cell):
     """ops.LayerNorm with a gradient of our own: MindSpore's CPU kernel for it takes three times as long.
 
     x (N, C), gamma and beta (C,) -> y (N, C), mean and variance (N, 1). gamma and beta are frozen, so they get no gradient.
-    With h = (x - mean) r, r = 1 / sqrt(variance + eps) and g = dy gamma: dx = r (g - mean(g) - h mean(g h)).
-    A mean over a row is a product with a column of 1/C, which is faster than the reduction kernel.
+    With r = 1 / sqrt(variance + eps) and means over a row, dx = r gamma dy + b x + c, where
+    b = -r^3 (mean(gamma dy x) - mean mean(gamma dy)) and c = -r mean(gamma dy) - b mean.
+    A row's mean is a product with a column, and a column spread over the rows a product with a row: reductions are
+    slower, and a broadcasting kernel keeps four times its result in memory for good.
     """
 
     def __init__(self, channels: int, eps: float):
         super().__init__()
-        self.eps = eps
+        self.eps, self.channels = eps, channels
         self.norm = ops.LayerNorm(-1, -1, eps)
-        self.mean = Tensor(np.full((channels, 1), 1.0 / channels, np.float32))
+        self.ones = Tensor(np.ones((1, channels), np.float32))
 
     def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.norm(x, gamma, beta)
 
     def bprop(self, x, gamma, beta, out, dout):
+        dy, mean = dout[0], out[1]
+        column = reshape(mul(gamma, 1.0 / self.channels), (self.channels, 1))
+        first, second = _matmul(dy, column), _matmul(mul(dy, x), column)
         r = _rsqrt(add(out[2], self.eps))
-        h = mul(sub(x, out[1]), r)
-        g = mul(dout[0], gamma)
-        dx = sub(sub(g, _matmul(g, self.mean)), mul(h, _matmul(mul(g, h), self.mean)))
-        return mul(dx, r), _zeros_like(gamma), _zeros_like(beta)
+        b = mul(mul(mul(r, r), r), sub(mul(mean, first), second))
+        c = sub(mul(mul(b, mean), -1.0), mul(r, first))
+        dx = mul(dy, _matmul(r, reshape(gamma, (1, self.channels))))
+        dx = add(add(dx, mul(x, _matmul(b, self.ones))), _matmul(c, self.ones))
+        return dx, _zeros_like(gamma), _zeros_like(beta)
 
 
 class Embedding(nn.Cell):

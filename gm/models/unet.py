@@ -47,7 +47,7 @@ class ResBlock(nn.Cell):
     def construct(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
         h = self.in_layers[2](silu(self.in_layers[0](x)))
         e = self.emb_layers[1](silu(emb))
-        h = add(h, reshape(e, e.shape + (1, 1)))
+        h = add(h, ops.broadcast_to(reshape(e, e.shape + (1, 1)), h.shape))  # spread first: see bias_add
         h = self.out_layers[3](silu(self.out_layers[0](h)))
         if self.changes_width:
             x = self.skip_connection(x)
