@@ -72,7 +72,7 @@ class FlatGradient(nn.Cell):
 
 
 class ReduceGradient(nn.Cell):
-    """Sum over ranks, divide by the loss scale; returns the norm, () float32, and `extra` (k,) summed over ranks.
+    """Sum over ranks, times 1 / loss scale; returns the norm, () float32, and `extra` (k,) summed over ranks.
 
     One all-reduce of one buffer: the gradient with `extra` behind it. An infinite or undefined gradient anywhere, on
     any rank, makes the norm infinite or undefined on all.
@@ -86,12 +86,12 @@ class ReduceGradient(nn.Cell):
         if ranks > 1:
             self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
 
-    def construct(self, scale: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+    def construct(self, inverse_scale: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
         total = self.gradient.total
         if self.ranks > 1:
             buffer = self.all_reduce(_flat((total, extra)))
             total, extra = buffer[: self.size], buffer[self.size :]
-        total = total / scale
+        total = total * inverse_scale
         ops.assign(self.gradient.total, total)
         return ops.sqrt((total * total).sum()), extra
 
@@ -117,12 +117,15 @@ class AdamW(nn.Cell):
         self.m = Parameter(Tensor(zeros), name="adam.m", requires_grad=False)
         self.v = Parameter(Tensor(zeros), name="adam.v", requires_grad=False)
 
-    def construct(self, lr: Tensor, clip: Tensor, correction1: Tensor, correction2: Tensor) -> Tensor:
-        """Apply the gradient times `clip`; correction = 1 - beta^t or 1. Returns the new weights (n,)."""
+    def construct(self, lr: Tensor, clip: Tensor, unbias1: Tensor, unbias2: Tensor) -> Tensor:
+        """Apply the gradient times `clip`; unbias = 1 / (1 - beta^t) or 1. Returns the new weights (n,).
+
+        Numbers are factors, not divisors: a division by one keeps copies of its result in memory on the CPU.
+        """
         g = self.gradient.total * clip
         m = self.beta1 * self.m + (1.0 - self.beta1) * g
         v = self.beta2 * self.v + (1.0 - self.beta2) * g * g
-        p = self.p - lr * ((m / correction1) / (ops.sqrt(v / correction2) + self.eps) + self.weight_decay * self.p)
+        p = self.p - lr * ((m * unbias1) / (ops.sqrt(v * unbias2) + self.eps) + self.weight_decay * self.p)
         ops.assign(self.m, m)
         ops.assign(self.v, v)
         ops.assign(self.p, p)
@@ -136,8 +139,8 @@ class AdamW(nn.Cell):
         for parameter, value in ((self.p, self._matrices()), (self.m, m), (self.v, v)):
             parameter.set_data(Tensor(value))
 
-    def apply(self, lr: float, clip: float, correction1: float, correction2: float) -> None:
+    def apply(self, lr: float, clip: float, unbias1: float, unbias2: float) -> None:
         """One update of the LoRA matrices."""
-        weights = self(*(Tensor(value, ms.float32) for value in (lr, clip, correction1, correction2))).asnumpy()
+        weights = self(*(Tensor(value, ms.float32) for value in (lr, clip, unbias1, unbias2))).asnumpy()
         for parameter, part in parts(weights, self.trained):
             parameter.set_data(Tensor(part))

@@ -177,7 +177,7 @@ class Trainer:
     def _reduce(self, scale: float, sums: np.ndarray) -> tuple[float, np.ndarray]:
         """The norm of the gradient, and `sums` over all ranks; leaves the gradient summed and unscaled."""
         self.ranks.barrier()  # MindSpore's CPU collectives break when a rank comes 15 s later than another
-        norm, total = self.reduce(Tensor(scale, ms.float32), Tensor(sums.reshape(-1)))
+        norm, total = self.reduce(Tensor(1.0 / scale, ms.float32), Tensor(sums.reshape(-1)))
         self.reductions += self.ranks.size > 1
         return float(norm.asnumpy()), total.asnumpy().reshape(sums.shape)
 
@@ -187,9 +187,9 @@ class Trainer:
         if self.max_grad_norm is not None:
             clip = min(1.0, self.max_grad_norm / (norm + 1e-6))
         optim = self.config.optim
-        correction1 = 1.0 - optim.beta1**self.applied if optim.bias_correction else 1.0
-        correction2 = 1.0 - optim.beta2**self.applied if optim.bias_correction else 1.0
-        self.adamw.apply(lr, clip, correction1, correction2)
+        unbias1 = 1.0 / (1.0 - optim.beta1**self.applied) if optim.bias_correction else 1.0
+        unbias2 = 1.0 / (1.0 - optim.beta2**self.applied) if optim.bias_correction else 1.0
+        self.adamw.apply(lr, clip, unbias1, unbias2)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything a resumed run needs beside the LoRA matrices."""
