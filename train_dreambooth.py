@@ -57,8 +57,8 @@ def main(argv: Sequence[str], ranks: Ranks = Ranks()) -> None:
         folder = folder / time.strftime("%Y-%m-%d_%H-%M-%S")
     with ranks.agreeing():
         job = Job(options, config, class_config, machine, ranks)
-        if options.cache_dir:
-            make_writable({"--cache_dir": Path(options.cache_dir)})
+        caches = {"--cache_dir": options.cache_dir, "--compile_cache_dir": options.compile_cache_dir}
+        make_writable({flag: Path(cache) for flag, cache in caches.items() if cache})
         if ranks.is_main:
             make_writable({"--save_path": folder} | ({"--class_data_path": class_folder} if class_folder else {}))
 

@@ -69,6 +69,7 @@ class TrainOptions:
     train_data_repeat: int
     cache_latents: bool
     cache_dir: Optional[str]
+    compile_cache_dir: Optional[str]
     gradient_accumulation_steps: int
     clip_grad: bool
     max_grad_norm: float
@@ -232,6 +233,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--train_data_repeat", type=POSITIVE, default=10, help="times a photo occurs in an epoch, each with its own crop")
     add("--cache_latents", type=_boolean, default=True, help="encode every crop once; False: whenever it is drawn")
     add("--cache_dir", metavar="FOLDER", help="keep encoded crops and prompts here for later runs (default: in memory only)")
+    add("--compile_cache_dir", metavar="FOLDER", help="keep the compiled training graph here for later runs")
     add("--gradient_accumulation_steps", type=POSITIVE, default=1, help="micro-batches per optimizer update")
     add("--clip_grad", type=_boolean, default=False, help="clip the gradient's norm")
     add("--max_grad_norm", type=_number(float, 0, True), default=1.0, help="to at most this")

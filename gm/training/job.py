@@ -5,6 +5,7 @@ UNet that samples the class images is the one that is then trained. Checks of th
 """
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -22,6 +23,7 @@ from gm.data.cache import Photos
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder
 from gm.errors import UserError
+from gm.graph_cache import graph_folder
 from gm.models import sdxl
 from gm.models.conditioner import TextEncoders, tokenize
 from gm.models.unet import UNet
@@ -195,6 +197,7 @@ class Job:
             options.max_grad_norm if options.clip_grad else None,
             options.overflow_still_update,
             self.ranks,
+            self._graph_folder(bool(class_images)),
         )
         if self.resume is not None:
             trainer.set_state({key[6:]: value for key, value in self.resume.items() if key.startswith("state.")})
@@ -240,6 +243,18 @@ class Job:
             self.ranks.size,
             options.prior_loss_weight,
         )
+
+    def _graph_folder(self, with_class: bool) -> Optional[Path]:
+        """Where the training graphs are kept: by all that decides them."""
+        if not self.options.compile_cache_dir:
+            return None
+        config = self.config
+        decides = {
+            **{"model": asdict(config.model), "optim": asdict(config.optim), "machine": asdict(self.machine)},
+            **{"pixels": config.data.target_size, "rows": config.data.per_batch_size, "class": with_class},
+            **{"ranks": self.ranks.size},
+        }
+        return graph_folder(Path(self.options.compile_cache_dir), decides)
 
     def _training_text(self, with_class: bool) -> tuple[tuple, Optional[tuple]]:
         """What stands for each prompt in a micro-batch: its embeddings, or its tokens when the encoders train."""

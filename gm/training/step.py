@@ -6,6 +6,7 @@ the window's, reduce it and apply it.
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Optional, Sequence
 
 import mindspore as ms
@@ -14,6 +15,7 @@ from mindspore import Parameter, Tensor, nn
 
 from gm.config import Config
 from gm.diffusion.denoiser import Denoiser, DiffusionLoss
+from gm.graph_cache import graph_cache
 from gm.models.conditioner import TextEncoders
 from gm.models.unet import UNet
 from gm.parallel.ranks import Ranks
@@ -74,6 +76,7 @@ class MicroStep(nn.Cell):
 
     def __init__(self, loss: WeightedLoss, parameters: list[Parameter]):
         super().__init__(auto_prefix=False)
+        self.loss = loss  # a graph from MindSpore's compile cache finds its weights through the cells that are attributes
         self.value_and_grad = ms.value_and_grad(loss, None, ms.ParameterTuple(parameters), has_aux=True)
 
     def construct(self, scale, weight, mean, logvar, posterior_noise, noise, sigma, timestep, text_1, text_2, sizes):
@@ -111,8 +114,12 @@ class Trainer:
         max_grad_norm: Optional[float] = None,
         overflow_still_update: bool = False,
         ranks: Ranks = Ranks(),
+        graph_folder: Optional[Path] = None,
     ):
-        """`text_encoders` is given when their LoRA trains. Raises AssertionError when nothing is trainable."""
+        """`text_encoders` is given when their LoRA trains; compiled graphs are kept in `graph_folder`.
+
+        Raises AssertionError when nothing is trainable.
+        """
         cells = [unet] + ([text_encoders] if text_encoders is not None else [])
         self.parameters = [p for cell in cells for p in cell.trainable_params()]
         assert self.parameters, "no LoRA parameter to train"
@@ -120,7 +127,7 @@ class Trainer:
         self.config, self.loss_scale = config, loss_scale
         self.max_grad_norm, self.overflow_still_update = max_grad_norm, overflow_still_update
         self.step, self.applied, self.skipped = 0, 0, 0  # updates so far; of these applied, and skipped
-        self.compiled = False  # the graphs are compiled by the first update
+        self.compiled, self.graph_folder = False, graph_folder  # the graphs are compiled by the first update
         loss = DiffusionLoss(Denoiser(unet, config.model), config.model.scale_factor)
         self.gradient = FlatGradient(self.parameters)
         self.micro_step = MicroStep(WeightedLoss(loss, text_encoders), self.parameters)
@@ -154,6 +161,12 @@ class Trainer:
 
     def update(self, batches: Sequence[MicroBatch]) -> Update:
         """One optimizer update from a window of micro-batches (of this rank)."""
+        with graph_cache(None if self.compiled else self.graph_folder):
+            update = self._update(batches)
+        self.compiled = True
+        return update
+
+    def _update(self, batches: Sequence[MicroBatch]) -> Update:
         for cell in self.cells:  # sampling pictures on the way switches dropout off
             cell.set_train(True)
         sums = np.zeros((2, 2), np.float32)  # of the losses and of the samples, by kind
@@ -170,7 +183,6 @@ class Trainer:
         self.gradient.clear()
         self.loss_scale.after(finite)
         self.step += 1
-        self.compiled = True
         instance, classes = (float(loss / count) if count else None for loss, count in sums)
         return Update(instance, classes, norm, lr, scale, not finite and not self.overflow_still_update)
 

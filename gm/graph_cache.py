@@ -1,0 +1,40 @@
+"""Compiled graphs kept on disk from run to run: MindSpore's compile cache, with a key that it lacks.
+
+MindSpore finds a graph by its place in the order of compilation alone, and takes it whatever the network is now. So every
+folder here serves one network, made by one version of this code and of MindSpore, and one sequence of graphs.
+"""
+
+import hashlib
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, Mapping, Optional
+
+from gm.console import log
+
+
+def graph_folder(root: Path, decides: Mapping[str, object]) -> Path:
+    """The folder in `root` for the graphs that follow from `decides` (what JSON can hold), this code and this MindSpore."""
+    import mindspore as ms
+
+    digest = hashlib.blake2b(json.dumps([ms.__version__, decides], sort_keys=True).encode(), digest_size=12)
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return root / digest.hexdigest()
+
+
+@contextmanager
+def graph_cache(folder: Optional[Path]) -> Iterator[None]:
+    """The graphs compiled in the body are taken from `folder`, and kept there when they are not yet; None: no cache."""
+    if folder is None:
+        yield
+        return
+    import mindspore as ms
+
+    if folder.exists():
+        log.info("compiled graphs are in %s", folder)
+    ms.set_context(enable_compile_cache=True, compile_cache_path=str(folder))
+    try:
+        yield
+    finally:
+        ms.set_context(enable_compile_cache=False)
