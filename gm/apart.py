@@ -1,15 +1,17 @@
 """Running one stage in a process of its own, so that its memory is given back: MindSpore keeps the weights of every
-graph it has compiled until the process ends (seen with 2.7.1: deleting the network frees nothing)."""
+graph it has compiled until the process ends (seen with 2.7.1: deleting the network frees nothing). And running one in a
+thread beside it."""
 
 import logging
 import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import connection
-from typing import Callable, TypeVar
+from typing import Callable, Iterator, TypeVar
 
 from gm import console
 from gm.console import log
@@ -34,6 +36,22 @@ def run_apart(function: Callable[..., Result], *arguments) -> Result:
                 f"the process for {function.__name__} was killed, most likely for want of memory: free some, or use a "
                 "smaller model"
             ) from None
+
+
+@contextmanager
+def beside(function: Callable[[threading.Event], Result]) -> Iterator[Callable[[], Result]]:
+    """Run `function(over)` in a thread while the body runs; what is given waits for its result.
+
+    `over` is set when the body fails: the function should then return soon.
+    """
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(function, over)
+        try:
+            yield future.result
+        except BaseException:
+            over.set()
+            raise
 
 
 def _begin(quiet: bool) -> None:

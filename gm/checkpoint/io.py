@@ -67,8 +67,7 @@ class TensorFile:
         """The tensor as its bytes."""
         entry, chunks = self._entries[name], []
         for offset, length in entry.parts:
-            self._file.seek(offset)
-            chunk = self._file.read(length)
+            chunk = os.pread(self._file.fileno(), length, offset)  # no shared position: several threads may read
             if len(chunk) != length:
                 raise UserError(f"{self.path} ended while {name} was read: has it been changed meanwhile?")
             chunks.append(chunk)

@@ -3,12 +3,13 @@
 The networks stay apart (text encoders, VAE, UNet) so that each can be loaded when it is needed and freed after.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Iterable, Mapping
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
 from gm.checkpoint.rules import is_lora
@@ -73,16 +74,30 @@ def expected_shapes(config: ModelConfig) -> tuple[dict[str, tuple], dict[str, tu
     return base, {name: shape for name, shape in shapes.items() if is_lora(name)}
 
 
+LOADERS = 2  # threads that read and convert weights; most of the time goes to memory that is touched for the first time
+
+
 def fill(cells: Iterable[nn.Cell], read, progress=None) -> None:
-    """Set every parameter of `cells` from `read(name) -> array`, one tensor at a time, converted to its own type."""
+    """Set every parameter of `cells` from `read(name) -> array`, converted to its own type. `read` is called by threads.
+
+    `progress`: parameters -> the same, one by one; when it ends early, the rest stays as it is.
+    """
+
+    def converted(parameter: Parameter) -> np.ndarray:
+        array = read(parameter.name)
+        if tuple(array.shape) != tuple(parameter.shape):
+            raise AssertionError(f"{parameter.name}: {array.shape} given, {parameter.shape} needed")
+        return np.array(array, np.float16 if parameter.dtype == ms.float16 else np.float32, order="C")
+
     for cell in cells:
         parameters = list(cell.get_parameters())
-        for parameter in progress(parameters) if progress else parameters:
-            array = read(parameter.name)
-            if tuple(array.shape) != tuple(parameter.shape):
-                raise AssertionError(f"{parameter.name}: {array.shape} given, {parameter.shape} needed")
-            array = np.ascontiguousarray(array, np.float16 if parameter.dtype == ms.float16 else np.float32)
-            parameter.set_data(Tensor(array))
+        pool = ThreadPoolExecutor(LOADERS)
+        try:
+            arrays = pool.map(converted, parameters)
+            for parameter in progress(parameters) if progress else parameters:
+                parameter.set_data(Tensor.from_numpy(next(arrays)))  # the parameter's memory is the array's: no copy
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def load(cell: nn.Cell, read, what: str) -> nn.Cell:

@@ -4,21 +4,25 @@ The prompts are embedded and the photos encoded in processes of their own, whose
 UNet that samples the class images is the one that is then trained. Checks of the weight files come before all of it.
 """
 
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Iterator, Optional, Sequence
 
 import numpy as np
 
 from gm import lora
+from gm.apart import beside
 from gm.arguments import TrainOptions
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
 from gm.config import Config
-from gm.console import log
+from gm.console import log, waiting
 from gm.data.cache import Photos
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder
@@ -113,11 +117,31 @@ class Job:
 
     def _load_unet(self) -> UNet:
         if self.unet is None:
-            with self.stages("building the UNet"):
-                unet = sdxl.build_unet(self.config.model, self.machine.dtype)
+            unet = self._build_unet()
             with self.stages("loading the UNet"):
                 self.unet = sdxl.load(unet, self._read, "UNet")
         return self.unet
+
+    def _build_unet(self) -> UNet:
+        with self.stages("building the UNet"):
+            return sdxl.build_unet(self.config.model, self.machine.dtype)
+
+    @contextmanager
+    def _loading_unet(self) -> Iterator[None]:
+        """The UNet is loaded by a thread while the body waits for the processes that encode."""
+        if self.unet is not None or self.ranks.size > 1 or not self.options.cache_latents:
+            yield  # it is there already, or the body computes in this process
+            return
+        unet = self._build_unet()
+
+        def load(over: threading.Event) -> None:
+            sdxl.fill([unet], self._read, lambda parameters: takewhile(lambda _: not over.is_set(), parameters))
+
+        with beside(load) as loaded:
+            yield
+            with self.stages("loading the UNet"), waiting("loading the UNet"):
+                loaded()
+        self.unet = unet
 
     def _load_vae(self) -> VAE:
         if self.vae is None:
@@ -177,15 +201,16 @@ class Job:
         options, config = self.options, self.config
         schedule = self._schedule(len(instance_images), len(class_images))
         trains_text = config.model.trains_text_encoders
-        if not trains_text:
-            self._embed()
         photos = [self._photos(INSTANCE, instance_images)] + ([self._photos(CLASS, class_images)] if class_images else [])
         draws = schedule.distinct_draws(config.data.total_step)
-        with self.stages("photos"):
-            if options.cache_latents:
-                posteriors = self.caching.encode(photos, draws)
-            else:
-                posteriors = self.caching.encode_when_drawn(photos, draws, self._load_vae())
+        with self._loading_unet():
+            if not trains_text:
+                self._embed()
+            with self.stages("photos"):
+                if options.cache_latents:
+                    posteriors = self.caching.encode(photos, draws)
+                else:
+                    posteriors = self.caching.encode_when_drawn(photos, draws, self._load_vae())
         dynamic = options.loss_scale_type == "dynamic"
         half = self.machine.amp_level == "O2"
         scale = options.loss_scale or ((65536.0 if dynamic else 1024.0) if half else 1.0)
