@@ -1,0 +1,90 @@
+"""--compile_cache_dir: the next run takes the compiled training graph and trains the same; another network never gets it.
+
+Each run is a process of its own: MindSpore counts graphs from the start of a process.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import tiny
+from gm.apart import beside
+from gm.checkpoint.lora_files import open_lora
+from gm.graph_cache import graph_folder
+from gm.models import sdxl
+from test_parallel import TRAIN, UNET, arguments, given  # noqa: F401  (a fixture)
+
+
+@pytest.mark.xdist_group("graph_cache")
+def test_the_graph_is_taken_from_the_folder(shared, given, tmp_path):  # noqa: F811
+    graphs = tmp_path / "graphs"
+
+    def train(name, *more):
+        words = [word for word in arguments(shared, given, tmp_path, *more, steps=3) if word not in ("--is_parallel", "True")]
+        words += ["--save_path", tmp_path / name, "--cache_dir", tmp_path / "cache", "--compile_cache_dir", graphs]
+        clean = {key: value for key, value in os.environ.items() if key != "GLOG_v"}
+        done = subprocess.run(
+            [sys.executable, TRAIN, *map(str, words)], capture_output=True, text=True, env=clean, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        lora = open_lora(tmp_path / name / "SDXL_base_1.0_3_lora.ckpt")
+        return done.stderr, records, {key: lora.read(key) for key in lora.names()}
+
+    def same(first, second) -> bool:
+        return all(np.allclose(first[key], second[key], rtol=0, atol=1e-7) for key in first)
+
+    words, records, matrices = train("cold")
+    assert "compiled graphs are in" not in words and np.isfinite(records[-1]["loss"])
+    words, _, again = train("warm")
+    assert "compiled graphs are in" in words and "[WARNING]" not in words and same(matrices, again)
+    words, others, _ = train("alpha", "--set", f"{UNET}.lora_alpha=8")
+    assert "compiled graphs are in" not in words and len(list(graphs.iterdir())) == 2
+    assert others[0]["grad_norm"] == pytest.approx(2 * records[0]["grad_norm"], rel=1e-3), "it is the graph of another alpha"
+    for path in graphs.rglob("*.mindir"):
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    words, _, again = train("damaged")
+    assert "Traceback" not in words and same(matrices, again)
+
+
+def test_whatever_decides_a_graph_decides_its_folder(tmp_path):
+    decides = {"model": {"rank": 4}, "pixels": 256}
+    assert graph_folder(tmp_path, decides) == graph_folder(tmp_path, dict(reversed(decides.items())))
+    assert graph_folder(tmp_path, decides) != graph_folder(tmp_path, decides | {"pixels": 512})
+
+
+def test_what_runs_beside_stops_when_the_body_fails():
+    begun = threading.Event()
+
+    def work(over: threading.Event) -> str:
+        begun.set()
+        return "stopped" if over.wait(30) else "never told"
+
+    with beside(lambda over: 7) as result:
+        assert result() == 7
+    with pytest.raises(KeyError):
+        with beside(work) as result:
+            begun.wait(30)
+            raise KeyError("the body")
+    assert result() == "stopped"
+
+
+def test_weights_are_filled_until_told_to_stop():
+    unet = sdxl.build_unet(tiny.model())
+    names = [parameter.name for parameter in unet.get_parameters()]
+    shapes = {parameter.name: parameter.shape for parameter in unet.get_parameters()}
+    read = lambda name: np.full(shapes[name], names.index(name), np.float16)  # noqa: E731
+    sdxl.fill([unet], read)
+    for parameter in unet.get_parameters():
+        assert parameter.asnumpy().dtype == np.float32 and (parameter.asnumpy() == names.index(parameter.name)).all()
+    sdxl.fill([unet], lambda name: np.full(shapes[name], -1, np.float32), lambda parameters: parameters[:3])
+    changed = [parameter.name for parameter in unet.get_parameters() if (parameter.asnumpy() == -1).all()]
+    assert changed == names[:3]
+    with pytest.raises(AssertionError, match="given"):
+        sdxl.fill([unet], lambda name: np.zeros((1,), np.float32))
