@@ -124,6 +124,14 @@ def test_a_folder_saved_by_diffusers_is_the_same_model(folder, tiny_weights, sha
         assert np.array_equal(given.read(name), found.read(name)), name
 
 
+def test_the_same_weights_have_one_digest_in_any_layout(folder, tiny_weights, tmp_path):
+    assert convert_weight.main(["--input", str(tiny_weights), "--output", str(tmp_path / "native.ckpt")]) in (None, 0)
+    prefixes = ("conditioner.", VAE + "encoder.")
+    digests = {open_base(path).digest(prefixes) for path in (tiny_weights, tmp_path / "native.ckpt", folder)}
+    assert len(digests) == 1
+    assert open_base(folder).digest(("conditioner.",)) not in digests
+
+
 def test_the_names_of_earlier_versions_are_read(folder, copy, tiny_weights, shapes):
     """transformers before 5.6 had `text_model.` in front and position_ids; diffusers before 0.18 other VAE names."""
     path = copy / "text_encoder" / "model.safetensors"

@@ -115,11 +115,11 @@ class BaseWeights:
 
     def digest(self, prefixes: tuple[str, ...]) -> str:
         """A hash of the base tensors whose native names start with one of the prefixes: names, types and contents."""
-        sources = {(name, file) for native, (file, name, _) in self._source.items() if native.startswith(prefixes)}
+        wanted = [entry for entry in self.stored if entry[0].startswith(prefixes) and entry[0] not in IGNORED_ON_LOAD]
         result = hashlib.blake2b(digest_size=16)
-        for name, file in sorted(sources, key=lambda source: source[0]):
+        for native, file, name in sorted(wanted, key=lambda entry: entry[0]):
             raw = file.read_raw(name)
-            result.update(f"{name} {raw.dtype} {raw.shape}\n".encode())
+            result.update(f"{native} {raw.dtype} {raw.shape}\n".encode())
             result.update(raw.content)
         return result.hexdigest()
 

@@ -29,7 +29,8 @@ class Attention(nn.Cell):
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, batch: int, mask: Tensor = None) -> Tensor:
         if self.flash:
-            q3, k3, v3 = (reshape(x, (batch, -1, self.heads * self.head_width)) for x in (q, k, v))
+            rows = (batch, -1, self.heads * self.head_width)
+            q3, k3, v3 = reshape(q, rows), reshape(k, rows), reshape(v, rows)
             out = ops.flash_attention_score(q3, k3, v3, self.heads, scalar_value=self.scale, input_layout="BSH")
             return reshape(out, q.shape)
         scores = as_type(self.scores(mul(self._split(q, batch), self.scale), self._split(k, batch)), ms.float32)
