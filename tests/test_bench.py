@@ -49,8 +49,8 @@ def test_the_profilers_lines():
         "Default/Once-op1;HostCpuOps;1,7000,0 ",
     ]
     shares = operators.read("\n".join(lines), [9.0, 0.3, 0.4])
-    assert shares.forward == pytest.approx({"MatMul": 0.05}) and shares.backward == pytest.approx({"MatMul": 0.2})
-    assert shares.largest(3) == ["MatMul"] and "| MatMul | 0.050 | 0.200 | 100.0% |" in operators.table(shares)
+    assert shares.operators == pytest.approx({"MatMul": 0.25})
+    assert shares.largest(3) == ["MatMul"] and "| MatMul | 0.250 | 100.0% |" in operators.table(shares)
 
 
 def test_memory_of_a_process_and_its_child(tmp_path):
