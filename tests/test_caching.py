@@ -318,4 +318,5 @@ def test_cached_or_not_the_training_is_the_same(shared, given, tmp_path, capfd, 
     assert "photos from the cache" not in printed and "loading VAE" in printed
     assert drawn == losses
     (tmp_path / "file").write_text("")
-    assert "--cache_dir" in train("refused", "--cache_dir", tmp_path / "file", status=2)
+    for flag in ("--cache_dir", "--compile_cache_dir"):
+        assert f"error: {flag} " in train("refused", flag, tmp_path / "file", status=2)

@@ -277,5 +277,3 @@ def _peft_alpha(settings: Mapping[str, object], name: str, rank: int) -> float:
 def save_lora(path: Path, matrices: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write a native LoRA file, all or nothing."""
     write_tensors(path, matrices.items(), metadata)
-
-

@@ -196,8 +196,7 @@ def gelu(x: Tensor) -> Tensor:
 class GatedGelu(nn.Cell):
     """GEGLU's product (arXiv 2002.05202): x (N, 2 C) is value and gate -> value * gelu(gate) (N, C), the exact GELU.
 
-    Its gradient is written out, from what the forward pass keeps: it takes fewer and cheaper kernels than the
-    differentiated formula. gelu'(g) = Phi(g) + g exp(-g^2 / 2) / sqrt(2 pi).
+    Its gradient is written out, from what the forward pass keeps: gelu'(g) = Phi(g) + g exp(-g^2 / 2) / sqrt(2 pi).
     """
 
     def __init__(self):
