@@ -7,7 +7,7 @@ methods: each use of a method costs graph compilation about ten times as much.
 """
 
 import math
-from typing import Optional
+from typing import Optional, Union
 
 import mindspore as ms
 import numpy as np
@@ -90,9 +90,17 @@ class Linear(nn.Cell):
 
 
 class Conv2d(nn.Cell):
-    """A square convolution with bias; `padding` is one number for all sides."""
+    """A square convolution with bias; `padding` is one number for all sides, or those of top, bottom, left and right."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, dtype: ms.Type, stride: int = 1, padding: int = 0):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        dtype: ms.Type,
+        stride: int = 1,
+        padding: Union[int, tuple[int, int, int, int]] = 0,
+    ):
         super().__init__()
         self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), (outputs, inputs, kernel, kernel), dtype))
         self.bias = Parameter(initializer("zeros", (outputs,), dtype))

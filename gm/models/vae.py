@@ -56,14 +56,17 @@ class AttnBlock(nn.Cell):
 
 
 class Downsample(nn.Cell):
-    """Stride 2 after one row and column of zeros at the far edges."""
+    """Stride 2 after one row and column of zeros at the far edges.
+
+    Padded by the convolution itself: the gradient of ops.pad on the CPU does not come back from its 13th call.
+    """
 
     def __init__(self, width: int):
         super().__init__()
-        self.conv = Conv2d(width, width, 3, F32, stride=2)
+        self.conv = Conv2d(width, width, 3, F32, stride=2, padding=(0, 1, 0, 1))
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.conv(ops.pad(x, (0, 1, 0, 1)))
+        return self.conv(x)
 
 
 class Upsample(nn.Cell):

@@ -31,6 +31,7 @@ class LoopSettings:
     keep: Optional[int]  # newest checkpoints that stay; None keeps all
     log_every: int  # updates between log lines
     infer_every: Optional[int]  # updates between progress pictures; None for none
+    name: str = "SDXL_base_1.0_{step}_lora.ckpt"  # of a checkpoint
 
 
 class BatchMaker:
@@ -75,7 +76,7 @@ class Checkpoints:
         self.settings, self.save, self.written = settings, save, []
 
     def __call__(self, step: int) -> Path:
-        path = self.settings.folder / f"SDXL_base_1.0_{step}_lora.ckpt"
+        path = self.settings.folder / self.settings.name.format(step=step)
         self.save(path, step)
         self.written.append(path)
         if self.settings.keep is not None:
@@ -122,7 +123,7 @@ def fit(
     main = ranks.is_main
     checkpoints = Checkpoints(settings, save)
     metrics = Metrics(settings.folder / "metrics.jsonl", trainer.step) if main else None
-    last = settings.folder / f"SDXL_base_1.0_{trainer.step}_lora.ckpt"
+    last = settings.folder / settings.name.format(step=trainer.step)
     with bar(None, "training", total=total, initial=trainer.step, unit="step") as progress:
         while trainer.step < total:
             step, start = trainer.step, time.perf_counter()

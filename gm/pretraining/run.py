@@ -1,0 +1,205 @@
+"""One pretraining run: its parts in their order, each of which goes on from what it left in the folder."""
+
+import json
+import time
+from pathlib import Path
+from typing import Callable, Mapping, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from gm.checkpoint.io import convert, open_tensors, write_tensors
+from gm.checkpoint.rules import IGNORED_ON_LOAD, native_to_official, official_shapes, official_to_native, split_names
+from gm.config import Config, OptimConfig
+from gm.console import bar, log
+from gm.models import sdxl
+from gm.models.conditioner import tokenize
+from gm.models.vae import VAE, VAE_PREFIX, VAEDecode, VAEEncode
+from gm.pictures import contact_sheet, save_png
+from gm.pretraining.first_stage import FirstStageTrainer, normalised
+from gm.pretraining.initial import initial_weight
+from gm.pretraining.text_to_image import AveragingTrainer, CaptionedBatches, LearnedWords, OptionalCaption, learn_words, train_all
+from gm.randomness import FIRST_STAGE, generator
+from gm.runtime import Runtime
+from gm.sampling import Compiling, PictureSampler, SampleSettings, TextEmbedder, unconditional
+from gm.training.loop import LoopSettings, fit
+from gm.training.stages import Stages
+from gm.training.step import LossScale
+
+STATE = "{part}_state.ckpt"
+CROPPED = 0.75  # share of the first stage's updates that see crops of half the size: cheaper, and more of them
+PROMPTS = ("A photo of a dog", "a dog swimming in a pool", "A photo of a brown dog in the snow", "A photo of a dog in a bucket")
+
+
+class Pretraining:
+    """Everything is written below `folder`."""
+
+    def __init__(self, config: Config, machine: Runtime, folder: Path, seed: int):
+        self.config, self.machine, self.folder, self.seed = config, machine, folder, seed
+        self.trained: dict[str, np.ndarray] = {}  # of UNet and text encoders, by native name
+
+    def _start(self, name: str, shape: tuple) -> np.ndarray:
+        return initial_weight(name, shape, self.seed)
+
+    def _fresh(self, cell):
+        shapes = {parameter.name: tuple(parameter.shape) for parameter in cell.get_parameters()}
+        sdxl.fill([cell], lambda name: self._start(name, shapes[name]))
+        return cell
+
+    def first_stage(self, pixels: np.ndarray, optim: OptimConfig, steps: int, save_every: int) -> dict[str, np.ndarray]:
+        """The trained VAE's weights by native name, its latents normalised."""
+        done = self.folder / "first_stage.ckpt"
+        if done.exists():
+            return _read_all(done)
+        vae = self._fresh(sdxl.build_vae(self.config.model))
+        trainer = FirstStageTrainer(vae, optim, steps)
+        state = self.folder / STATE.format(part="first_stage")
+        if state.exists():
+            trainer.set_state(_read_all(state))
+            log.info("first stage: going on after step %d", trainer.step)
+        with (self.folder / "first_stage.jsonl").open("a") as metrics:
+            progress = bar(range(trainer.step, steps), "first stage", total=steps, initial=trainer.step, unit="step")
+            for step in progress:
+                start = time.perf_counter()
+                error = trainer.update(*self._first_stage_batch(pixels, step, step < CROPPED * steps))
+                record = {"step": step + 1, "error": error, "seconds": round(time.perf_counter() - start, 3)}
+                metrics.write(json.dumps(record) + "\n")
+                metrics.flush()
+                progress.set_postfix(error=f"{error:.4f}", refresh=False)
+                if (step + 1) % save_every == 0 or step + 1 == steps:
+                    write_tensors(state, trainer.state().items(), {})
+                    self._reconstructions(vae, pixels, step + 1)
+        weights = {parameter.name: parameter.asnumpy() for parameter in trainer.parameters}
+        means = np.concatenate([rows[:, 0] for rows in self._posteriors(vae, pixels[:1000])])
+        weights = normalised(weights, means, self.config.model.scale_factor)
+        write_tensors(done, weights.items(), {})
+        return weights
+
+    def _first_stage_batch(self, pixels: np.ndarray, step: int, cropped: bool) -> tuple[np.ndarray, np.ndarray]:
+        random, whole = generator(self.seed, FIRST_STAGE, step), pixels.shape[1]
+        rows, size = (16, whole // 2 // 8 * 8) if cropped else (4, whole)
+        pictures = pixels[np.sort(random.choice(len(pixels), rows, replace=False))]
+        corners = random.integers(0, whole - size + 1, (rows, 2))
+        crops = np.stack([picture[y : y + size, x : x + size] for picture, (y, x) in zip(pictures, corners)])
+        noise = random.standard_normal((rows, self.config.model.vae.z_channels, size // 8, size // 8), np.float32)
+        return to_network(crops), noise
+
+    def _reconstructions(self, vae: VAE, pixels: np.ndarray, step: int) -> None:
+        """Pictures above what the first stage makes of them."""
+        means, _ = VAEEncode(vae)(Tensor(to_network(pixels[:8])))
+        back = to_pixels(VAEDecode(vae, 1.0)(means).asnumpy())
+        sheet = contact_sheet([list(pixels[:8]), list(back)], ["drawn", f"first stage after step {step}"], cell=192)
+        save_png(self.folder / "first_stage" / f"step_{step}.png", sheet, {"step": step})
+
+    def _posteriors(self, vae: VAE, pixels: np.ndarray, rows: int = 20):
+        """Mean and logvar (rows, 2, 4, h, w) of the pictures, in batches."""
+        encode = Compiling(VAEEncode(vae), "compiling the image encoder")
+        for start in bar(range(0, len(pixels), rows), "encoding", unit="batch"):
+            yield np.stack(encode(to_network(pixels[start : start + rows])), 1)
+
+    def encode(self, pixels: np.ndarray, first_stage: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Posteriors (N, 2, 4, h, w) float16 of all pictures."""
+        path = self.folder / "posteriors.npy"
+        if not path.exists():
+            vae = sdxl.build_vae(self.config.model)
+            sdxl.fill([vae], first_stage.__getitem__)
+            rows = np.concatenate([part.astype(np.float16) for part in self._posteriors(vae, pixels)])
+            np.save(path.with_suffix(".part.npy"), rows)
+            path.with_suffix(".part.npy").rename(path)
+        return np.load(path)
+
+    def text_to_image(
+        self,
+        posteriors: np.ndarray,
+        caption: Callable[[int, np.random.Generator], tuple[str, str]],
+        vocabulary: Sequence[str],
+        first_stage: Mapping[str, np.ndarray],
+        save_every: int,
+        infer_every: int,
+    ) -> None:
+        """Train UNet and text encoders; their averaged weights are then in `trained`. `vocabulary`: captions with all
+        words; `caption` as for CaptionedBatches."""
+        config, model = self.config, self.config.model
+        unet, encoders = self._fresh(sdxl.build_unet(model)), self._fresh(sdxl.build_text_encoders(model))
+        learned = learn_words(encoders, sorted({int(i) for ids in tokenize(list(dict.fromkeys(vocabulary))) for i in np.unique(ids)}))
+        clip = encoders.embedders[0].transformer.text_model
+        train_all(unet, encoders, list(clip.encoder.layers)[model.text_encoders[0].layer_idx :])
+        trainer = AveragingTrainer(config, unet, OptionalCaption(encoders), LossScale(1.0, False), max_grad_norm=1.0)
+        state = self.folder / STATE.format(part="text_to_image")
+        if state.exists():
+            self._restore(trainer, _read_all(state))
+            log.info("going on after step %d", trainer.step)
+        log.info("training %.1f million numbers for %d steps", trainer.gradient.size / 1e6, config.data.total_step)
+        size, rows = config.data.target_size, config.data.per_batch_size
+        batches = CaptionedBatches(posteriors, caption, size, rows, self.seed, model.num_timesteps)
+        vae = sdxl.build_vae(model)
+        sdxl.fill([vae], first_stage.__getitem__)
+        sampler, embed = PictureSampler(unet, vae, model), TextEmbedder(encoders)
+
+        def infer(step: int) -> None:
+            trainer.show(trainer.average)
+            settings = SampleSettings.square(size, 20)
+            texts = embed(PROMPTS)
+            pictures = [sampler(texts[p], unconditional(texts[p]), settings, range(6), f"step {step}: {p}") for p in PROMPTS]
+            about = {"prompts": "\n".join(PROMPTS), "step": step}
+            save_png(self.folder / "progress" / f"step_{step}.png", contact_sheet(pictures, PROMPTS, cell=192), about)
+            trainer.show(trainer.adamw.p.asnumpy())
+
+        def save(path: Path, step: int) -> None:
+            self._collect(trainer, encoders, learned)
+            self.write(path, first_stage)
+            arrays = {p.name: p.asnumpy() for p in trainer.parameters} | {"average": trainer.average}
+            arrays |= {f"state.{key}": value for key, value in trainer.state().items()}
+            write_tensors(state, arrays.items(), {})
+
+        settings = LoopSettings(self.folder, save_every, 1, 50, infer_every, "sdxl_{step}.safetensors")
+        if trainer.step < config.data.total_step:
+            fit(trainer, batches, settings, save, Stages(), infer)
+        self._collect(trainer, encoders, learned)
+
+    def _restore(self, trainer: AveragingTrainer, state: Mapping[str, np.ndarray]) -> None:
+        for parameter in trainer.parameters:
+            parameter.set_data(Tensor(state[parameter.name]))
+        trainer.average = state["average"].copy()
+        trainer.set_state({key[6:]: value for key, value in state.items() if key.startswith("state.")})
+
+    def _collect(self, trainer: AveragingTrainer, encoders, learned: Sequence[LearnedWords]) -> None:
+        """The averaged weights under the names of the checkpoint."""
+        averaged = trainer.averaged()
+        for cell in trainer.cells:
+            for parameter in cell.get_parameters():
+                self.trained[parameter.name] = averaged.get(parameter.name, parameter.asnumpy())
+        for words in learned:
+            change = self.trained.pop(words.change.name)
+            self.trained[words.embedding_table.name] = words.whole_table(change)
+
+    def write(self, path: Path, first_stage: Mapping[str, np.ndarray]) -> None:
+        """All weights as one official single file, float16."""
+        weights = self.trained | dict(first_stage)
+
+        def read(name: str) -> np.ndarray:
+            native = official_to_native(name)
+            if native in IGNORED_ON_LOAD:
+                shape = IGNORED_ON_LOAD[native]
+                return np.arange(shape[1])[None].astype(np.float16) if shape else np.zeros(shape, np.float16)
+            return np.concatenate([weights[part] for part in split_names(native) or [native]])
+
+        shapes = official_shapes({name: array.shape for name, array in weights.items()})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, ((name, convert(read(name), "float16")) for name in shapes), {"format": "pt"})
+
+
+def to_network(pixels: np.ndarray) -> np.ndarray:
+    """(n, h, w, 3) uint8 -> (n, 3, h, w) float32 in [-1, 1]."""
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / 127.5 - 1.0
+
+
+def to_pixels(images: np.ndarray) -> np.ndarray:
+    """The way back, rounded."""
+    return np.round((np.clip(images, -1, 1).transpose(0, 2, 3, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def _read_all(path: Path) -> dict[str, np.ndarray]:
+    with open_tensors(path) as tensors:
+        return {name: tensors.read(name) for name in tensors.names}

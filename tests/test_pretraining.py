@@ -1,0 +1,180 @@
+"""Pretraining from nothing: its parts by themselves, and the command, stopped and resumed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gm.schema import load_config
+
+CONFIG = "configs/inference/small_sdxl.yaml"
+
+
+@pytest.fixture(scope="module")
+def model(root):
+    return load_config(str(root / CONFIG), [], training=False).model
+
+
+def filled(cell, seed=0):
+    """The network with what pretraining starts from, the zero layers with small numbers as well."""
+    from gm.models import sdxl
+    from gm.pretraining.initial import initial_weight
+
+    shapes = {parameter.name: tuple(parameter.shape) for parameter in cell.get_parameters()}
+    noise = np.random.default_rng(seed)
+    sdxl.fill([cell], lambda n: initial_weight(n, shapes[n], seed) + 0.02 * noise.standard_normal(shapes[n]))
+    return cell
+
+
+def test_initial_weights():
+    from gm.pretraining.initial import initial_weight
+
+    assert not initial_weight("model.diffusion_model.out.2.weight", (4, 64, 3, 3), 0).any()
+    assert not initial_weight("model.diffusion_model.middle_block.0.out_layers.3.weight", (8, 8, 3, 3), 0).any()
+    assert (initial_weight("model.diffusion_model.out.0.gamma", (64,), 0) == 1).all()
+    kernel = initial_weight("model.diffusion_model.input_blocks.0.0.weight", (64, 4, 3, 3), 0)
+    assert abs(np.abs(kernel).max() - 1 / 6) < 0.01  # inputs^-0.5
+    again = initial_weight("model.diffusion_model.input_blocks.0.0.weight", (64, 4, 3, 3), 1)
+    assert not np.array_equal(kernel, again)
+
+
+def test_normalised_first_stage_draws_the_same_and_has_unit_latents(model):
+    from mindspore import Tensor
+
+    from gm.models import sdxl
+    from gm.models.vae import VAEDecode, VAEEncode
+    from gm.pretraining.first_stage import normalised
+
+    vae = filled(sdxl.build_vae(model))
+    images = Tensor(np.random.default_rng(0).uniform(-1, 1, (6, 3, 32, 32)).astype(np.float32))
+    mean, logvar = (part.asnumpy() for part in VAEEncode(vae)(images))
+    before = VAEDecode(vae, 1.0)(Tensor(mean)).asnumpy()
+    weights = {parameter.name: parameter.asnumpy() for parameter in vae.get_parameters()}
+    sdxl.fill([vae], normalised(weights, mean, model.scale_factor).__getitem__)
+    new_mean, new_logvar = (part.asnumpy() for part in VAEEncode(vae)(images))
+    latent = model.scale_factor * new_mean
+    assert np.abs(latent.mean((0, 2, 3))).max() < 1e-3
+    assert np.abs(latent.std((0, 2, 3)) - 1).max() < 1e-3
+    assert np.abs(VAEDecode(vae, model.scale_factor)(Tensor(latent)).asnumpy() - before).max() < 1e-3
+    spread = np.exp(0.5 * (new_logvar - logvar)) * mean.std((0, 2, 3)).reshape(1, -1, 1, 1) * model.scale_factor
+    assert np.abs(spread - 1).max() < 1e-3  # the posterior has grown by as much as the mean
+
+
+def test_learned_words_are_the_table_that_is_written(model):
+    """Also: a caption left out is zeros, and only the words in use get a gradient."""
+    import mindspore as ms
+    from mindspore import Tensor
+
+    from gm.models import sdxl
+    from gm.models.conditioner import tokenize
+    from gm.pretraining.text_to_image import OptionalCaption, learn_words, train_all
+
+    tokens = tokenize(["a photo of a dog", "a sks cat"])
+    encoders = filled(sdxl.build_text_encoders(model))
+    learned = learn_words(encoders, sorted(set(tokens[0][0])))
+    train_all(encoders, encoders, [])
+    names = [parameter.name for parameter in encoders.trainable_params()]
+    assert not [name for name in names if name.endswith(("gamma", "beta", "token_embedding.embedding_table"))]
+    assert learned[0].change in encoders.trainable_params() and len(learned[0].words) == 6
+    change = np.random.default_rng(1).standard_normal(learned[0].change.shape).astype(np.float32)
+    for words in learned:
+        words.change.set_data(Tensor(change))
+    optional = OptionalCaption(encoders)
+    context, pooled = (part.asnumpy() for part in optional(*map(Tensor, tokens)))
+
+    plain = sdxl.build_text_encoders(model)
+    weights = {parameter.name: parameter.asnumpy() for parameter in encoders.get_parameters()}
+    for words in learned:
+        weights[words.embedding_table.name] = words.whole_table(change)
+    sdxl.fill([plain], weights.__getitem__)
+    expected = [part.asnumpy() for part in plain(*map(Tensor, tokens))]
+    assert np.abs(context - expected[0]).max() < 1e-5 and np.abs(pooled - expected[1]).max() < 1e-5
+
+    tokens[0][1] = tokens[1][1] = 0
+    left_out, pooled_out = (part.asnumpy() for part in optional(*map(Tensor, tokens)))
+    assert not left_out[1].any() and not pooled_out[1].any()
+    assert np.abs(left_out[0] - context[0]).max() < 1e-6
+
+    gradient = ms.grad(lambda a, b: optional(a, b)[0].sum(), None, ms.ParameterTuple([learned[0].change]))
+    rows = np.abs(gradient(*map(Tensor, tokenize(["dog dog", "dog"])))[0].asnumpy()).sum(1)
+    known = [int(i) for i in learned[0].words]
+    used = set(tokenize(["dog"])[0][0].tolist())
+    assert {known[row - 1] for row in np.flatnonzero(rows)} == used
+
+
+def test_captioned_batches(model):
+    from gm.models.conditioner import tokenize
+    from gm.pretraining.text_to_image import NO_CAPTION, RARE_WORD, CaptionedBatches
+
+    posteriors = np.random.default_rng(0).standard_normal((50, 2, 4, 4, 4)).astype(np.float16)
+    caption = lambda picture, random: (f"a photo of a {('dog', 'cat')[picture % 2]}", ("dog", "cat")[picture % 2])  # noqa: E731
+    batches = CaptionedBatches(posteriors, caption, 32, 25, 0, 1000)
+    drawn = [batches(step, 0, 0) for step in range(40)]
+    again = batches(7, 0, 0)
+    assert all(np.array_equal(a, b) for a, b in zip((again.mean, again.noise, *again.text), (drawn[7].mean, drawn[7].noise, *drawn[7].text)))
+    assert np.isclose(drawn[0].weight.sum(), 1)
+    epoch = np.concatenate([drawn[0].mean, drawn[1].mean])  # every picture once
+    assert np.array_equal(np.sort(epoch[:, 0, 0, 0]), np.sort(posteriors[:, 0, 0, 0, 0].astype(np.float32)))
+    plain = {word: tokenize([f"a photo of a {word}"])[0][0] for word in ("dog", "cat")}
+    kinds = {"none": 0, "plain": 0, "rare": 0}
+    for batch in drawn:
+        for mean, row, padded in zip(batch.mean, batch.text[0], batch.text[1]):
+            (picture,) = np.flatnonzero((posteriors[:, 0].astype(np.float32) == mean).all((1, 2, 3)))
+            usual = plain[("dog", "cat")[picture % 2]]
+            if not row.any():
+                assert not padded.any()
+                kinds["none"] += 1
+            elif np.array_equal(row, usual):
+                kinds["plain"] += 1
+            else:  # one token more, right before the noun
+                place = 5
+                assert np.array_equal(np.delete(row, place)[:10], usual[:10]) and row[place] == padded[place] >= 5000
+                kinds["rare"] += 1
+    assert abs(kinds["none"] / 1000 - NO_CAPTION) < 0.04 and abs(kinds["rare"] / 1000 - RARE_WORD) < 0.04
+
+
+@pytest.mark.xdist_group("pretraining")
+def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
+    from gm.checkpoint.weights import open_base
+    from gm.models.sdxl import expected_shapes
+    from gm.training import loop
+    from tools import pretrain
+
+    monkeypatch.chdir(root)
+    arguments = ["--pictures", "24", "--size", "32", "--batch", "2", "--first_stage_steps", "4", "--steps", "4"]
+    arguments += ["--save_interval", "2", "--infer_interval", "100"]
+
+    class Stop(Exception):
+        pass
+
+    def run(name: str, stop_at: int = 0):
+        plot = loop.plot_losses
+        def stopping(metrics, target):
+            if stop_at and json.loads(metrics.read_text().splitlines()[-1])["step"] == stop_at:
+                raise Stop
+            return plot(metrics, target)
+
+        monkeypatch.setattr(loop, "plot_losses", stopping)
+        try:
+            pretrain.main([*arguments, "--output", str(tmp_path / name), "--weight", str(tmp_path / f"{name}.safetensors")])
+        except Stop:
+            assert stop_at
+        finally:
+            monkeypatch.setattr(loop, "plot_losses", plot)
+
+    run("stopped", stop_at=2)
+    assert not (tmp_path / "stopped.safetensors").exists()
+    run("stopped")
+    run("unbroken")
+    for name in ("stopped", "unbroken"):
+        steps = [json.loads(line)["step"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        assert steps == [1, 2, 3, 4]
+        assert (tmp_path / name / "progress" / "step_4.png").exists() and (tmp_path / name / "loss.png").exists()
+        assert (tmp_path / name / "first_stage" / "step_4.png").exists()
+    expected, _ = expected_shapes(load_config(CONFIG, [], training=False).model)
+    bases = [open_base(tmp_path / f"{name}.safetensors") for name in ("stopped", "unbroken")]
+    for base in bases:
+        base.check(expected)
+    for name in expected:
+        one, other = (base.read(name).astype(np.float32) for base in bases)
+        assert np.abs(one - other).max() <= 2e-3 * max(np.abs(one).max(), 1e-3), name

@@ -1,0 +1,100 @@
+"""Train a small SDXL from nothing on the drawn world: pictures -> first stage -> posteriors -> UNet and text encoders.
+
+Every part is kept in --output, so that the same command goes on where it was stopped. The losses are
+gm/pretraining/first_stage.py and gm/diffusion/denoiser.py, the loop is that of fine-tuning.
+"""
+
+import argparse
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Optional, Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from gm import console, runtime
+from gm.config import Config, DataConfig, OptimConfig
+from gm.console import bar, log
+from gm.errors import UserError
+from gm.randomness import WORLD, generator
+from gm.schema import load_config
+from tools.world.drawing import draw
+from tools.world.scenes import Scene, caption, random_scene
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--config", default="configs/inference/small_sdxl.yaml", help="YAML of the model")
+    parser.add_argument("--output", default="runs/pretraining", help="folder of everything that is kept on the way")
+    parser.add_argument("--weight", required=True, help="the .safetensors to write at the end; it must not exist")
+    parser.add_argument("--pictures", type=int, default=10_000, help="how many pictures are drawn to train on")
+    parser.add_argument("--size", type=int, default=96, help="pixels, height and width")
+    parser.add_argument("--first_stage_steps", type=int, default=1600, help="updates of the first stage (VAE)")
+    parser.add_argument("--steps", type=int, default=4000, help="updates of UNet and text encoders")
+    parser.add_argument("--batch", type=int, default=32, help="pictures in an update of UNet and text encoders")
+    parser.add_argument("--learning_rate", type=float, default=8e-4, help="of UNet and text encoders, falling as a cosine")
+    parser.add_argument("--save_interval", type=int, default=250, help="updates between what a stopped run goes on from")
+    parser.add_argument("--infer_interval", type=int, default=500, help="updates between progress pictures")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    weight, folder = Path(options.weight), Path(options.output)
+    if weight.suffix != ".safetensors" or weight.exists():
+        raise UserError(f"--weight {weight} must be a new .safetensors file: give another name or remove it")
+    model = load_config(options.config, [], training=False).model
+    if options.size % model.unet.downsampling:
+        raise UserError(f"--size {options.size} is not a multiple of {model.unet.downsampling}, which --config needs")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    pixels = drawn(folder / "pictures.npy", options.pictures, options.size, options.seed)
+    machine = runtime.start("CPU", runtime.GRAPH, None, options.seed)
+    from gm.pretraining.run import Pretraining
+
+    optim = OptimConfig(options.learning_rate, weight_decay=0.01, schedule="cosine", warmup_steps=100, final_factor=0.02)
+    data = DataConfig(total_step=options.steps, target_size=options.size, per_batch_size=options.batch)
+    run = Pretraining(Config("SDXL-base-1.0", model, optim, data, ""), machine, folder, options.seed)
+    first_optim = replace(optim, base_learning_rate=2e-3, weight_decay=0.0)
+    first_stage = run.first_stage(pixels, first_optim, options.first_stage_steps, options.save_interval)
+    posteriors = run.encode(pixels, first_stage)
+    scenes = [scene_of(options.seed, number) for number in range(options.pictures)]
+
+    def words(number: int, random: np.random.Generator) -> tuple[str, str]:
+        return caption(scenes[number], random), scenes[number].look.kind
+
+    vocabulary = [words(number, generator(options.seed, WORLD, number))[0] for number in range(len(scenes))]
+    run.text_to_image(posteriors, words, vocabulary, first_stage, options.save_interval, options.infer_interval)
+    run.write(weight, first_stage)
+    log.info("done: %s, %.1f MB", weight, weight.stat().st_size / 1e6)
+
+
+def scene_of(seed: int, number: int) -> Scene:
+    """Picture `number` of the training set."""
+    return random_scene(generator(seed, WORLD, number))
+
+
+def drawn(path: Path, number: int, size: int, seed: int) -> np.ndarray:
+    """The training pictures (number, size, size, 3) uint8, from `path` or drawn into it."""
+    if path.exists():
+        pixels = np.load(path, mmap_mode="r")
+        if pixels.shape == (number, size, size, 3):
+            return pixels
+        raise UserError(f"{path} holds {len(pixels)} pictures of {pixels.shape[1]} pixels: give another --output")
+    with ProcessPoolExecutor() as pool:
+        pictures = pool.map(partial(_pixels, size, seed), range(number), chunksize=64)
+        pixels = np.stack(list(bar(pictures, "drawing", total=number, unit="picture")))
+    unfinished = path.with_suffix(".part.npy")
+    np.save(unfinished, pixels)
+    unfinished.rename(path)
+    return pixels
+
+
+def _pixels(size: int, seed: int, number: int) -> np.ndarray:
+    return np.asarray(draw(scene_of(seed, number), size))
+
+
+if __name__ == "__main__":
+    sys.exit(console.run_command(main))
