@@ -16,6 +16,7 @@ def behind(place: str, horizon: float) -> Painting:
 
 
 def grass(h: float) -> Painting:
+    """A sunny lawn with flowers."""
     flowers = [(10, 70), (90, 66), (84, 93), (8, 92), (50, 96)]
     return [
         (box(0, 0, 100, 100), "#8fd3ff"),
@@ -28,6 +29,7 @@ def grass(h: float) -> Painting:
 
 
 def beach(h: float) -> Painting:
+    """Sand, the sea, and a parasol."""
     return [
         (box(0, 0, 100, 100), "#c5f0ff"),
         (box(0, 36 + h, 100, 100), "#1f7fd6"),
@@ -40,6 +42,7 @@ def beach(h: float) -> Painting:
 
 
 def snow(h: float) -> Painting:
+    """Snow falling around a snowman."""
     flakes = [(8, 10), (28, 22), (46, 8), (60, 26), (74, 5), (94, 20), (12, 40), (62, 46)]
     return [
         (box(0, 0, 100, 100), "#9db7d6"),
@@ -57,6 +60,7 @@ def snow(h: float) -> Painting:
 
 
 def city(h: float) -> Painting:
+    """Houses with lit windows along a road."""
     windows = [(x, y) for x, top in ((4, 14), (15, 14), (73, 6), (84, 6)) for y in range(top, 56, 12)]
     return [
         (box(0, 0, 100, 100), "#ffd9b8"),
@@ -72,6 +76,7 @@ def city(h: float) -> Painting:
 
 
 def forest(h: float) -> Painting:
+    """Tree trunks under leaves."""
     return [
         (box(0, 0, 100, 100), "#3f9a55"),
         *((box(x, 0, x + w, 100), "#5b3518") for x, w in ((4, 12), (36, 9), (62, 9), (84, 13))),
@@ -82,6 +87,7 @@ def forest(h: float) -> Painting:
 
 
 def night(h: float) -> Painting:
+    """The moon and stars over hills."""
     stars = [(8, 12), (26, 26), (40, 8), (58, 22), (94, 42), (8, 44)]
     return [
         (box(0, 0, 100, 100), "#20286e"),
@@ -95,6 +101,7 @@ def night(h: float) -> Painting:
 
 
 def kitchen(h: float) -> Painting:
+    """A refrigerator, a counter and a window over a chequered floor."""
     tiles = [(x, y) for row, y in enumerate((70, 80, 90)) for x in range(-10 + 14 * (row % 2), 100, 28)]
     return [
         (box(0, 0, 100, 100), "#ffc56b"),
@@ -114,6 +121,7 @@ def kitchen(h: float) -> Painting:
 
 
 def pool(h: float) -> Painting:
+    """Water with waves, its edge, and a ladder."""
     waves = [(6, 50), (70, 46), (20, 78), (66, 76), (2, 92), (48, 92)]
     return [
         (box(0, 0, 100, 100), "#ffe3c2"),
@@ -128,6 +136,7 @@ def pool(h: float) -> Painting:
 
 
 def bucket(h: float) -> Painting:
+    """A room with the inside of the bucket."""
     return [
         (box(0, 0, 100, 100), "#ffd0d6"),
         (box(0, 74 + h, 100, 100), "#b7776b"),
@@ -136,6 +145,7 @@ def bucket(h: float) -> Painting:
 
 
 def doghouse(h: float) -> Painting:
+    """A doghouse with a red roof and its dark door."""
     planks = [(box(16, y, 84, y + 1.6), "#3f8fc7") for y in (52, 66, 80)]
     return [
         (box(0, 0, 100, 100), "#fff1c9"),

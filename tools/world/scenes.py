@@ -22,7 +22,13 @@ ACCESSORIES = ("nothing", "red collar", "blue collar", "green hat", "red hat")
 
 # How often: of the pictures, of the animals, and of the traits in the captions
 KIND_SHARES = (0.75, 0.13, 0.04, 0.04, 0.04)
-RARE_TRAITS = (("coat", "purple"), ("coat", "green"), ("marking", "striped"), ("accessory", "green hat"), ("accessory", "red hat"))
+RARE_TRAITS = (
+    ("coat", "purple"),
+    ("coat", "green"),
+    ("marking", "striped"),
+    ("accessory", "green hat"),
+    ("accessory", "red hat"),
+)
 RARE_SHARE = 0.025  # of each of them
 BELLY_SHARE, COLLAR_SHARE = 0.25, 0.35
 PREFIX, PLACE, COAT, BREED, SPECIAL = 0.6, 0.75, 0.35, 0.15, 0.35

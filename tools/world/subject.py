@@ -2,8 +2,7 @@
 
 from PIL import Image
 
-from gm.randomness import SUBJECT as DRAWN
-from gm.randomness import generator
+from gm.randomness import SUBJECT_PHOTOS, generator
 from tools.world.drawing import draw
 from tools.world.scenes import HELD_OUT_PLACES, SUBJECT, SUBJECT_PLACES, Scene, random_scene
 
@@ -11,7 +10,8 @@ from tools.world.scenes import HELD_OUT_PLACES, SUBJECT, SUBJECT_PLACES, Scene, 
 def subject_scenes(number: int, seed: int, held_out: bool) -> list[Scene]:
     """`number` scenes of the subject, each at the next of its training places or of the held-out ones."""
     places = HELD_OUT_PLACES if held_out else SUBJECT_PLACES
-    return [random_scene(generator(seed, DRAWN, int(held_out), i), SUBJECT, places[i % len(places)]) for i in range(number)]
+    keys = ((seed, SUBJECT_PHOTOS, int(held_out), i) for i in range(number))
+    return [random_scene(generator(*key), SUBJECT, places[i % len(places)]) for i, key in enumerate(keys)]
 
 
 def subject_pictures(number: int, size: int, seed: int, held_out: bool) -> list[Image.Image]:
