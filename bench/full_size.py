@@ -114,9 +114,9 @@ def prepare(setting: Setting) -> None:
     setting.folder.mkdir(parents=True, exist_ok=True)
     if not setting.weight.exists():
         project("tools/make_random_checkpoint.py", "--config", setting.config, "--output", setting.weight)
-    for name, seed in (("subject", 0), ("class", 1)):
+    for name, which in (("subject", ("--subject", "training")), ("class", ("--number", 5, "--size", 384))):
         if not (setting.folder / name).exists():
-            project("tools/draw_photos.py", "--output", setting.folder / name, "--seed", seed)
+            project("tools/draw_world.py", *which, "--output", setting.folder / name)
     if not setting.torch_python.exists():
         print("installing diffusers, peft and PyTorch into an environment of their own", flush=True)
         place = setting.torch_python.parent.parent

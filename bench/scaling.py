@@ -48,8 +48,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 def measure(folder: Path, repeats: int, steps: int) -> None:
     """Print the measured tables; `folder` is for what the runs write."""
     python("tools/make_random_checkpoint.py", "--config", CONFIG, *MIDDLE, "--output", folder / "base.safetensors")
-    for name, seed in (("subject", 0), ("class", 1)):
-        python("tools/draw_photos.py", "--output", folder / name, "--seed", seed)
+    for name, which in (("subject", ("--subject", "training")), ("class", ("--number", 5, "--size", 384))):
+        python("tools/draw_world.py", *which, "--output", folder / name)
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(repeats):
         for ranks in seconds:

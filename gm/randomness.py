@@ -9,4 +9,4 @@ def generator(*key: int) -> np.random.Generator:
 
 
 # What is drawn, the second number of a key
-TRAINING_NOISE, ORDER, CROP, LORA_INIT, PICTURE_NOISE, RANDOM_WEIGHTS, DRAWINGS, SKETCH = range(1, 9)
+TRAINING_NOISE, ORDER, CROP, LORA_INIT, PICTURE_NOISE, RANDOM_WEIGHTS, SUBJECT_PHOTOS, SKETCH, WORLD = range(1, 10)

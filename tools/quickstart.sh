@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a trained LoRA and pictures on a CPU: a tiny random model and drawn photos, in runs/quickstart.
+# From nothing to a trained LoRA and pictures on a CPU: a tiny random model and drawn photos of a dog, in runs/quickstart.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 here=runs/quickstart
@@ -8,7 +8,7 @@ here=runs/quickstart
 mkdir -p $here
 [ -f $here/tiny_sdxl.safetensors ] || .venv/bin/python tools/make_random_checkpoint.py \
   --config configs/inference/tiny_sdxl.yaml --output $here/tiny_sdxl.safetensors
-[ -d $here/photos ] || .venv/bin/python tools/draw_photos.py --output $here/photos
+[ -d $here/photos ] || .venv/bin/python tools/draw_world.py --subject training --output $here/photos
 .venv/bin/python train_dreambooth.py --config configs/training/tiny_dreambooth_lora_cpu.yaml \
   --weight $here/tiny_sdxl.safetensors \
   --instance_data_path $here/photos --instance_prompt "A photo of a sks dog" \

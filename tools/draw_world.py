@@ -1,0 +1,100 @@
+"""Draw pictures of a cartoon world with captions, or the photos of one unusual dog of it, to try the commands with."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Optional, Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from PIL import Image
+
+from gm import console
+from gm.console import bar, log
+from gm.data.images import count_images
+from gm.errors import UserError
+from gm.pictures import contact_sheet, save_png
+from gm.randomness import WORLD, generator
+from tools.world.drawing import draw
+from tools.world.scenes import caption, labels, random_scene
+from tools.world.subject import subject_pictures
+
+COLUMNS = 4  # of the contact sheet
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--output", required=True, help="the folder to draw into; it must hold no images yet")
+    parser.add_argument("--number", type=int, help="how many pictures: 5 of the subject, 100 of the world unless given")
+    parser.add_argument("--size", type=int, help="pixels of each side: 384 for the subject, 96 for the world unless given")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--subject",
+        choices=("training", "held-out"),
+        help="draw the unusual dog, in the places to train it in or in others, instead of the world with its captions",
+    )
+    parser.add_argument("--sheet", help="a PNG file for all pictures on one contact sheet, with the captions")
+    options = parser.parse_args(argv)
+    number = options.number if options.number is not None else 5 if options.subject else 100
+    size = options.size if options.size is not None else 384 if options.subject else 96
+    for flag, value, least in (("--number", number, 1), ("--size", size, 16), ("--seed", options.seed, 0)):
+        if value < least:
+            raise UserError(f"{flag} {value} is too small: give {least} or more")
+    folder = Path(options.output)
+    if count_images(folder):
+        raise UserError(f"--output {folder} holds images already: give another folder")
+    sheet = Path(options.sheet) if options.sheet else None
+    if sheet and sheet.suffix.lower() != ".png":
+        raise UserError(f"--sheet {sheet} is no PNG: give a file name that ends in .png")
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.subject:
+        pictures = subject_pictures(number, size, options.seed, options.subject == "held-out")
+        captions = [f"the subject, {i}" for i in range(number)]
+        for i, picture in enumerate(pictures):
+            _save(folder, i, picture)
+    else:
+        pictures, captions = draw_captioned(folder, number, size, options.seed, keep=sheet is not None)
+    log.info("%d pictures drawn in %s", number, folder)
+    if sheet:
+        save_png(sheet, captioned_sheet(pictures, captions), {})
+        log.info("contact sheet: %s", sheet)
+
+
+def draw_captioned(folder: Path, number: int, size: int, seed: int, keep: bool) -> tuple[list[Image.Image], list[str]]:
+    """Write pictures of the world and captions.jsonl, a line for each with its file, caption and labels.
+
+    Returns the pictures, if they are to be kept, and the captions.
+    """
+    pictures, captions = [], []
+    with (folder / "captions.jsonl").open("w", encoding="utf-8") as file:
+        for i in bar(range(number), "drawing"):
+            random = generator(seed, WORLD, i)
+            scene = random_scene(random)
+            picture, text = draw(scene, size), caption(scene, random)
+            name = _save(folder, i, picture)
+            file.write(json.dumps({"file": name, "caption": text, "labels": labels(scene)}) + "\n")
+            captions.append(text)
+            if keep:
+                pictures.append(picture)
+    return pictures, captions
+
+
+def captioned_sheet(pictures: Sequence[Image.Image], captions: Sequence[str]) -> np.ndarray:
+    """All pictures in rows, over each row its captions: (h, w, 3) uint8."""
+    starts = range(0, len(pictures), COLUMNS)
+    rows = [[np.asarray(picture) for picture in pictures[start : start + COLUMNS]] for start in starts]
+    return contact_sheet(rows, [" | ".join(captions[start : start + COLUMNS]) for start in starts], cell=288)
+
+
+def _save(folder: Path, number: int, picture: Image.Image) -> str:
+    """Write a picture under its number; returns the file's name."""
+    name = f"{number:05d}.png"
+    save_png(folder / name, np.asarray(picture), {})
+    return name
+
+
+if __name__ == "__main__":
+    sys.exit(console.run_command(main))
