@@ -2,12 +2,19 @@
 
 import json
 
+import mindspore as ms
 import numpy as np
 import pytest
 
 from gm.schema import load_config
 
 CONFIG = "configs/inference/small_sdxl.yaml"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graph_mode():
+    ms.set_device("CPU")
+    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +69,6 @@ def test_normalised_first_stage_draws_the_same_and_has_unit_latents(model):
 
 def test_learned_words_are_the_table_that_is_written(model):
     """Also: a caption left out is zeros, and only the words in use get a gradient."""
-    import mindspore as ms
     from mindspore import Tensor
 
     from gm.models import sdxl

@@ -28,7 +28,7 @@ from gm.training.stages import Stages
 from gm.training.step import LossScale
 
 STATE = "{part}_state.ckpt"
-CROPPED = 0.75  # share of the first stage's updates that see crops of half the size: cheaper, and more of them
+FIRST_STAGE_ROWS = 4  # pictures in an update of the first stage
 PROMPTS = ("A photo of a dog", "a dog swimming in a pool", "A photo of a brown dog in the snow", "A photo of a dog in a bucket")
 
 
@@ -62,7 +62,7 @@ class Pretraining:
             progress = bar(range(trainer.step, steps), "first stage", total=steps, initial=trainer.step, unit="step")
             for step in progress:
                 start = time.perf_counter()
-                error = trainer.update(*self._first_stage_batch(pixels, step, step < CROPPED * steps))
+                error = trainer.update(*self._first_stage_batch(pixels, step))
                 record = {"step": step + 1, "error": error, "seconds": round(time.perf_counter() - start, 3)}
                 metrics.write(json.dumps(record) + "\n")
                 metrics.flush()
@@ -76,14 +76,11 @@ class Pretraining:
         write_tensors(done, weights.items(), {})
         return weights
 
-    def _first_stage_batch(self, pixels: np.ndarray, step: int, cropped: bool) -> tuple[np.ndarray, np.ndarray]:
-        random, whole = generator(self.seed, FIRST_STAGE, step), pixels.shape[1]
-        rows, size = (16, whole // 2 // 8 * 8) if cropped else (4, whole)
-        pictures = pixels[np.sort(random.choice(len(pixels), rows, replace=False))]
-        corners = random.integers(0, whole - size + 1, (rows, 2))
-        crops = np.stack([picture[y : y + size, x : x + size] for picture, (y, x) in zip(pictures, corners)])
-        noise = random.standard_normal((rows, self.config.model.vae.z_channels, size // 8, size // 8), np.float32)
-        return to_network(crops), noise
+    def _first_stage_batch(self, pixels: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+        random, side = generator(self.seed, FIRST_STAGE, step), pixels.shape[1] // 8
+        pictures = pixels[np.sort(random.choice(len(pixels), FIRST_STAGE_ROWS, replace=False))]
+        noise = random.standard_normal((FIRST_STAGE_ROWS, self.config.model.vae.z_channels, side, side), np.float32)
+        return to_network(pictures), noise
 
     def _reconstructions(self, vae: VAE, pixels: np.ndarray, step: int) -> None:
         """Pictures above what the first stage makes of them."""
