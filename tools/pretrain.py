@@ -57,7 +57,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     optim = OptimConfig(options.learning_rate, weight_decay=0.01, schedule="cosine", warmup_steps=100, final_factor=0.02)
     data = DataConfig(total_step=options.steps, target_size=options.size, per_batch_size=options.batch)
     run = Pretraining(Config("SDXL-base-1.0", model, optim, data, ""), machine, folder, options.seed)
-    first_optim = replace(optim, base_learning_rate=2e-3, weight_decay=0.0)
+    first_optim = replace(optim, base_learning_rate=1e-3, weight_decay=0.0)
     first_stage = run.first_stage(pixels, first_optim, options.first_stage_steps, options.save_interval)
     posteriors = run.encode(pixels, first_stage)
     scenes = [scene_of(options.seed, number) for number in range(options.pictures)]
