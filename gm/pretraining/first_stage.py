@@ -69,8 +69,7 @@ class FirstStageTrainer:
         norm = float(norm.asnumpy())
         if np.isfinite(norm):
             lr = learning_rate(self.optim, self.step, self.total_step)
-            unbias = [1.0 / (1.0 - beta ** (self.step + 1)) for beta in (self.optim.beta1, self.optim.beta2)]
-            self.adamw.apply(lr, min(1.0, self.max_grad_norm / (norm + 1e-6)), *unbias)
+            self.adamw.apply(lr, min(1.0, self.max_grad_norm / (norm + 1e-6)), self.step + 1)
         self.gradient.clear()
         self.step += 1
         return float(pixels.asnumpy())

@@ -109,27 +109,21 @@ class AdamW(nn.Cell):
     def __init__(self, parameters: list[Parameter], gradient: FlatGradient, config: OptimConfig):
         super().__init__(auto_prefix=False)
         self.trained = tuple(parameters)
-        self.gradient = gradient
-        self.beta1, self.beta2, self.eps = config.beta1, config.beta2, config.eps
-        self.weight_decay = config.weight_decay
+        self.gradient, self.config = gradient, config
+        self.beta1, self.beta2 = config.beta1, config.beta2
         zeros = np.zeros(gradient.size, np.float32)
         self.p = Parameter(Tensor(self._matrices()), name="adam.p", requires_grad=False)
         self.m = Parameter(Tensor(zeros), name="adam.m", requires_grad=False)
         self.v = Parameter(Tensor(zeros), name="adam.v", requires_grad=False)
+        self.adam = ops.Adam()  # one kernel: as single operators the update takes three times as long on a CPU
 
-    def construct(self, lr: Tensor, clip: Tensor, unbias1: Tensor, unbias2: Tensor) -> Tensor:
-        """Apply the gradient times `clip`; unbias = 1 / (1 - beta^t) or 1. Returns the new weights (n,).
-
-        Numbers are factors, not divisors: a division by one keeps copies of its result in memory on the CPU.
-        """
-        g = self.gradient.total * clip
-        m = self.beta1 * self.m + (1.0 - self.beta1) * g
-        v = self.beta2 * self.v + (1.0 - self.beta2) * g * g
-        p = self.p - lr * ((m * unbias1) / (ops.sqrt(v * unbias2) + self.eps) + self.weight_decay * self.p)
-        ops.assign(self.m, m)
-        ops.assign(self.v, v)
-        ops.assign(self.p, p)
-        return p
+    def construct(self, clip: Tensor, rate: Tensor, eps: Tensor, kept: Tensor) -> Tensor:
+        """p <- kept * p - rate * m / (sqrt(v) + eps), with the gradient times `clip`. Returns the new weights (n,)."""
+        zero = ops.zeros_like(rate)  # the powers of beta: the correction is in rate and eps
+        ops.assign(self.p, self.p * kept)
+        gradient = self.gradient.total * clip
+        done = self.adam(self.p, self.m, self.v, zero, zero, rate, self.beta1, self.beta2, eps, gradient)
+        return ops.depend(self.p, done)
 
     def _matrices(self) -> np.ndarray:
         return np.concatenate([parameter.asnumpy().reshape(-1) for parameter in self.trained])
@@ -139,8 +133,16 @@ class AdamW(nn.Cell):
         for parameter, value in ((self.p, self._matrices()), (self.m, m), (self.v, v)):
             parameter.set_data(Tensor(value))
 
-    def apply(self, lr: float, clip: float, unbias1: float, unbias2: float) -> None:
-        """One update of the LoRA matrices."""
-        weights = self(*(Tensor(value, ms.float32) for value in (lr, clip, unbias1, unbias2))).asnumpy()
+    def apply(self, lr: float, clip: float, count: int) -> None:
+        """Update number `count` (from 1) of the LoRA matrices, with the gradient times `clip`.
+
+        sqrt(v') is sqrt(v) / root, so that m' / (sqrt(v') + eps) = root / (1 - beta1^count) * m / (sqrt(v) + root * eps).
+        """
+        config, root, rate = self.config, 1.0, lr
+        if config.bias_correction:
+            root = math.sqrt(1.0 - config.beta2**count)
+            rate = lr * root / (1.0 - config.beta1**count)
+        numbers = (clip, rate, root * config.eps, 1.0 - lr * config.weight_decay)
+        weights = self(*(Tensor(number, ms.float32) for number in numbers)).asnumpy()
         for parameter, part in parts(weights, self.trained):
             parameter.set_data(Tensor(part))

@@ -198,10 +198,7 @@ class Trainer:
         clip = 1.0
         if self.max_grad_norm is not None:
             clip = min(1.0, self.max_grad_norm / (norm + 1e-6))
-        optim = self.config.optim
-        unbias1 = 1.0 / (1.0 - optim.beta1**self.applied) if optim.bias_correction else 1.0
-        unbias2 = 1.0 / (1.0 - optim.beta2**self.applied) if optim.bias_correction else 1.0
-        self.adamw.apply(lr, clip, unbias1, unbias2)
+        self.adamw.apply(lr, clip, self.applied)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything a resumed run needs beside the LoRA matrices."""
