@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gm import console, runtime
 from gm.arguments import SampleOptions, parse_sample
+from gm.config import SampleSettings
 from gm.console import log
 from gm.errors import UserError
 from gm.schema import load_config
@@ -27,10 +28,10 @@ def main(argv: Sequence[str]) -> None:
     machine = runtime.start(options.device_target, options.ms_mode, options.ms_amp_level, options.seed)
     folder = Path(options.save_path)
 
-    from gm.inference import Pipeline
+    from gm.inference import Pipeline, Source
     from gm.pictures import contact_sheet, save_png
 
-    pipeline = Pipeline(config.model, options.weight, machine, options.lora_scale or (), vae=options.vae)
+    pipeline = Pipeline(Source(config.model, options.weight, machine, options.lora_scale or (), vae=options.vae))
     make_writable({"--save_path": folder})
     pipeline.embed([*prompts, *([options.negative_prompt] if options.negative_prompt else [])])
     pipeline.load()
@@ -67,10 +68,8 @@ def read_prompts(prompt: str) -> list[str]:
     return prompts
 
 
-def sample_settings(options: SampleOptions, multiple: int):
+def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
     """SampleSettings from the options; UserError when the network cannot make that size."""
-    from gm.sampling import SampleSettings
-
     height, width = options.size()
     for flag, pixels in (("height", height), ("width", width)):
         if pixels % multiple:

@@ -1,20 +1,24 @@
 """Running one stage in a process of its own, so that its memory is given back: MindSpore keeps the weights of every
-graph it has compiled until the process ends (seen with 2.7.1: deleting the network frees nothing). And running one in a
-thread beside it."""
+graph it has compiled until the process ends (seen with 2.7.1: deleting the network frees nothing). Keeping an object in
+one for many calls. And running a stage in a thread beside it."""
 
 import logging
 import multiprocessing
 import os
 import signal
 import threading
+import time
+import traceback
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import connection
-from typing import Callable, Iterator, TypeVar
+from typing import Callable, Iterator, Optional, TypeVar
+
+from tqdm import tqdm
 
 from gm import console
-from gm.console import log
+from gm.console import Viewer, log
 from gm.errors import UserError
 from gm.parallel.scheduler import without_cluster
 
@@ -36,6 +40,120 @@ def run_apart(function: Callable[..., Result], *arguments) -> Result:
                 f"the process for {function.__name__} was killed, most likely for want of memory: free some, or use a "
                 "smaller model"
             ) from None
+
+
+class Kept:
+    """An object in a process of its own, for one call after another. Nothing that it computes holds up the threads here,
+    and a call can be given up. Progress and errors look the same as here; it ends with this process.
+    """
+
+    def __init__(self, viewer: Viewer, make: Callable[..., object], *arguments):
+        """The object is `make(*arguments)`, all of it picklable. `viewer` is told of the progress, with the seconds of what
+        takes long; when it raises, the process ends."""
+        here, there = multiprocessing.Pipe()
+        quiet = log.level >= logging.ERROR
+        context = multiprocessing.get_context("spawn")
+        self._process = context.Process(target=_serve, args=(there, quiet, make, arguments), daemon=True)
+        self._process.start()
+        there.close()
+        self._connection, self._working = here, True
+        try:
+            self._result(viewer)
+        except BaseException:
+            self.end()
+            raise
+
+    def call(self, viewer: Viewer, method: str, *arguments):
+        """`method(*arguments)` of the object. What `viewer` raises gives the call up: it ends at its next sign of progress,
+        which the next call waits for. UserError when the process has been killed from outside."""
+        if self._working:
+            self._answer(viewer)  # of a call that was given up
+        try:
+            self._connection.send((method, arguments))
+        except OSError:
+            raise self._killed() from None
+        self._working = True
+        return self._result(viewer)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    def end(self) -> None:
+        """End the process, which gives its memory back."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+    def _result(self, viewer: Viewer):
+        kind, value = self._answer(viewer)
+        if kind == "error":
+            raise value
+        return value
+
+    def _answer(self, viewer: Viewer) -> tuple[str, object]:
+        """("result", value) or ("error", exception) of what is at work there."""
+        words, share, since = "starting", None, time.monotonic()
+        try:
+            while True:
+                if not self._connection.poll(0.5):
+                    viewer(f"{words}, {time.monotonic() - since:.0f} s", share)
+                    continue
+                kind, value = self._connection.recv()
+                if kind != "progress":
+                    self._working = False
+                    return kind, value
+                (words, share), since = value, time.monotonic()
+                viewer(words, share)
+        except (EOFError, ConnectionResetError):
+            raise self._killed() from None
+        except BaseException:
+            if self._working:
+                with suppress(OSError):
+                    self._connection.send(None)
+            raise
+
+    def _killed(self) -> UserError:
+        self._process.join()
+        return UserError(
+            "the process with the model was killed, most likely for want of memory: free some, or use a smaller model or "
+            "smaller pictures; the next try starts it again"
+        )
+
+
+class _GivenUp(Exception):
+    """Nobody wants the result any more."""
+
+
+def _serve(pipe: connection.Connection, quiet: bool, make: Callable[..., object], arguments: tuple) -> None:
+    """The other side of `Kept`: answers (method, arguments) until the process is ended; None gives up what is at work."""
+
+    def tell(words: str, share: Optional[float]) -> None:
+        if pipe.poll():
+            pipe.recv()
+            raise _GivenUp
+        pipe.send(("progress", (words, share)))
+
+    def attempt(function: Callable[..., object], *given) -> tuple[str, object]:
+        try:
+            return "result", function(*given)
+        except Exception as error:
+            if isinstance(error, _GivenUp) or console.explain(error):
+                return "error", error
+            traceback.print_exc()
+            return "error", RuntimeError(f"{type(error).__name__}: {error}")
+
+    _begin(quiet)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which stays when the process is ended
+    with console.viewed_by(tell):
+        kind, kept = attempt(make, *arguments)
+        pipe.send((kind, kept if kind == "error" else None))
+        while kind == "result":
+            message = pipe.recv()
+            if message is not None:
+                method, given = message
+                pipe.send(attempt(getattr(kept, method), *given))
+    pipe.poll(None)  # the error has been read when the other side is closed
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from gm.checkpoint.lora_rules import LAYOUTS
 from gm.errors import UserError
 from gm.parallel.launch import JOIN_TIMEOUT
 
+SAMPLERS = ("EulerEDMSampler", "HeunEDMSampler", "DPMPP2MSampler", "EulerAncestralSampler")
+
 # name -> (width, height), the sizes SDXL was trained on (arXiv 2307.01952, appendix I), and two small ones
 SD_XL_BASE_RATIOS = {
     "0.5": (704, 1408),
@@ -276,8 +278,7 @@ def _sample_parser() -> argparse.ArgumentParser:
     )
     add("--prompt", type=_prompt, default="a photo of a dog on a beach", help="the prompt, or a .txt file with one a line")
     add("--negative_prompt", default="", help="what the pictures should not show")
-    samplers = ("EulerEDMSampler", "HeunEDMSampler", "DPMPP2MSampler", "EulerAncestralSampler")
-    add("--sampler", choices=samplers, default=samplers[0], help="how noise becomes a picture")
+    add("--sampler", choices=SAMPLERS, default=SAMPLERS[0], help="how noise becomes a picture")
     add("--guider", choices=("VanillaCFG", "IdentityGuider"), default="VanillaCFG", help="IdentityGuider: no guidance")
     add("--guidance_scale", type=_number(float, None), default=5.0, help="strength of the guidance")
     discretizations = ("LegacyDDPMDiscretization", "EDMDiscretization")

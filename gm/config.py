@@ -101,6 +101,25 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class SampleSettings:
+    """How a picture is sampled."""
+
+    height: int  # pixels
+    width: int  # pixels
+    sizes: tuple[int, int, int, int, int, int]  # original (h, w), crop (top, left), target (h, w), pixels
+    sampler: str = "EulerEDMSampler"
+    steps: int = 40
+    guider: str = "VanillaCFG"
+    guidance_scale: float = 5.0
+    discretization: str = "LegacyDDPMDiscretization"
+
+    @classmethod
+    def square(cls, size: int, steps: int) -> "SampleSettings":
+        """The defaults for a square picture that is nobody's crop."""
+        return cls(size, size, (size, size, 0, 0, size, size), steps=steps)
+
+
+@dataclass(frozen=True)
 class Config:
     """A checked YAML. `raw` is the resolved YAML text that is written beside the results."""
 

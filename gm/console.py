@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Callable, Iterable, Iterator, Optional, Sequence
 
 from tqdm import tqdm
@@ -13,6 +14,9 @@ from tqdm import tqdm
 from gm.errors import UserError
 
 log = logging.getLogger("gm")
+
+Viewer = Callable[[str, Optional[float]], None]  # words, and the share that is done where it is known
+_viewer: ContextVar[Optional[Viewer]] = ContextVar("viewer", default=None)
 
 
 class _AroundBars(logging.Handler):
@@ -37,13 +41,38 @@ def set_up(quiet: bool = False) -> None:
     log.setLevel(logging.ERROR if quiet else logging.INFO)
 
 
+@contextmanager
+def viewed_by(viewer: Viewer) -> Iterator[None]:
+    """While the body runs, `viewer` is told of the steps of this thread's bars and of its waits; what it raises ends it."""
+    before = _viewer.set(viewer)
+    try:
+        yield
+    finally:
+        _viewer.reset(before)
+
+
+class _Bar(tqdm):
+    """A bar that tells a viewer which item is at work."""
+
+    viewer: Optional[Viewer] = None
+
+    def __iter__(self) -> Iterator:
+        for done, item in enumerate(super().__iter__()):
+            if self.viewer:
+                share = done / self.total if self.total else None
+                self.viewer(f"{self.what} {done + 1}" + (f" of {self.total}" if self.total else ""), share)
+            yield item
+
+
 def bar(items: Optional[Iterable], what: str, **settings) -> tqdm:
     """A progress bar on standard error. Silent when the log is quiet (ranks other than 0)."""
     settings.setdefault("dynamic_ncols", True)
     if not sys.stderr.isatty():  # a log file: few lines, and each stays
         settings |= {"mininterval": 10.0, "leave": True}
     settings.setdefault("disable", _is_quiet())
-    return tqdm(items, desc=what, file=sys.stderr, **settings)
+    line = _Bar(items, desc=what, file=sys.stderr, **settings)
+    line.viewer, line.what = _viewer.get(), f"{what}, {settings.get('unit', 'item')}"
+    return line
 
 
 def _is_quiet() -> bool:
@@ -54,7 +83,9 @@ def _is_quiet() -> bool:
 def waiting(what: str) -> Iterator[None]:
     """Shows "<what>, n s" while the body runs, and the time it took afterwards; in a log file one line a minute."""
     start, over = time.perf_counter(), threading.Event()
-    live = sys.stderr.isatty()
+    live, viewer = sys.stderr.isatty(), _viewer.get()
+    if viewer:
+        viewer(what, None)
     if not live:
         log.info("%s ...", what)
     with bar(None, what, bar_format="{desc}", leave=False, disable=not live or _is_quiet()) as line:

@@ -3,14 +3,13 @@
 latent (B, 4, h, w) float32, h = height / 8   context (77, c) and pooled (e,) of one prompt, float32
 """
 
-from dataclasses import dataclass
 from typing import Callable, Iterable, NamedTuple, Sequence
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from gm.config import ModelConfig
+from gm.config import ModelConfig, SampleSettings
 from gm.console import bar, waiting
 from gm.diffusion.denoiser import Denoiser
 from gm.diffusion.guidance import vanilla_cfg
@@ -27,23 +26,6 @@ class Text(NamedTuple):
 
     context: np.ndarray  # (77, c)
     pooled: np.ndarray  # (e,)
-
-
-@dataclass(frozen=True)
-class SampleSettings:
-    height: int  # pixels
-    width: int  # pixels
-    sizes: tuple[int, int, int, int, int, int]  # original (h, w), crop (top, left), target (h, w), pixels
-    sampler: str = "EulerEDMSampler"
-    steps: int = 40
-    guider: str = "VanillaCFG"
-    guidance_scale: float = 5.0
-    discretization: str = "LegacyDDPMDiscretization"
-
-    @classmethod
-    def square(cls, size: int, steps: int) -> "SampleSettings":
-        """The defaults for a square picture that is nobody's crop."""
-        return cls(size, size, (size, size, 0, 0, size, size), steps=steps)
 
 
 class Compiling:
@@ -76,7 +58,7 @@ class TextEmbedder:
     def __call__(self, prompts: Iterable[str]) -> dict[str, Text]:
         texts = {}
         self.call.cell.set_train(False)
-        for prompt in bar(dict.fromkeys(prompts), "encoding prompts", leave=False):
+        for prompt in bar(dict.fromkeys(prompts), "encoding prompts", unit="prompt", leave=False):
             context, pooled = self.call(*tokenize([prompt]))
             texts[prompt] = Text(context[0], pooled[0])
         return texts
@@ -130,7 +112,7 @@ class LatentSampler:
         self.denoiser.cell.set_train(False)
         sigmas = DISCRETIZATIONS[settings.discretization](settings.steps)
         run = SAMPLERS[settings.sampler]
-        return run(denoise, noise, sigmas, draw, lambda steps: bar(steps, what, leave=False))
+        return run(denoise, noise, sigmas, draw, lambda steps: bar(steps, what, unit="step", leave=False))
 
 
 def latent_noise(seed: int, settings: SampleSettings, channels: int = 4, step: int = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Stages in a process of their own: results, errors and a killed process come back as they should."""
+"""Stages and objects in a process of their own: results, errors and a killed process come back as they should."""
 
 import os
 import signal
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gm.apart import run_apart
+from gm import console
+from gm.apart import Kept, run_apart
 from gm.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,3 +63,80 @@ def test_the_process_ends_with_the_one_that_started_it():
     while Path(f"/proc/{child[0]}").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not Path(f"/proc/{child[0]}").exists()
+
+
+class Counter:
+    """What is kept in the tests below."""
+
+    def __init__(self, start: int):
+        if start < 0:
+            refuse()
+        self.value = start
+
+    def add(self, number: int) -> tuple[int, int]:
+        self.value += number
+        return self.value, os.getpid()
+
+    def count_slowly(self, steps: int) -> None:
+        for _ in console.bar(range(steps), "counting", unit="step"):
+            self.value += 1
+            time.sleep(0.01)
+
+    def sleep(self) -> None:
+        with console.waiting("sleeping"):
+            time.sleep(1.2)
+
+    def refuse(self) -> None:
+        refuse()
+
+    def fail(self) -> None:
+        raise KeyError("a mistake of ours")
+
+    def be_killed(self) -> None:
+        be_killed()
+
+
+def test_an_object_that_is_kept():
+    """It keeps its state between calls; what goes on there is told here; an error leaves it as it was."""
+    told = []
+    kept = Kept(lambda *told_now: told.append(told_now), Counter, 3)
+    number, pid_there = kept.call(print, "add", 4)
+    assert number == 7 and pid_there != os.getpid()
+    kept.call(lambda *told_now: told.append(told_now), "count_slowly", 4)
+    assert told[-4:] == [(f"counting, step {n} of 4", (n - 1) / 4) for n in range(1, 5)]
+    kept.call(lambda *told_now: told.append(told_now), "sleep")
+    assert ("sleeping", None) in told and ("sleeping, 1 s", None) in told
+    with pytest.raises(UserError, match="^this cannot be, give something else$"):
+        kept.call(print, "refuse")
+    with pytest.raises(RuntimeError, match="KeyError: 'a mistake of ours'"):
+        kept.call(print, "fail")
+    assert kept.call(print, "add", 1) == (12, pid_there) and kept.alive
+    kept.end()
+    assert not kept.alive and not Path(f"/proc/{pid_there}").exists()
+
+
+def test_a_call_that_is_given_up_ends_and_the_object_stays():
+    class Enough(BaseException):
+        pass
+
+    def enough(words, share):
+        if "step 3" in words:
+            raise Enough
+
+    kept = Kept(print, Counter, 0)
+    for _ in range(2):  # the second time nothing is left of the first
+        with pytest.raises(Enough):
+            kept.call(enough, "count_slowly", 100_000)
+    value, _ = kept.call(print, "add", 0)
+    assert 6 <= value < 10_000
+    kept.end()
+
+
+def test_an_object_that_cannot_be_made_or_is_killed_is_an_error_in_words():
+    with pytest.raises(UserError, match="^this cannot be, give something else$"):
+        Kept(print, Counter, -1)
+    kept = Kept(print, Counter, 0)
+    for method in ("be_killed", "add"):
+        with pytest.raises(UserError, match="the process with the model was killed"):
+            kept.call(print, method, *([1] if method == "add" else []))
+    assert not kept.alive

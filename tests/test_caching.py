@@ -35,8 +35,8 @@ class Computed(list):
 
     def run_apart(self, function, *args):
         if function is embed_prompts:
-            prompts, *_, use_lora, _ = args
-            assert not use_lora
+            prompts, source = args
+            assert not source.use_lora
             self.extend(prompts)
             return {
                 prompt: Text(np.full((77, WIDTH), len(prompt), np.float32), np.full(POOLED, 0.5, np.float32))

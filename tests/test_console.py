@@ -42,6 +42,28 @@ def test_waiting_in_a_log_file_is_a_line_before_and_one_after(capfd):
     assert [line.split(":")[0] for line in capfd.readouterr().err.split("\n") if line] == ["compiling ...", "compiling"]
 
 
+def test_a_viewer_is_told_of_bars_and_waits_and_can_end_them():
+    told = []
+    console.set_up(quiet=True)
+    with console.viewed_by(lambda *now: told.append(now)):
+        assert list(console.bar("abc", "reading", unit="letter")) == ["a", "b", "c"]
+        assert list(console.bar(iter("ab"), "reading")) == ["a", "b"]
+        with console.waiting("compiling"):
+            pass
+    assert told == [
+        *((f"reading, letter {n} of 3", (n - 1) / 3) for n in (1, 2, 3)),
+        *((f"reading, item {n}", None) for n in (1, 2)),
+        ("compiling", None),
+    ]
+    assert list(console.bar("abc", "reading")) == ["a", "b", "c"] and len(told) == 6  # and no more afterwards
+
+    def end(words, share):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), console.viewed_by(end):
+        list(console.bar("abc", "reading"))
+
+
 def test_a_quiet_process_prints_nothing(capfd):
     console.set_up(quiet=True)
     with console.waiting("compiling"):

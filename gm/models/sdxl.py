@@ -5,7 +5,7 @@ The networks stay apart (text encoders, VAE, UNet) so that each can be loaded wh
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Iterable, Mapping
+from typing import Iterable, Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -78,7 +78,13 @@ LOADERS = 2  # threads that read and convert weights; most of the time goes to m
 
 
 def fill(cells: Iterable[nn.Cell], read, progress=None) -> None:
-    """Set every parameter of `cells` from `read(name) -> array`, converted to its own type. `read` is called by threads.
+    """`set_values` for every parameter of `cells`."""
+    for cell in cells:
+        set_values(list(cell.get_parameters()), read, progress)
+
+
+def set_values(parameters: Sequence[Parameter], read, progress=None) -> None:
+    """Set each parameter from `read(name) -> array`, converted to its own type. `read` is called by threads.
 
     `progress`: parameters -> the same, one by one; when it ends early, the rest stays as it is.
     """
@@ -89,15 +95,13 @@ def fill(cells: Iterable[nn.Cell], read, progress=None) -> None:
             raise AssertionError(f"{parameter.name}: {array.shape} given, {parameter.shape} needed")
         return np.array(array, np.float16 if parameter.dtype == ms.float16 else np.float32, order="C")
 
-    for cell in cells:
-        parameters = list(cell.get_parameters())
-        pool = ThreadPoolExecutor(LOADERS)
-        try:
-            arrays = pool.map(converted, parameters)
-            for parameter in progress(parameters) if progress else parameters:
-                parameter.set_data(Tensor.from_numpy(next(arrays)))  # the parameter's memory is the array's: no copy
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pool = ThreadPoolExecutor(LOADERS)
+    try:
+        arrays = pool.map(converted, parameters)
+        for parameter in progress(parameters) if progress else parameters:
+            parameter.set_data(Tensor.from_numpy(next(arrays)))  # the parameter's memory is the array's: no copy
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def load(cell: nn.Cell, read, what: str) -> nn.Cell:

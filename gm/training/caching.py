@@ -16,7 +16,7 @@ from gm.console import bar, log
 from gm.data.cache import Photos, Posteriors, Square, Squares, plan_squares
 from gm.data.disk_cache import DiskCache, Key
 from gm.data.images import read_image
-from gm.inference import embed_prompts
+from gm.inference import Source, embed_prompts
 from gm.models import sdxl
 from gm.models.conditioner import CONDITIONER_PREFIX
 from gm.models.vae import VAE, VAE_PREFIX, VAEEncode
@@ -47,8 +47,8 @@ class Caching:
         def compute(numbers: Sequence[int]) -> list[np.ndarray]:
             mine = [prompts[number] for number in numbers]
             weight, vae = self.base.paths
-            model = sdxl.without_lora(self.model)
-            texts = run_apart(embed_prompts, mine, model, weight, self.machine, (), False, vae)
+            source = Source(sdxl.without_lora(self.model), weight, self.machine, use_lora=False, vae=vae)
+            texts = run_apart(embed_prompts, mine, source)
             rows = [np.concatenate([texts[prompt].context.reshape(-1), texts[prompt].pooled]) for prompt in mine]
             for number, row in zip(numbers, rows):
                 self.disk.put(keys[number], row)

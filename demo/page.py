@@ -1,0 +1,252 @@
+"""The page of sampling.py: settings beside, pictures with their downloads in the middle.
+
+Streamlit runs `main` again at every click. Pictures are made by the model of gm/studio.py, in another process.
+"""
+
+import re
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Mapping, NamedTuple, Optional, Sequence
+
+import numpy as np
+import streamlit as st
+
+from gm import console, runtime
+from gm.arguments import SAMPLERS, SampleOptions, parse_sample
+from gm.checkpoint.lora_files import open_lora
+from gm.checkpoint.weights import split_weight_argument
+from gm.config import Config
+from gm.errors import UserError
+from gm.pictures import contact_sheet, save_png
+from gm.schema import load_config
+from gm.studio import Choice, Studio
+from gm.training.prior import make_writable
+from sampling_without_streamlit import about, next_number, sample_settings
+
+RUNS = Path("runs")  # where LoRA files are looked for
+MOST = 16  # pictures at a click
+STRONGEST = 1.5  # what a LoRA may be multiplied by
+
+
+class Picture(NamedTuple):
+    seed: int
+    path: Path
+    pixels: np.ndarray  # (h, w, 3) uint8
+
+
+@dataclass
+class Result:
+    """The pictures on the page. They stay there until the next click has made one."""
+
+    prompt: str
+    lora: str  # in words
+    wanted: int
+    pictures: list[Picture] = field(default_factory=list)
+    seconds: float = 0.0
+    sheet: Optional[Path] = None
+
+
+def main(versions: Mapping[str, Mapping[str, object]], argv: Sequence[str]) -> None:
+    """The page as it is now, and the pictures that were asked for with this click. `versions`: name of a model -> flags of
+    sampling_without_streamlit.py; `argv`: such flags that count more, and with --config or --weight are the only model."""
+    st.set_page_config("SDXL DreamBooth", layout="wide")
+    console.set_up()
+    st.title("SDXL DreamBooth")
+    status, gallery = st.empty(), st.empty()
+    last: Optional[Result] = st.session_state.get("result")
+    if last is None:
+        status.caption("Say what the pictures show and press **Sample**. The first click also loads the model.")
+    else:
+        show(gallery, last, False)
+    try:
+        if _gives(argv, "--config", "--weight"):
+            versions = {Path(split_weight_argument(options_of({}, argv).weight)[0]).stem: {}}
+        with st.sidebar:
+            options = options_of(versions[st.selectbox("Model", list(versions))], argv)
+            config = load_config(options.config, options.set, training=False)
+            asked = ask(options, config.model.unet.downsampling)
+        if asked:
+            make(asked, config, status, gallery)
+            status.empty()
+    except Exception as error:
+        sentence = console.explain(error)
+        if sentence is None:
+            raise
+        status.error(in_plain_words(sentence[0]))
+    show(gallery, st.session_state.get("result"), True)
+
+
+def _gives(argv: Sequence[str], *flags: str) -> bool:
+    return any(word.split("=", 1)[0] in flags for word in argv)
+
+
+def options_of(spec: Mapping[str, object], argv: Sequence[str]) -> SampleOptions:
+    """The flags of the spec with those of the command line over them."""
+    flags = [word for flag, value in spec.items() for word in (f"--{flag}", str(value))]
+    options = parse_sample([*flags, "--device_target", runtime.device_here(), *argv])
+    if options.prompt.endswith(".txt"):
+        raise UserError(f"--prompt {options.prompt} is a file of prompts, but the page takes one in words: give the words")
+    scales = options.lora_scale or ()
+    if len(scales) > 1 or any(not 0 <= scale <= STRONGEST for scale in scales):
+        given = ",".join(f"{scale:g}" for scale in scales)
+        raise UserError(f"--lora_scale {given}: the page has one strength for all LoRA, give one from 0 to {STRONGEST}")
+    return options
+
+
+# -- what is asked -----------------------------------------------------------------------------------------------------
+
+
+def ask(options: SampleOptions, multiple: int) -> Optional[SampleOptions]:
+    """The settings, `options` to begin with; what was chosen when the button was pressed. Sizes go in steps of `multiple`
+    pixels. UserError for what cannot be right by itself."""
+    base, given = split_weight_argument(options.weight)
+    if not Path(base).exists():
+        raise UserError(f"the weights {base} are not there: checkpoints/README.md says where to get them")
+    height, width = options.size()
+    with st.form("settings", border=False):
+        prompt = st.text_area("Prompt", options.prompt, height=90)
+        negative = st.text_input("Negative prompt", options.negative_prompt, placeholder="what should not be seen")
+        pressed = st.form_submit_button("Sample", type="primary", width="stretch")
+        on = st.toggle("LoRA", bool(given))
+        lora = st.selectbox(
+            "LoRA file",
+            list(dict.fromkeys([*([",".join(given)] if given else []), *lora_files(RUNS)])),
+            accept_new_options=True,
+            placeholder="choose one, or type a path",
+            label_visibility="collapsed",
+        )
+        strength = st.slider("LoRA strength", 0.0, STRONGEST, (options.lora_scale or (1.0,))[0], 0.05)
+        left, right = st.columns(2)
+        count = left.number_input("Pictures", 1, MOST, min(options.num_cols, MOST))
+        seed = right.number_input("Seed", 0, value=options.seed)
+        steps = left.number_input("Steps", 1, value=options.sample_step)
+        guidance = right.number_input("Guidance", value=options.guidance_scale, step=0.5, format="%.1f")
+        with st.expander("Size and sampler"):
+            left, right = st.columns(2)
+            wide = left.number_input("Width", multiple, value=width, step=multiple)
+            high = right.number_input("Height", multiple, value=height, step=multiple)
+            sampler = st.selectbox("Sampler", SAMPLERS, SAMPLERS.index(options.sampler))
+    if not pressed:
+        return None
+    if not prompt.strip():
+        raise UserError("the prompt is empty: say in words what the pictures show")
+    if on and not lora:
+        raise UserError("the LoRA is on, but no file is chosen: choose one, type its path, or switch it off")
+    return replace(
+        options,
+        prompt=" ".join(prompt.split()),
+        negative_prompt=negative.strip(),
+        weight=f"{base},{lora}" if on else base,
+        lora_scale=(strength,) if on else None,
+        seed=seed,
+        num_cols=count,
+        sample_step=steps,
+        guidance_scale=guidance,
+        width=wide,
+        height=high,
+        sampler=sampler,
+    )
+
+
+def lora_files(folder: Path) -> list[str]:
+    """LoRA files under `folder` by their names, the newest first; of one written in two formats the native."""
+    found = {path for path in folder.rglob("*lora*") if path.suffix in (".ckpt", ".safetensors") and path.is_file()}
+    found -= {path.with_suffix(".safetensors") for path in found if path.suffix == ".ckpt"}
+    return [str(path) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+# -- how it is made ----------------------------------------------------------------------------------------------------
+
+
+@st.cache_resource(show_spinner=False)
+def studio() -> Studio:
+    """The model that all sessions share."""
+    return Studio()
+
+
+class Display:
+    """Shows progress in a place of the page. Streamlit ends the run here when the session ends or is used anew."""
+
+    def __init__(self, place):
+        self.place, self.shown = place, 0.0
+
+    def __call__(self, words: str, share: Optional[float]) -> None:
+        now = time.monotonic()
+        if share is None or now - self.shown > 0.05:  # weights load faster than a browser draws
+            self.shown = now
+            self.place.progress(share or 0.0, in_plain_words(words))
+
+
+def make(options: SampleOptions, config: Config, status, gallery) -> None:
+    """Sample what was asked for, and save it as the command line does; it is the session's result."""
+    settings = sample_settings(options, config.model.unet.downsampling)
+    base, paths = split_weight_argument(options.weight)
+    for path in paths:
+        with open_lora(path, config.model):  # what is wrong with it is said before the model is loaded
+            pass
+    folder = Path(options.save_path)
+    make_writable({"--save_path": folder})
+    with status.container():
+        display = Display(st.empty())
+        st.button("Stop", help="The pictures that are done stay.")
+    flags = (options.vae, options.device_target, options.ms_mode, options.ms_amp_level)
+    strength = options.lora_scale[0] if paths else 1.0
+    prompts = [prompt for prompt in (options.prompt, options.negative_prompt) if prompt]
+    with studio().open(Choice(config.model, base, *flags), display) as pipeline:
+        start = time.monotonic()
+        pipeline.call(display, "change_lora", paths, strength)
+        pipeline.call(display, "embed", prompts)
+        names = ", ".join(Path(path).name for path in paths)
+        result = Result(options.prompt, f"LoRA {names} x {strength:g}" if paths else "no LoRA", options.num_cols)
+        for i in range(options.num_cols):
+            seed, path = options.seed + i, folder / f"{next_number(folder):05d}.png"
+            what = f"picture {i + 1} of {options.num_cols}"
+            pixels = pipeline.call(display, "sample", options.prompt, options.negative_prompt, settings, seed, what)
+            save_png(path, pixels, about(options, settings, options.prompt, seed))
+            result.pictures.append(Picture(seed, path, pixels))
+            result.seconds = time.monotonic() - start
+            st.session_state["result"] = result
+            show(gallery, result, False)
+        rows = [[picture.pixels for picture in result.pictures[i : i + 4]] for i in range(0, options.num_cols, 4)]
+        result.sheet = folder / f"sheet_{result.pictures[0].path.stem}.png"
+        seeds = [picture.seed for picture in result.pictures]
+        text = {"prompts": options.prompt, "seeds": seeds, "weight": options.weight}
+        save_png(result.sheet, contact_sheet(rows, [options.prompt] + [""] * (len(rows) - 1)), text)
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def show(gallery, result: Optional[Result], finished: bool) -> None:
+    """The pictures in a grid; with their buttons once no more are coming."""
+    if result is None:
+        return
+    with gallery.container():
+        words = f"{result.lora} · {result.seconds:.1f} s"
+        if finished and len(result.pictures) < result.wanted:
+            words += f" · stopped after {len(result.pictures)} of {result.wanted}"
+        st.markdown(f"**{in_plain_words(result.prompt)}**  \n{in_plain_words(words)}")
+        across = max(2, min(4, result.wanted))
+        for start in range(0, len(result.pictures), across):
+            for column, picture in zip(st.columns(across), result.pictures[start : start + across]):
+                column.image(picture.pixels, width="stretch")
+                if finished:
+                    download(column, f"PNG, seed {picture.seed}", picture.path)
+                else:  # in the place of the last picture's button, which would otherwise stay until the end
+                    column.caption(f"seed {picture.seed}")
+        if finished and result.sheet:
+            download(st, "Contact sheet", result.sheet)
+        else:
+            st.empty()
+
+
+def download(place, label: str, path: Path) -> None:
+    if path.exists():
+        icon = ":material/download:"
+        place.download_button(label, path.read_bytes(), path.name, "image/png", on_click="ignore", icon=icon)
+
+
+def in_plain_words(text: str) -> str:
+    """The text as Markdown that shows it as it is."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)

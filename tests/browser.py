@@ -1,0 +1,109 @@
+"""The page as a person opens it: a server of its own and headless Chromium.
+
+`python tests/browser.py demo/page.png [flags of the page]` takes the README's picture again, with the small model.
+"""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, Optional
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+PATIENCE = 300_000  # milliseconds for the model to be loaded and compiled on a busy machine
+
+
+def chromium() -> Optional[str]:
+    """The installed browser, if there is one."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def served(folder: Path, log: Path, *flags: object) -> Iterator[int]:
+    """The README's command, run in `folder` with `flags` for the page; gives the port."""
+    port = free_port()
+    command = (sys.executable, "-m", "streamlit", "run", ROOT / "demo" / "sampling.py", "--server.port", port, "--", *flags)
+    inherited = ("GLOG_v", "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION")  # set by these tests, and by MindSpore
+    environment = {key: value for key, value in os.environ.items() if key not in inherited}
+    with open(log, "wb") as output:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+        server = subprocess.Popen([str(word) for word in command], cwd=folder, env=environment, **streams)
+    try:
+        until = time.monotonic() + PATIENCE / 1000
+        while True:
+            assert server.poll() is None and time.monotonic() < until, log.read_text()
+            try:
+                urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5).close()
+                break
+            except (URLError, OSError):
+                time.sleep(0.1)
+        yield port
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@contextmanager
+def opened(port: int, profile: Path, width: int = 1280, height: int = 860):
+    """The page in a new browser; gives Playwright's page."""
+    from playwright.sync_api import sync_playwright
+
+    size = {"width": width, "height": height}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            str(profile), executable_path=chromium(), args=list(FLAGS), viewport=size, accept_downloads=True
+        )
+        try:
+            browser.set_default_timeout(PATIENCE)
+            page = browser.pages[0]
+            page.goto(f"http://127.0.0.1:{port}/")
+            yield page
+        finally:
+            browser.close()
+
+
+def sample(page) -> None:
+    """Press the button and wait until the pictures are there."""
+    page.get_by_role("button", name="Sample", exact=True).click()
+    page.get_by_role("button", name="Stop", exact=True).wait_for()
+    finished(page)
+
+
+def finished(page) -> None:
+    """Wait until nothing is made any more."""
+    page.get_by_role("button", name="Stop", exact=True).wait_for(state="detached")
+    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+
+
+def main(target: Path, *flags: str) -> None:
+    """One click on the page as it starts, with four pictures; the screenshot goes to `target`."""
+    with tempfile.TemporaryDirectory() as folder, served(Path.cwd(), Path(folder) / "log", "--num_cols", 4, *flags) as port:
+        with opened(port, Path(folder) / "profile") as page:
+            sample(page)
+            page.wait_for_timeout(1000)
+            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    picture.quantize(256).save(target, optimize=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
