@@ -77,7 +77,7 @@ class Judge:
         with open_tensors(path) as file:
             places = _places(file)
             network = JudgeNetwork(len(places))
-            parameters = {parameter.name: parameter for parameter in network.get_parameters()}
+            parameters = dict(network.parameters_and_names())
             shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
             if shapes != {name: file.shape(name) for name in file.names}:
                 raise UserError(f"{path} does not fit the judge's network: write it again with tools/train_judge.py")
@@ -137,7 +137,7 @@ def to_input(pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 def state(network: JudgeNetwork) -> Mapping[str, np.ndarray]:
     """All numbers of the network by name, moving means and variances included."""
-    return {parameter.name: parameter.asnumpy() for parameter in network.get_parameters()}
+    return {name: parameter.asnumpy() for name, parameter in network.parameters_and_names()}
 
 
 def _places(file: TensorFile) -> list[str]:
