@@ -26,8 +26,14 @@ def similarity(first: np.ndarray, second: np.ndarray) -> float:
     return float((_unit(first) @ _unit(second).T).mean())
 
 
+def similarity_among(features: np.ndarray) -> Optional[float]:
+    """Mean cosine similarity of two different rows of `features` (n, d); None for fewer than two."""
+    unit = _unit(features)
+    return diversity(unit @ unit.T)
+
+
 def diversity(distances: np.ndarray) -> Optional[float]:
-    """Mean distance of two different pictures, from the matrix of all (n, n); None for fewer than two pictures."""
+    """Mean entry for two different pictures of a matrix for all pairs (n, n); None for fewer than two pictures."""
     count = len(distances)
     if count < 2:
         return None
