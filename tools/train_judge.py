@@ -1,6 +1,6 @@
 """Train the judge of gm/evaluation/judge.py on pictures of the drawn world, and tell how well it sees new ones.
 
-    python tools/train_judge.py --output judge.safetensors     about 8 minutes on one core
+    python tools/train_judge.py --output judge.safetensors     some minutes on one core
 
 Rare traits are made as frequent as others, but neither the subject nor anybody with two of its rare traits is drawn.
 Pictures are warped, blurred, shrunk, recoloured and made noisy, as those of a small diffusion model are.
@@ -29,13 +29,15 @@ from tools.world.subject import subject_pictures
 HEADS = {"kind": KINDS, "breed": BREEDS, "coat": COATS, "marking": MARKINGS, "accessory": ACCESSORIES}
 TRAITS = tuple(HEADS)
 STRIPED_COATS = ("brown", "black", "grey", "purple", "green")  # those that the stripes are seen on
-GROUPS = 12  # of a batch; each has two individuals that differ in one trait, and two pictures of each
+PIXELS = 96  # what is drawn has, as the small model's pictures
+POOL, GROUPS = 1500, 12  # groups that are drawn, and of a batch: two individuals that differ in one trait, two pictures each
+CHECKED = 20  # batches of other groups that the report is about
 IDENTITY = 10.0  # weight of the embedding's loss beside the mean cross entropy of the heads
 TRAINED, HELD_OUT = 0, 1  # third number of a key
 
 
 class Batch(NamedTuple):
-    image: np.ndarray  # (B, 3, 96, 96)
+    image: np.ndarray  # (B, 3, 64, 64)
     traits: np.ndarray  # (B, sum of HEADS) one-hot for each head, zeros where it does not apply
     place: np.ndarray  # (B, PLACES) one-hot
     similarity: np.ndarray  # (B, B) share of traits in common
@@ -45,7 +47,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--output", required=True, metavar="FILE", help="the .safetensors to write; it must not exist")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--learning_rate", type=float, default=2e-3, help="at the start; it falls to 0 as a cosine")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
@@ -112,18 +114,32 @@ def shared_traits(first: Look, second: Look) -> float:
     return float(np.mean([getattr(first, trait) == getattr(second, trait) for trait in TRAITS]))
 
 
-def draw_batch(random: np.random.Generator, disturbed: bool = True) -> Batch:
-    """Two pictures each of GROUPS individuals and of a relative of each."""
+class Drawn(NamedTuple):
+    """Two pictures each of an individual and of a relative of it, as large as the network looks at them."""
+
+    looks: list[Look]
+    images: list[Image.Image]
+    labels: list[dict[str, int]]
+
+
+def draw_group(random: np.random.Generator) -> Drawn:
+    """A random individual in random places."""
+    from gm.evaluation.judge import SIZE
+
+    look = training_look(random)
+    looks = [look] * 2 + [relative_of(look, random)] * 2
+    scenes = [random_scene(random, look, str(random.choice(places_of(look.kind)))) for look in looks]
+    images = [draw(scene, PIXELS).resize((SIZE, SIZE), Image.Resampling.LANCZOS) for scene in scenes]
+    return Drawn(looks, images, [labels(scene) for scene in scenes])
+
+
+def batch_of(groups: Sequence[Drawn], random: Optional[np.random.Generator] = None) -> Batch:
+    """The pictures of the groups as the network takes them, disturbed if `random` is given."""
     from gm.evaluation import judge
 
-    looks = []
-    for _ in range(GROUPS):
-        look = training_look(random)
-        looks += [look, look] + [relative_of(look, random)] * 2
-    scenes = [random_scene(random, look, str(random.choice(places_of(look.kind)))) for look in looks]
-    images = [draw(scene, judge.SIZE) for scene in scenes]
-    pictures = [disturb(image, random) if disturbed else np.asarray(image) for image in images]
-    found = [labels(scene) for scene in scenes]
+    looks, found = [look for group in groups for look in group.looks], [f for group in groups for f in group.labels]
+    images = [image for group in groups for image in group.images]
+    pictures = [disturb(image, random) if random else np.asarray(image) for image in images]
     traits = np.concatenate([_one_hot([f[head] for f in found], len(values)) for head, values in HEADS.items()], 1)
     place = _one_hot([f["place"] for f in found], len(PLACES))
     similarity = np.array([[shared_traits(a, b) for b in looks] for a in looks], np.float32)
@@ -139,8 +155,8 @@ def disturb(image: Image.Image, random: np.random.Generator) -> np.ndarray:
     """The picture (h, w, 3) uint8 warped, shrunk or blurred, in other colours and with noise, by chance each."""
     side = image.width
     grid = np.linspace(0, side, 4)
-    corners = np.stack(np.meshgrid(grid, grid, indexing="xy"), -1) + random.uniform(-3, 3, 2)
-    corners += random.uniform(-2.5, 2.5, corners.shape)
+    corners = np.stack(np.meshgrid(grid, grid, indexing="xy"), -1) + random.uniform(-2, 2, 2)
+    corners += random.uniform(-1.7, 1.7, corners.shape)
     cells = []
     for y in range(3):
         for x in range(3):
@@ -149,13 +165,13 @@ def disturb(image: Image.Image, random: np.random.Generator) -> np.ndarray:
             cells.append((target, tuple(float(v) for corner in around for v in np.clip(corner, 0, side - 1))))
     image = image.transform(image.size, Image.Transform.MESH, cells, Image.Resampling.BILINEAR)
     if random.random() < 0.5:
-        small = int(side * random.uniform(0.4, 0.9))
+        small = int(side * random.uniform(0.5, 0.95))
         image = image.resize((small, small), Image.Resampling.BILINEAR).resize((side, side), Image.Resampling.BICUBIC)
     if random.random() < 0.5:
-        image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 1.4)))
+        image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.2, 0.9)))
     pixels = np.asarray(image, np.float32)
     pixels = (pixels - 127.5) * random.uniform(0.8, 1.1) + 127.5 + random.uniform(-12, 12, 3)
-    pixels = pixels + random.normal(0, random.uniform(0, 12), pixels.shape)
+    pixels = pixels + random.normal(0, random.uniform(0, 10), pixels.shape)
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
@@ -199,9 +215,12 @@ def train(steps: int, learning_rate: float, seed: int):
     rate = nn.CosineDecayLR(0.0, learning_rate, steps)
     step = nn.TrainOneStepCell(loss, nn.AdamWeightDecay(loss.trainable_params(), rate, weight_decay=1e-4))
     step.set_train()
+    drawn = bar(range(POOL), "drawing", unit="group", leave=False)
+    pool = [draw_group(generator(seed, JUDGE, TRAINED, number)) for number in drawn]
     with bar(range(steps), "training the judge", unit="step") as progress:
         for number in progress:
-            batch = draw_batch(generator(seed, JUDGE, TRAINED, number))
+            random = generator(seed, JUDGE, TRAINED, POOL + number)
+            batch = batch_of([pool[i] for i in random.choice(POOL, GROUPS, replace=False)], random)
             value = float(step(*(ms.Tensor(array) for array in batch)).asnumpy())
             progress.set_postfix_str(f"loss {value:.3f}", refresh=False)
             if (number + 1) % 250 == 0:
@@ -212,11 +231,15 @@ def train(steps: int, learning_rate: float, seed: int):
 # -- what it sees ----------------------------------------------------------------------------------------------------
 
 
-def held_out_report(judge, seed: int, batches: int = 20) -> list[tuple[str, str, str]]:
+def held_out_report(judge, seed: int) -> list[tuple[str, str, str]]:
     """Accuracies and similarities on pictures it was not trained on."""
     rows = []
     for name, disturbed in (("as drawn", False), ("disturbed", True)):
-        found = [draw_batch(generator(seed, JUDGE, HELD_OUT, i), disturbed) for i in range(batches)]
+        found = []
+        for i in range(CHECKED):
+            random = generator(seed, JUDGE, HELD_OUT, i)
+            groups = [draw_group(random) for _ in range(GROUPS)]
+            found.append(batch_of(groups, random if disturbed else None))
         for measure, value in accuracies(judge, found).items():
             rows.append((measure, name, f"{value:.3f}"))
     return rows + [(name, "cosine", f"{value:.3f}") for name, value in subject_similarities(judge, seed).items()]
@@ -252,11 +275,10 @@ def accuracies(judge, batches: Sequence[Batch]) -> dict[str, float]:
 def subject_similarities(judge, seed: int) -> Mapping[str, float]:
     """Mean cosine of the subject's held-out pictures with its training pictures and with dogs that share less with it."""
     from gm.evaluation.fidelity import similarity
-    from gm.evaluation.judge import SIZE
 
     random = generator(seed, JUDGE, HELD_OUT, 0, 1)
-    mine = judge.image([np.asarray(p) for p in subject_pictures(10, SIZE, seed, True)])
-    others = {"the subject": [np.asarray(p) for p in subject_pictures(5, SIZE, seed, False)]}
+    mine = judge.image([np.asarray(p) for p in subject_pictures(10, PIXELS, seed, True)])
+    others = {"the subject": [np.asarray(p) for p in subject_pictures(5, PIXELS, seed, False)]}
     plain = {"coat": "brown", "marking": "plain", "accessory": "nothing"}
     for trait in plain:
         changed = Look(**{**vars(SUBJECT), trait: plain[trait]})
@@ -271,9 +293,7 @@ def subject_similarities(judge, seed: int) -> Mapping[str, float]:
 
 
 def _picture(random: np.random.Generator, look: Look) -> np.ndarray:
-    from gm.evaluation.judge import SIZE
-
-    return np.asarray(draw(random_scene(random, look), SIZE))
+    return np.asarray(draw(random_scene(random, look), PIXELS))
 
 
 if __name__ == "__main__":

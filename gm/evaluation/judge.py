@@ -1,6 +1,6 @@
 """A small network that looks at pictures of the drawn world: who is in them, and where. In place of DINO and CLIP.
 
-image (B, 3, 96, 96) float32 in [-1, 1]   embedding (B, 64), of length 1   maps: three feature maps (B, c, h, w)
+image (B, 3, 64, 64) float32 in [-1, 1]   embedding (B, 64), of length 1   maps: three feature maps (B, c, h, w)
 
 It was trained by tools/train_judge.py on individuals none of which is the subject, to have the cosine of two embeddings
 equal the share of traits (kind, breed, coat, marking, accessory) that the two individuals have in common: 1 for the same
@@ -19,8 +19,8 @@ from gm.checkpoint.io import TensorFile, open_tensors
 from gm.errors import UserError
 from gm.sampling import Compiling
 
-SIZE, BATCH, WIDTH = 96, 32, 64
-STAGES = ((24, 1), (48, 2), (96, 2), (128, 2))  # channels and convolutions; each stage halves the picture
+SIZE, BATCH, WIDTH = 64, 32, 64
+STAGES = ((16, 1), (32, 2), (64, 2), (128, 2))  # channels and convolutions; each stage halves the picture
 
 _normalise = ops.L2Normalize(axis=1, epsilon=1e-12)
 _mean, _max, _join = ops.ReduceMean(), ops.ReduceMax(), ops.Concat(1)
@@ -129,7 +129,7 @@ class Judge:
 
 
 def to_input(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """(h, w, 3) uint8 each -> (n, 3, 96, 96) float32 in [-1, 1]; a picture that is not square is squeezed."""
+    """(h, w, 3) uint8 each -> (n, 3, 64, 64) float32 in [-1, 1]; a picture that is not square is squeezed."""
     images = [Image.fromarray(picture) for picture in pictures]
     images = [i if i.size == (SIZE, SIZE) else i.resize((SIZE, SIZE), Image.Resampling.LANCZOS) for i in images]
     return np.stack([np.asarray(image, np.float32) for image in images]).transpose(0, 3, 1, 2) / np.float32(127.5) - 1
