@@ -22,12 +22,12 @@ from gm.sampling import Compiling
 SIZE, BATCH, WIDTH = 64, 32, 64
 STAGES = ((16, 1), (32, 2), (64, 2), (128, 2))  # channels and convolutions; each stage halves the picture
 
-_normalise = ops.L2Normalize(axis=1, epsilon=1e-12)
-_mean, _max, _join = ops.ReduceMean(), ops.ReduceMax(), ops.Concat(1)
+_normalise, _flatten = ops.L2Normalize(axis=1, epsilon=1e-12), ops.Flatten()
 
 
 class JudgeNetwork(nn.Cell):
-    """Convolutions, of which mean and maximum over the picture go to the embedding and to the places."""
+    """Convolutions, then one linear layer for the embedding and one for the places, on all points of the last map: who is
+    in the picture is in its middle, and a hat is above a head."""
 
     def __init__(self, places: int):
         super().__init__()
@@ -43,8 +43,9 @@ class JudgeNetwork(nn.Cell):
                 inputs = channels
             stages.append(nn.SequentialCell(layers))
         self.stages = nn.CellList(stages)
-        self.identity = nn.Dense(2 * inputs, WIDTH)
-        self.place = nn.Dense(2 * inputs, places)
+        numbers = inputs * (SIZE >> len(STAGES)) ** 2
+        self.identity = nn.Dense(numbers, WIDTH)
+        self.place = nn.Dense(numbers, places)
 
     def construct(self, image: Tensor):
         """embedding (B, 64), logits of the places (B, places), and the maps of the last three stages."""
@@ -52,8 +53,8 @@ class JudgeNetwork(nn.Cell):
         for stage in self.stages:
             x = stage(x)
             maps += (x,)
-        pooled = _join((_mean(x, (2, 3)), _max(x, (2, 3))))
-        return _normalise(self.identity(pooled)), self.place(pooled), maps[1], maps[2], maps[3]
+        x = _flatten(x)
+        return _normalise(self.identity(x)), self.place(x), maps[1], maps[2], maps[3]
 
 
 class Judge:
