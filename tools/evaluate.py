@@ -10,7 +10,7 @@ in the same way are not sampled again. Results in --output: the pictures, a shee
 """
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gm import console, runtime
 from gm.checkpoint.lora_files import open_lora
 from gm.console import bar, log
+from gm.config import SampleSettings
 from gm.data.images import list_images, read_image
 from gm.errors import UserError
 from gm.evaluation import report
@@ -81,10 +82,7 @@ def _photos(folder: str, flag: str) -> list:
 
 
 def _plan(options: EvaluateOptions):
-    from dataclasses import replace
-
     from gm.evaluation.samples import Plan
-    from gm.sampling import SampleSettings
 
     settings = replace(SampleSettings.square(options.size, options.sample_step), guidance_scale=options.guidance_scale)
     return Plan(

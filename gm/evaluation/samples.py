@@ -14,11 +14,12 @@ from typing import Mapping, NamedTuple, Optional, Sequence
 import numpy as np
 from PIL import Image
 
+from gm.config import SampleSettings
 from gm.data.images import read_image
 from gm.errors import UserError
 from gm.inference import Pipeline
 from gm.pictures import contact_sheet, save_png
-from gm.sampling import SampleSettings, unconditional
+from gm.sampling import unconditional
 
 KEY = "evaluation_key"  # the PNG's text that tells what it was made from
 
@@ -98,7 +99,7 @@ class Gallery:
         if pipeline.embedder is None:  # the first picture that is missing; without any, nothing is loaded
             pipeline.load(keep_text_encoders=True)
         pipeline.change_lora([str(row.lora)] if row.lora else [], 1.0)
-        pipeline.embed([prompt for prompt in self.plan.all_prompts if prompt not in pipeline.texts])
+        pipeline.embed(self.plan.all_prompts)
 
     def _sample(self, pipeline: Pipeline, prompt: str, seeds: Sequence[int]) -> list[np.ndarray]:
         """One picture a seed. A smaller batch is filled up, because a graph is compiled for one size."""
