@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from gm.data.images import read_image
 from gm.evaluation import report
-from gm.evaluation.fidelity import Figures, halfway, mean
+from gm.evaluation.fidelity import Figures, mean, way
 from gm.pictures import contact_sheet, save_png
 from gm.schema import load_config
 
@@ -163,8 +163,8 @@ def claims(means: Mapping[str, Figures]) -> list[tuple[str, str, bool]]:
     real, base, with_prior, without = (means[name] for name in (report.REAL, report.BASE, WITH, WITHOUT))
     result = []
     for name in (WITH, WITH_TEXT):
-        way = halfway(base.subject, means[name].subject, real.subject)
-        result.append((f"{name}: subject fidelity at least half of the way from base to real", f"{way:.0%}", way >= 0.5))
+        come = way(base.subject, means[name].subject, real.subject)
+        result.append((f"{name}: subject fidelity at least half of the way from base to real", f"{come:.0%}", come >= 0.5))
         for field, title in (("recognised", "places recognised"), ("prompt", "prompt fidelity")):
             mine, theirs = getattr(means[name], field), getattr(base, field)
             words = f"{mine:.3f} against {theirs:.3f}"

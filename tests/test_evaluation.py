@@ -55,7 +55,7 @@ def test_figures_with_known_answers():
     distances = np.array([[9.0, 1.0, 2.0], [1.0, 9.0, 6.0], [2.0, 6.0, 9.0]])  # a picture's distance from itself is not counted
     assert fidelity.diversity(distances) == pytest.approx(3.0) and fidelity.diversity(distances[:1, :1]) is None
     assert fidelity.share(np.array([0.2, 0.5, 0.9, 0.49]), 0.5) == 0.5
-    assert fidelity.halfway(0.2, 0.5, 0.8) == pytest.approx(0.5)
+    assert fidelity.way(0.2, 0.5, 0.8) == pytest.approx(0.5) and fidelity.way(0.2, 0.5, 0.2) is None
     assert fidelity.mean([1.0, None, 3.0]) == 2.0 and fidelity.mean([None]) is None
 
 

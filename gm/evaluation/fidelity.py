@@ -51,9 +51,9 @@ def mean(values: Sequence[Optional[float]]) -> Optional[float]:
     return float(np.mean(there)) if there else None
 
 
-def halfway(base: float, tuned: float, real: float) -> float:
-    """How far a figure has come from that of the base model (0) to that of real pictures (1)."""
-    return (tuned - base) / (real - base)
+def way(base: float, tuned: float, real: float) -> Optional[float]:
+    """How far a figure has come from that of the base model (0) to that of real pictures (1); None where those are equal."""
+    return (tuned - base) / (real - base) if real != base else None
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Mapping, Optional
 
 from gm.checkpoint.io import unfinished_name
-from gm.evaluation.fidelity import Figures, halfway
+from gm.evaluation.fidelity import Figures, way
 
 REAL, BASE = "real pictures", "base model"
 
@@ -39,7 +39,7 @@ def against_base(rows: Mapping[str, Figures]) -> dict[str, dict[str, Optional[fl
     for name, row in rows.items():
         if name not in (REAL, BASE):
             result[name] = {
-                "way from base to real": halfway(base.subject, row.subject, real.subject),
+                "way from base to real": way(base.subject, row.subject, real.subject),
                 "prompt fidelity over base": row.prompt / base.prompt if base.prompt else None,
             }
     return result
@@ -49,9 +49,10 @@ def sentences(rows: Mapping[str, Figures]) -> str:
     """`against_base`, a line for each LoRA."""
     lines = []
     for name, values in against_base(rows).items():
-        ratio = values["prompt fidelity over base"]
-        beside = "" if ratio is None else f", prompt fidelity {ratio:.2f} of the base model's"
-        lines.append(f"{name}: subject fidelity {values['way from base to real']:.0%} of the way from base to real{beside}")
+        come, ratio = values["way from base to real"], values["prompt fidelity over base"]
+        words = [] if come is None else [f"subject fidelity {come:.0%} of the way from base to real"]
+        words += [] if ratio is None else [f"prompt fidelity {ratio:.2f} of the base model's"]
+        lines.append(f"{name}: {', '.join(words)}")
     return "\n".join(lines)
 
 
@@ -65,7 +66,7 @@ def write_json(path: Path, rows: Mapping[str, Figures], settings: Mapping[str, o
     }
     unfinished = unfinished_name(path)
     try:
-        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        unfinished.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
