@@ -10,7 +10,7 @@ from typing import Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gm import console, runtime
-from gm.arguments import SampleOptions, parse_sample
+from gm.arguments import SampleOptions, parse_sample, read_prompts
 from gm.config import SampleSettings
 from gm.console import log
 from gm.errors import UserError
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse_sample(argv)
     runtime.quiet_environment()  # MindSpore is imported from here on
     config = load_config(options.config, options.set, training=False)
-    prompts = read_prompts(options.prompt)
+    prompts = read_prompts(options.prompt, "--prompt") if options.prompt.endswith(".txt") else [options.prompt]
     settings = sample_settings(options, config.model.unet.downsampling)
     machine = runtime.start(options.device_target, options.ms_mode, options.ms_amp_level, options.seed)
     folder = Path(options.save_path)
@@ -52,20 +52,6 @@ def main(argv: Sequence[str]) -> None:
     sheet = folder / f"sheet_{start:05d}.png"
     save_png(sheet, contact_sheet(rows, prompts), {"prompts": "\n".join(prompts), "seeds": seeds, "weight": options.weight})
     log.info("contact sheet: %s", sheet)
-
-
-def read_prompts(prompt: str) -> list[str]:
-    """The prompt itself, or the non-empty lines of the text file it names."""
-    if not prompt.endswith(".txt"):
-        return [prompt]
-    try:
-        lines = [line.strip() for line in Path(prompt).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--prompt {prompt} cannot be read as a text file of prompts ({error}): give one prompt a line") from None
-    prompts = [line for line in lines if line]
-    if not prompts:
-        raise UserError(f"--prompt {prompt} holds no prompt: write one prompt a line")
-    return prompts
 
 
 def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:

@@ -168,7 +168,7 @@ def _number(kind: type, least: Optional[float], open_end: bool = False):
     return parse
 
 
-def _prompt(text: str) -> str:
+def prompt_text(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("the prompt is empty: say in words what the pictures show")
     return text
@@ -190,8 +190,8 @@ POSITIVE, NATURAL = _number(int, 1), _number(int, 0)
 FACTOR = _number(float, 0)
 
 
-def _common_parser(prog: str, about: str, config: str) -> argparse.ArgumentParser:
-    """A parser with the flags that both commands have; `config` is the default YAML."""
+def common_parser(prog: str, about: str, config: str) -> argparse.ArgumentParser:
+    """A parser with the flags that all commands on a model have; `config` is the default YAML."""
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = _Parser(prog=prog, description=about, formatter_class=formatter, allow_abbrev=False)
     add = parser.add_argument
@@ -219,13 +219,13 @@ def _common_parser(prog: str, about: str, config: str) -> argparse.ArgumentParse
 
 def _train_parser() -> argparse.ArgumentParser:
     about = "Teach SDXL a subject from a few photos: DreamBooth with LoRA and prior preservation."
-    parser = _common_parser("train_dreambooth.py", about, "configs/training/sd_xl_base_finetune_dreambooth_lora_910b.yaml")
+    parser = common_parser("train_dreambooth.py", about, "configs/training/sd_xl_base_finetune_dreambooth_lora_910b.yaml")
     add = parser.add_argument
     add("--version", choices=("SDXL-base-1.0",), default="SDXL-base-1.0", help="the base model")
     add("--instance_data_path", required=True, metavar="FOLDER", help="the photos of the subject")
-    add("--instance_prompt", type=_prompt, required=True, help="what they show, e.g. 'A photo of a sks dog'")
+    add("--instance_prompt", type=prompt_text, required=True, help="what they show, e.g. 'A photo of a sks dog'")
     add("--class_data_path", metavar="FOLDER", help="images of the class; missing ones are sampled into it")
-    add("--class_prompt", type=_prompt, help="what those show, e.g. 'A photo of a dog'")
+    add("--class_prompt", type=prompt_text, help="what those show, e.g. 'A photo of a dog'")
     add("--num_class_images", type=POSITIVE, default=50, help="class images there should be")
     add("--sample_batch_size", type=POSITIVE, default=2, help="pictures sampled at once (class and progress pictures)")
     add("--sample_step", type=POSITIVE, default=40, help="sampling steps of class and progress pictures")
@@ -257,7 +257,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--log_interval", type=POSITIVE, default=1, help="updates between log lines")
     add("--infer_during_train", type=_boolean, default=False, help="sample progress pictures")
     add("--infer_interval", type=POSITIVE, default=500, help="updates between them")
-    add("--infer_prompt", type=_prompt, help="their prompt (default: the instance prompt)")
+    add("--infer_prompt", type=prompt_text, help="their prompt (default: the instance prompt)")
     add("--is_parallel", type=_boolean, default=False, help="one of several processes that mpirun or msrun started")
     add("--master_addr", metavar="ADDRESS", help="under mpirun: address of rank 0's host for the others (default: found out)")
     add("--join_timeout", type=POSITIVE, default=JOIN_TIMEOUT, help="seconds a process waits for the others at the start")
@@ -267,7 +267,7 @@ def _train_parser() -> argparse.ArgumentParser:
 
 def _sample_parser() -> argparse.ArgumentParser:
     about = "Sample pictures from SDXL, with or without a LoRA."
-    parser = _common_parser("sampling_without_streamlit.py", about, "configs/inference/sd_xl_base.yaml")
+    parser = common_parser("sampling_without_streamlit.py", about, "configs/inference/sd_xl_base.yaml")
     add = parser.add_argument
     add(
         "--lora_scale",
@@ -276,7 +276,7 @@ def _sample_parser() -> argparse.ArgumentParser:
         metavar="NUMBER[,NUMBER]",
         help="strength of each LoRA of --weight, separated by commas (default: 1 each)",
     )
-    add("--prompt", type=_prompt, default="a photo of a dog on a beach", help="the prompt, or a .txt file with one a line")
+    add("--prompt", type=prompt_text, default="a photo of a dog on a beach", help="the prompt, or a .txt file with one a line")
     add("--negative_prompt", default="", help="what the pictures should not show")
     add("--sampler", choices=SAMPLERS, default=SAMPLERS[0], help="how noise becomes a picture")
     add("--guider", choices=("VanillaCFG", "IdentityGuider"), default="VanillaCFG", help="IdentityGuider: no guidance")
@@ -296,7 +296,8 @@ def _sample_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str], options: type):
+def parsed(parser: argparse.ArgumentParser, argv: Sequence[str], options: type):
+    """The dataclass `options` from the command line; UserError for what the parser does not know."""
     known, unknown = None, []
     flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
     given = [word.split("=", 1)[0] for word in argv if word.startswith("--")]
@@ -314,7 +315,7 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str], options: type):
 
 def parse_train(argv: Sequence[str]) -> TrainOptions:
     """The options of train_dreambooth.py. Raises UserError for anything that cannot be right by itself."""
-    options = _parse(_train_parser(), argv, TrainOptions)
+    options = parsed(_train_parser(), argv, TrainOptions)
     wants_class = options.prior_loss_weight > 0
     if options.class_data_path and not options.class_prompt:
         raise UserError("--class_data_path was given without --class_prompt: say what the class images show")
@@ -334,4 +335,16 @@ def parse_train(argv: Sequence[str]) -> TrainOptions:
 
 def parse_sample(argv: Sequence[str]) -> SampleOptions:
     """The options of demo/sampling_without_streamlit.py, or UserError."""
-    return _parse(_sample_parser(), argv, SampleOptions)
+    return parsed(_sample_parser(), argv, SampleOptions)
+
+
+def read_prompts(path: str, flag: str) -> list[str]:
+    """The non-empty lines of a text file; UserError naming the flag when it cannot be read or has none."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{flag} {path} cannot be read as a text file of prompts ({error}): give one prompt a line") from None
+    prompts = [line for line in lines if line]
+    if not prompts:
+        raise UserError(f"{flag} {path} holds no prompt: write one prompt a line")
+    return prompts

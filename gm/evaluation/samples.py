@@ -1,0 +1,135 @@
+"""The pictures that are evaluated: which there have to be, which are there already, and sampling the others.
+
+Every model makes the same pictures: each prompt with each seed. Those of several seeds are sampled in one batch, so that
+they can differ by a grey level from what demo/sampling_without_streamlit.py makes of the same seed.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Mapping, NamedTuple, Optional, Sequence
+
+import numpy as np
+from PIL import Image
+
+from gm.config import SampleSettings
+from gm.data.images import read_image
+from gm.errors import UserError
+from gm.inference import Pipeline
+from gm.pictures import contact_sheet, save_png
+from gm.sampling import unconditional
+
+KEY = "evaluation_key"  # the PNG's text that tells what it was made from
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every model is asked for."""
+
+    prompts: tuple[str, ...]  # of the subject
+    class_prompt: str
+    seeds: tuple[int, ...]  # of each prompt
+    class_seeds: tuple[int, ...]
+    settings: SampleSettings
+    batch: int  # pictures sampled at once
+
+    @property
+    def all_prompts(self) -> list[str]:
+        return [*self.prompts, self.class_prompt]
+
+
+class Row(NamedTuple):
+    """A model of the table."""
+
+    name: str
+    lora: Optional[Path] = None  # on the base model
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What one model made, (h, w, 3) uint8 each, in the order of the seeds."""
+
+    subject: Mapping[str, list[np.ndarray]]  # prompt -> pictures
+    of_class: list[np.ndarray]
+
+
+class Gallery:
+    """The folder of the pictures, `<row>/<prompt number>_<prompt>_<seed>.png`, and `<row>.png` with all of them."""
+
+    def __init__(self, folder: Path, plan: Plan, source: Mapping[str, object]):
+        """`source`: what JSON can hold, the same as long as the base model is."""
+        self.folder, self.plan, self.source = folder, plan, source
+
+    def fill(self, row: Row, pipeline: Pipeline, progress) -> Pictures:
+        """All pictures of a row, sampled where they are missing or were made in another way.
+
+        `progress`: a bar that counts pictures. Raises UserError rather than write over a picture of somebody else.
+        """
+        plan, made = self.plan, {}
+        asked = [(prompt, plan.seeds) for prompt in plan.prompts] + [(plan.class_prompt, plan.class_seeds)]
+        lora = _digest(row.lora.read_bytes()) if row.lora else ""
+        for number, (prompt, seeds) in enumerate(asked):
+            paths = {seed: self._path(row, number, prompt, seed) for seed in seeds}
+            keys = {seed: self._key(lora, prompt, seed) for seed in seeds}
+            missing = [seed for seed in seeds if not _is_there(paths[seed], keys[seed])]
+            progress.update(len(seeds) - len(missing))
+            if missing:
+                self._load(row, pipeline)
+            for start in range(0, len(missing), plan.batch):
+                batch = missing[start : start + plan.batch]
+                for seed, picture in zip(batch, self._sample(pipeline, prompt, batch)):
+                    text = {"prompt": prompt, "seed": seed, "model": row.name, **asdict(plan.settings), KEY: keys[seed]}
+                    save_png(paths[seed], picture, text)
+                progress.update(len(batch))
+            made[number] = [read_image(paths[seed]) for seed in seeds]
+        return Pictures({prompt: made[i] for i, prompt in enumerate(plan.prompts)}, made[len(plan.prompts)])
+
+    def draw_sheet(self, row: Row, pictures: Pictures) -> Path:
+        """`<row>.png`: a row for each prompt; the pictures of the class in as many as they need."""
+        columns, of_class = len(self.plan.seeds), pictures.of_class
+        rows = [*pictures.subject.values(), *(of_class[i : i + columns] for i in range(0, len(of_class), columns))]
+        labels = [*self.plan.prompts, *[self.plan.class_prompt] * (len(rows) - len(self.plan.prompts))]
+        path = self.folder / f"{row.name}.png"
+        save_png(path, contact_sheet(rows, labels, min(256, self.plan.settings.width)), {"seeds": self.plan.seeds})
+        return path
+
+    def _load(self, row: Row, pipeline: Pipeline) -> None:
+        if pipeline.embedder is None:  # the first picture that is missing; without any, nothing is loaded
+            pipeline.load(keep_text_encoders=True)
+        pipeline.change_lora([str(row.lora)] if row.lora else [], 1.0)
+        pipeline.embed(self.plan.all_prompts)
+
+    def _sample(self, pipeline: Pipeline, prompt: str, seeds: Sequence[int]) -> list[np.ndarray]:
+        """One picture a seed. A smaller batch is filled up, because a graph is compiled for one size."""
+        filled = [*seeds, *[seeds[-1]] * (self.plan.batch - len(seeds))]
+        text = pipeline.texts[prompt]
+        return pipeline.pictures(text, unconditional(text), self.plan.settings, filled, prompt)[: len(seeds)]
+
+    def _path(self, row: Row, number: int, prompt: str, seed: int) -> Path:
+        words = re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:60]
+        return self.folder / row.name / f"{number:02d}_{words}_{seed:05d}.png"
+
+    def _key(self, lora: str, prompt: str, seed: int) -> str:
+        key = {**self.source, "lora": lora, "prompt": prompt, "seed": seed, **asdict(self.plan.settings)}
+        return _digest(json.dumps(key, sort_keys=True, default=str).encode())
+
+
+def _is_there(path: Path, key: str) -> bool:
+    """Whether the file is the picture with this key; False too for one that was made in another way."""
+    if not path.exists():
+        return False
+    try:
+        with Image.open(path) as image:
+            image.load()
+            found = image.text.get(KEY)
+    except (OSError, AttributeError):
+        found = None
+    if found is None:
+        raise UserError(f"{path} is not a picture that this command has made: give another --output, or take it away")
+    return found == key
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
