@@ -22,9 +22,11 @@ class Work:
     forward: int = 0
     backward: int = 0  # gradients of activations through frozen weights, and of LoRA matrices
 
-    def linear(self, rows: int, inputs: int, outputs: int, rank: int = 0, grad: bool = True) -> None:
-        """rows x inputs -> rows x outputs; `grad`: whether the input's gradient is needed."""
-        self.forward += 2 * rows * (inputs * outputs + rank * (inputs + outputs))
+    def linear(
+        self, rows: int, inputs: int, outputs: int, rank: int = 0, grad: bool = True, known: bool = False
+    ) -> None:
+        """rows x inputs -> rows x outputs; `grad`: whether the input's gradient is needed; `known`: only LoRA is left."""
+        self.forward += 2 * rows * ((0 if known else inputs * outputs) + rank * (inputs + outputs))
         self.backward += 2 * rows * rank * (inputs + 2 * outputs)  # of A; of B and of what A gives
         if grad:
             self.backward += 2 * rows * (inputs * outputs + rank * inputs)
@@ -41,8 +43,9 @@ class Work:
         self.backward += 8 * rows * keys * width
 
 
-def unet_work(config: UNetConfig, pixels: int) -> Work:
-    """One sample of a picture of `pixels` x `pixels`, with the LoRA of `config`."""
+def unet_work(config: UNetConfig, pixels: int, text_products: bool = False) -> Work:
+    """One sample of a picture of `pixels` x `pixels`, with the LoRA of `config`. `text_products`: those of the text with
+    the frozen weights are there already, as in training with frozen text encoders."""
     work, width, rank = Work(), config.model_channels, config.lora.rank if config.lora else 0
     emb, area, grad = 4 * width, (pixels // 8) ** 2, False  # no gradient is needed before the first LoRA matrix
 
@@ -60,7 +63,7 @@ def unet_work(config: UNetConfig, pixels: int) -> Work:
             for keys, inputs in ((area, width), (TOKENS, config.context_dim)):
                 work.linear(area, width, width, rank, grad)
                 for _ in "kv":
-                    work.linear(keys, inputs, width, rank, grad and keys == area)
+                    work.linear(keys, inputs, width, rank, grad and keys == area, text_products and keys == TOKENS)
                 grad = True
                 work.attention(area, keys, width)
                 work.linear(area, width, width, rank)
@@ -157,18 +160,18 @@ def lora_numbers(config: UNetConfig) -> int:
 
 def step_table(model: ModelConfig, pixels: int) -> str:
     """A step of one instance and one class sample, and the same step of the earlier example: Markdown."""
-    work = unet_work(model.unet, pixels)
-    unet = 2 * (work.forward + work.backward)
+    work, theirs = unet_work(model.unet, pixels, not model.trains_text_encoders), unet_work(model.unet, pixels)
+    unet, their_unet = (2 * (one.forward + one.backward) for one in (work, theirs))
     encoders = 2 * (vae_encoding(model.vae, pixels) + sum(map(text_encoding, model.text_encoders)))
     gradient = 4 * (lora_numbers(model.unet) + 4)
     rows = [
         ("UNet calls", "1, batch 2", "2, batch 1"),
         ("VAE encodings", "0", "2"),
         ("text encoder calls", "0", "4"),
-        ("TFLOP, UNet forward", f"{2 * work.forward / 1e12:.3g}", f"{2 * work.forward / 1e12:.3g}"),
-        ("TFLOP, UNet backward", f"{2 * work.backward / 1e12:.3g}", f"{2 * work.backward / 1e12:.3g}"),
+        ("TFLOP, UNet forward", f"{2 * work.forward / 1e12:.3g}", f"{2 * theirs.forward / 1e12:.3g}"),
+        ("TFLOP, UNet backward", f"{2 * work.backward / 1e12:.3g}", f"{2 * theirs.backward / 1e12:.3g}"),
         ("TFLOP, encoders", "0", f"{encoders / 1e12:.3g}"),
-        ("TFLOP, all", f"{unet / 1e12:.3g}", f"{(unet + encoders) / 1e12:.3g}"),
+        ("TFLOP, all", f"{unet / 1e12:.3g}", f"{(their_unet + encoders) / 1e12:.3g}"),
         ("bytes all-reduced, several devices", f"{gradient:,}, once per update", "not known"),
     ]
     lines = [f"| one step at {pixels} px | here | the earlier example's design |", "|---|---|---|"]

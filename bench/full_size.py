@@ -312,7 +312,7 @@ def results(
     lines += [f"| {name} | {' | '.join(ours + others)} |" for name, ours, others in rows]
     ratio = {dtype: median / statistics.median(step_of[dtype]) for dtype in DTYPES}
     guided = {dtype: statistics.median(sampling) / statistics.median(sample_of[dtype]) for dtype in DTYPES}
-    work = counts.unet_work(setting.model.unet, setting.pixels)
+    work = counts.unet_work(setting.model.unet, setting.pixels, not setting.model.trains_text_encoders)
     operations = 2 * (work.forward + work.backward)
     lines += [
         "",

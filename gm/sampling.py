@@ -3,7 +3,7 @@
 latent (B, 4, h, w) float32, h = height / 8   context (77, c) and pooled (e,) of one prompt, float32
 """
 
-from typing import Callable, Iterable, NamedTuple, Sequence
+from typing import Callable, Iterable, NamedTuple, Sequence, Union
 
 import mindspore as ms
 import numpy as np
@@ -24,7 +24,7 @@ from gm.randomness import PICTURE_NOISE, generator
 class Text(NamedTuple):
     """What the text encoders make of one prompt."""
 
-    context: np.ndarray  # (77, c)
+    context: np.ndarray  # (77, c), or wider, as the UNet takes it
     pooled: np.ndarray  # (e,)
 
 
@@ -34,8 +34,8 @@ class Compiling:
     def __init__(self, cell: nn.Cell, what: str):
         self.cell, self.what, self.compiled = cell, what, set()
 
-    def __call__(self, *arrays: np.ndarray):
-        """The output (or outputs) as numpy arrays."""
+    def __call__(self, *arrays: Union[np.ndarray, Tensor]):
+        """The output (or outputs) as numpy arrays. A Tensor is for what comes again: it may be on the device already."""
         shapes = tuple(array.shape for array in arrays)
         if shapes in self.compiled or ms.get_context("mode") == ms.PYNATIVE_MODE:
             return self._call(arrays)
@@ -44,8 +44,8 @@ class Compiling:
         self.compiled.add(shapes)
         return outputs
 
-    def _call(self, arrays: Sequence[np.ndarray]):
-        outputs = self.cell(*(Tensor(array) for array in arrays))
+    def _call(self, arrays: Sequence[Union[np.ndarray, Tensor]]):
+        outputs = self.cell(*(array if isinstance(array, Tensor) else Tensor(array) for array in arrays))
         return tuple(o.asnumpy() for o in outputs) if isinstance(outputs, tuple) else outputs.asnumpy()
 
 
@@ -65,7 +65,8 @@ class TextEmbedder:
 
 
 def unconditional(text: Text) -> Text:
-    """What stands for an empty negative prompt: zeros, as SDXL was trained (sgm `force_uc_zero_embeddings`)."""
+    """What stands for an empty negative prompt: zeros, as SDXL was trained (sgm `force_uc_zero_embeddings`). Products of
+    the text are zeros then too."""
     return Text(np.zeros_like(text.context), np.zeros_like(text.pooled))
 
 
@@ -76,16 +77,16 @@ class LatentSampler:
         self.denoiser = Compiling(Denoiser(unet, config), "compiling the sampling graph")
         self.table = train_sigmas(config.num_timesteps)
 
-    def denoise(self, x: np.ndarray, sigma: float, text: Sequence[Text], sizes: np.ndarray) -> np.ndarray:
-        """D(x; sigma) for rows of x (B, 4, h, w), with one Text and one row of sizes (B, 6) each."""
+    def denoise(self, x: np.ndarray, sigma: float, context: Tensor, pooled: Tensor, sizes: np.ndarray) -> np.ndarray:
+        """D(x; sigma) for rows of x (B, 4, h, w), with a row of context, pooled and sizes (B, 6) each."""
         index = nearest_timestep(sigma, self.table)
         rows = len(x)
         return self.denoiser(
             x.astype(np.float32),
             np.full((rows, 1, 1, 1), self.table[index], np.float32),
             np.full(rows, index, np.float32),
-            np.stack([t.context for t in text]),
-            np.stack([t.pooled for t in text]),
+            context,
+            pooled,
             np.asarray(sizes, np.float32),
         )
 
@@ -101,12 +102,14 @@ class LatentSampler:
         """Latents for unit-normal `noise` (B, 4, h, w); `draw(i)` is the fresh noise of ancestral samplers."""
         count = len(noise)
         guided = settings.guider == "VanillaCFG"
-        sizes = np.tile(np.asarray(settings.sizes, np.float32), (2 * count if guided else count, 1))
+        texts = ([negative] * count if guided else []) + [text] * count
+        context, pooled = (Tensor.from_numpy(np.stack(rows)) for rows in zip(*texts))
+        sizes = np.tile(np.asarray(settings.sizes, np.float32), (len(texts), 1))
 
         def denoise(x: np.ndarray, sigma: float) -> np.ndarray:
             if not guided:
-                return self.denoise(x, sigma, [text] * count, sizes)
-            both = self.denoise(np.concatenate((x, x)), sigma, [negative] * count + [text] * count, sizes)
+                return self.denoise(x, sigma, context, pooled, sizes)
+            both = self.denoise(np.concatenate((x, x)), sigma, context, pooled, sizes)
             return vanilla_cfg(both[count:], both[:count], settings.guidance_scale)
 
         self.denoiser.cell.set_train(False)

@@ -26,6 +26,14 @@ def test_operations_are_those_that_pytorch_counts(config, pixels, forward, backw
     assert (work.forward, work.backward) == (forward, backward)
 
 
+def test_what_the_products_of_the_text_save():
+    """2 x 77 x 2048 operations for each of 10 x 640 and 60 x 1280 keys, and for as many values."""
+    model = load_config(str(FULL)).model.unet
+    whole, known = counts.unet_work(model, 256), counts.unet_work(model, 256, text_products=True)
+    assert whole.forward - known.forward == 2 * 77 * 2048 * 2 * (10 * 640 + 60 * 1280)
+    assert whole.backward == known.backward
+
+
 def test_numbers_that_the_table_of_a_step_is_made_of():
     model = load_config(str(FULL)).model
     assert counts.lora_numbers(model.unet) == 5_806_080

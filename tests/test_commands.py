@@ -99,7 +99,9 @@ def test_class_images_training_and_sampling(shared, tmp_path, run, monkeypatch):
     halves().save(tmp_path / "class" / "class_00001.png")
     taken = (tmp_path / "class" / "class_00001.png").read_bytes()
     status, errors = run(training, *train_arguments(shared, tmp_path, "--save_ckpt_interval", 7, "--max_num_ckpt", 2,
-                                                    "--save_format", "kohya", steps=20))  # fmt: skip
+                                                    "--infer_during_train", "True", "--infer_interval", 20,
+                                                    "--infer_prompt", "a sks dog on a beach",
+                                                    "--sample_batch_size", 1, "--save_format", "kohya", steps=20))  # fmt: skip
     assert status == 0, errors
     assert "not counted as images" in errors and "notes.txt" in errors and "2 class images are missing" in errors
     assert sorted(p.name for p in (tmp_path / "class").glob("*.png")) == [f"class_0000{i}.png" for i in range(3)]
@@ -110,7 +112,8 @@ def test_class_images_training_and_sampling(shared, tmp_path, run, monkeypatch):
     found = sorted(path.name for path in runs.iterdir())
     steps = [f"SDXL_base_1.0_{n}_lora.ckpt" for n in (14, 20)]
     for_others = [step.replace(".ckpt", ".safetensors") for step in steps]
-    assert found == sorted([*steps, *for_others, "config.yaml", "loss.png", "metrics.jsonl", "timings.json", "training_state.ckpt"])
+    assert found == sorted([*steps, *for_others, "config.yaml", "loss.png", "metrics.jsonl", "progress", "timings.json", "training_state.ckpt"])
+    assert np.asarray(Image.open(runs / "progress" / "step_20.png")).std() > 10
     timings = json.loads((runs / "timings.json").read_text())
     stages = timings["seconds"]
     assert timings["steps"] == 20 and {"starting", "prompts", "photos", "class images", "further steps", "saving"} < set(stages)

@@ -73,31 +73,40 @@ def test_vae(golden, vae):
     assert tiny.relative_error(decoded, golden["vae.decoded_from_mean"]) < 1e-4
 
 
-def unet_output(unet, golden) -> np.ndarray:
-    names = ("unet.x", "unet.timesteps", "cond.context", "cond.vector")
-    return unet(*(Tensor(golden[name].astype(np.float32)) for name in names)).asnumpy()
+def unet_output(unet, golden, read=None) -> np.ndarray:
+    """`read`: base weights, for a UNet that is given the products with some of them."""
+    x, timesteps, context, vector = (
+        golden[name].astype(np.float32) for name in ("unet.x", "unet.timesteps", "cond.context", "cond.vector")
+    )
+    if read is not None:
+        context = sdxl.add_text_products(unet, context, read)
+    return unet(*(Tensor(array) for array in (x, timesteps, context, vector))).asnumpy()
 
 
 def test_unet(golden, plain_unet):
     assert tiny.relative_error(unet_output(plain_unet, golden), golden["unet.out"]) < 1e-4
 
 
-def test_unet_in_float16_is_close(golden, read):
-    half = filled(sdxl.build_unet(tiny.model(unet_lora=True), ms.float16), read)
+@pytest.mark.parametrize("text_products", [False, True])
+def test_unet_in_float16_is_close(golden, read, text_products):
+    half = filled(sdxl.build_unet(tiny.model(unet_lora=True), ms.float16, text_products=text_products), read)
     assert {p.dtype for p in half.get_parameters() if sdxl.is_lora(p.name)} == {ms.float32}
     fresh = {p.name: np.zeros(p.shape, np.float32) for p in half.get_parameters() if sdxl.is_lora(p.name)}
     sdxl.fill([half], lambda name: fresh[name] if name in fresh else read(name))
-    assert tiny.relative_error(unet_output(half, golden), golden["unet.out"]) < 2e-2
+    assert tiny.relative_error(unet_output(half, golden, read if text_products else None), golden["unet.out"]) < 2e-2
 
 
 @pytest.mark.parametrize(
     "sampler, name", [("EulerEDMSampler", "euler_edm"), ("HeunEDMSampler", "heun_edm"), ("DPMPP2MSampler", "dpmpp2m")]
 )
-def test_samplers(golden, plain_unet, vae, sampler, name):
+def test_samplers(golden, read, plain_unet, vae, sampler, name):
     sizes = tuple(int(n) for n in tiny.sizes(golden)[0])
     settings = SampleSettings(128, 128, sizes, sampler=sampler, steps=10)
-    run = LatentSampler(plain_unet, tiny.model())
-    text = text_of(golden)
+    unet, text = plain_unet, text_of(golden)
+    if name == "heun_edm":  # as while training
+        unet = filled(sdxl.build_unet(tiny.model(), text_products=True), read)
+        text = text._replace(context=sdxl.add_text_products(unet, text.context[None], read)[0])
+    run = LatentSampler(unet, tiny.model())
     latents = run(text, unconditional(text), settings, golden["sample.x_T"], None, name)
     assert tiny.relative_error(latents, golden[f"sample.{name}"]) < 1e-3
     if name == "euler_edm":
@@ -105,17 +114,16 @@ def test_samplers(golden, plain_unet, vae, sampler, name):
         assert tiny.relative_error(image, golden["sample.euler_edm.image"]) < 1e-3
 
 
-def golden_text(golden):
-    return golden["train.context"], golden["train.vector"][:, :POOLED]
-
-
-def run_five_updates(golden, read, scale: float, windows=(slice(0, 2),)):
+def run_five_updates(golden, read, scale: float, text_products: bool, windows=(slice(0, 2),)):
     """The golden training run: losses, the first gradient (unscaled) by name, and the trained UNet."""
-    unet = filled(sdxl.build_unet(tiny.model(unet_lora=True)), read)
+    unet = filled(sdxl.build_unet(tiny.model(unet_lora=True), text_products=text_products), read)
+    assert any("attn2.to_k.weight" in p.name for p in unet.get_parameters()) != text_products
     trainer = Trainer(tiny.config(total_step=5), unet, None, LossScale(scale, dynamic=False))
+    context = golden["train.context"]
+    text = sdxl.add_text_products(unet, context, read) if text_products else context, golden["train.vector"][:, :POOLED]
     losses, gradient = [], {}
     for step in range(5):
-        batches = [tiny.golden_batch(golden, step, golden_text(golden), rows) for rows in windows]
+        batches = [tiny.golden_batch(golden, step, text, rows) for rows in windows]
         if step == 0:
             for batch in batches:
                 trainer.accumulate(batch)
@@ -127,11 +135,14 @@ def run_five_updates(golden, read, scale: float, windows=(slice(0, 2),)):
     return losses, gradient, unet
 
 
-@pytest.mark.parametrize("mode, scale", [(ms.GRAPH_MODE, 1.0), (ms.GRAPH_MODE, 4096.0), (ms.PYNATIVE_MODE, 1.0)])
-def test_five_updates(golden, read, mode, scale):
+@pytest.mark.parametrize(
+    "mode, scale, text_products",
+    [(ms.GRAPH_MODE, 1.0, False), (ms.GRAPH_MODE, 4096.0, True), (ms.PYNATIVE_MODE, 1.0, True)],
+)
+def test_five_updates(golden, read, mode, scale, text_products):
     ms.set_context(mode=mode)
     try:
-        losses, gradient, unet = run_five_updates(golden, read, scale)
+        losses, gradient, unet = run_five_updates(golden, read, scale, text_products)
     finally:
         ms.set_context(mode=ms.GRAPH_MODE)
     assert np.allclose(losses, golden["train.losses"], rtol=1e-5)
@@ -140,11 +151,12 @@ def test_five_updates(golden, read, mode, scale):
     for name, value in lora.state([unet]).items():
         assert tiny.relative_error(value, golden["train.final." + name.removesuffix(".weight")]) < 1e-3, name
     if mode == ms.GRAPH_MODE:
-        assert tiny.relative_error(unet_output(unet, golden), golden["train.final.unet_out"]) < 1e-4
+        output = unet_output(unet, golden, read if text_products else None)
+        assert tiny.relative_error(output, golden["train.final.unet_out"]) < 1e-4
 
 
 def test_accumulation_of_single_rows_is_the_batch(golden, read):
-    _, _, unet = run_five_updates(golden, read, 1.0, windows=(slice(0, 1), slice(1, 2)))
+    _, _, unet = run_five_updates(golden, read, 1.0, True, windows=(slice(0, 1), slice(1, 2)))
     for name, value in lora.state([unet]).items():
         assert tiny.relative_error(value, golden["train.final." + name.removesuffix(".weight")]) < 1e-3, name
 

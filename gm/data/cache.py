@@ -88,7 +88,7 @@ class Posteriors:
         return Posterior(mean, logvar, square.crop.sizes)
 
 
-def text_rows(draws: Sequence[Draw], instance: tuple, classes: Optional[tuple]) -> tuple[np.ndarray, np.ndarray]:
+def text_rows(kinds: Sequence[int], instance: tuple, classes: Optional[tuple]) -> tuple[np.ndarray, np.ndarray]:
     """The two text arrays of every row, stacked: (context, pooled) or (tokens_l, tokens_g) of its kind's prompt."""
-    rows = [instance if draw.kind == INSTANCE else classes for draw in draws]
+    rows = [instance if kind == INSTANCE else classes for kind in kinds]
     return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])

@@ -53,11 +53,22 @@ class Linear(nn.Cell):
     """y = x W^T + b, and with `lora` + alpha / rank * x A^T B^T (arXiv 2106.09685, equation 3).
 
     A is drawn as in the authors' code (uniform, Kaiming with a = sqrt(5)), B is zero: at the start y is unchanged.
+    `known`: there is no W here, every call is given x W^T.
     """
 
-    def __init__(self, inputs: int, outputs: int, bias: bool, dtype: ms.Type, lora: Optional[LoraConfig] = None):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        bias: bool,
+        dtype: ms.Type,
+        lora: Optional[LoraConfig] = None,
+        known: bool = False,
+    ):
         super().__init__()
-        self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), (outputs, inputs), dtype))
+        self.known = known
+        if not known:
+            self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), (outputs, inputs), dtype))
         self.bias = Parameter(initializer("zeros", (outputs,), dtype)) if bias else None
         self.has_bias = bias
         self.inputs, self.outputs, self.dtype = inputs, outputs, dtype
@@ -74,11 +85,11 @@ class Linear(nn.Cell):
         if lora.dropout > 0:
             self.lora_dropout = nn.Dropout(p=lora.dropout)
 
-    def construct(self, x: Tensor) -> Tensor:
-        """x (..., inputs) -> (..., outputs); rows of a matrix need no reshaping."""
+    def construct(self, x: Tensor, product: Optional[Tensor] = None) -> Tensor:
+        """x (..., inputs) -> (..., outputs); rows of a matrix need no reshaping. `product` (N, outputs) where it is known."""
         shape = x.shape
         x = as_rows(x)
-        y = _matmul_transposed(x, self.weight)
+        y = product if self.known else _matmul_transposed(x, self.weight)
         if self.has_bias:
             y = bias_add(y, self.bias)
         if self.has_lora:

@@ -39,11 +39,13 @@ def _add_lora(cell: nn.Cell, prefix: str, ranks: Mapping[str, int]) -> nn.Cell:
     return cell
 
 
-def build_unet(config: ModelConfig, dtype: ms.Type = ms.float32, lora_ranks: Mapping[str, int] = {}) -> UNet:
+def build_unet(
+    config: ModelConfig, dtype: ms.Type = ms.float32, lora_ranks: Mapping[str, int] = {}, text_products: bool = False
+) -> UNet:
     """The UNet with empty weights; `dtype` is its compute type. `lora_ranks`: native module name -> rank of LoRA to put
-    there besides what `config` says."""
+    there besides what `config` says. With `text_products` it takes contexts that `add_text_products` has widened."""
     with no_init_parameters():
-        return _name(_add_lora(UNet(config.unet, dtype), UNET_PREFIX, lora_ranks), UNET_PREFIX)
+        return _name(_add_lora(UNet(config.unet, dtype, text_products), UNET_PREFIX, lora_ranks), UNET_PREFIX)
 
 
 def build_vae(config: ModelConfig) -> VAE:
@@ -102,6 +104,26 @@ def set_values(parameters: Sequence[Parameter], read, progress=None) -> None:
             parameter.set_data(Tensor.from_numpy(next(arrays)))  # the parameter's memory is the array's: no copy
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def add_text_products(unet: UNet, contexts: np.ndarray, read) -> np.ndarray:
+    """Contexts (P, 77, context_dim) with what a UNet built with `text_products` needs behind them, float32
+    (P, 77, unet.context_width). `read` as in `fill`, for the weights that the UNet itself does not hold."""
+    layers = [(name, cell.outputs) for name, cell in unet.cells_and_names() if isinstance(cell, Linear) and cell.known]
+    ends = np.cumsum([contexts.shape[-1], *(outputs for _, outputs in layers)])
+    assert ends[-1] == unet.context_width
+    wide = np.empty((*contexts.shape[:2], unet.context_width), np.float32)
+    wide[..., : ends[0]] = contexts
+    flat = wide.reshape(-1, unet.context_width)
+    rows = np.array(flat[:, : ends[0]])
+
+    def put(number: int) -> None:
+        weight = read(f"{UNET_PREFIX}{layers[number][0]}.weight")
+        flat[:, ends[number] : ends[number + 1]] = rows @ np.asarray(weight, np.float32).T
+
+    with ThreadPoolExecutor(LOADERS) as pool:
+        list(pool.map(put, range(len(layers))))
+    return wide
 
 
 def load(cell: nn.Cell, read, what: str) -> nn.Cell:

@@ -2,6 +2,10 @@
 
 x (B, 4, h, w)   emb (B, 4 * model_channels)   context (B, 77, context_dim)   vector (B, adm_in_channels)
 Every part of a block has the signature (x, emb, context), so that a block is just a list of parts.
+
+The products of the text with `to_k` and `to_v` are the same for every picture of a prompt. A UNet with `text_products`
+has no such weights: behind the context_dim columns of its context come the columns of these products, layer after layer
+as the network has them (gm/models/sdxl.py computes them).
 """
 
 from typing import Optional
@@ -55,20 +59,33 @@ class ResBlock(nn.Cell):
 
 
 class CrossAttention(nn.Cell):
-    """Multi-head attention of x (B*n, width) on context (B*m, context_width); LoRA in all four projections."""
+    """Multi-head attention of x (B*n, width) on context (B*m, context_width); LoRA in all four projections.
+
+    `known`: each call is given the context's products with the weights of `to_k` and `to_v`, (B*m, width) each.
+    """
 
     def __init__(
-        self, width: int, context_width: int, head_width: int, kind: str, lora: Optional[LoraConfig], dtype: ms.Type
+        self,
+        width: int,
+        context_width: int,
+        head_width: int,
+        kind: str,
+        lora: Optional[LoraConfig],
+        dtype: ms.Type,
+        known: bool = False,
     ):
         super().__init__()
         self.to_q = Linear(width, width, False, dtype, lora)
-        self.to_k = Linear(context_width, width, False, dtype, lora)
-        self.to_v = Linear(context_width, width, False, dtype, lora)
+        self.to_k = Linear(context_width, width, False, dtype, lora, known)
+        self.to_v = Linear(context_width, width, False, dtype, lora, known)
         self.to_out = nn.CellList([Linear(width, width, True, dtype, lora)])
         self.attention = Attention(width // head_width, head_width, kind)
 
-    def construct(self, x: Tensor, context: Tensor, batch: int) -> Tensor:
-        return self.to_out[0](self.attention(self.to_q(x), self.to_k(context), self.to_v(context), batch))
+    def construct(
+        self, x: Tensor, context: Tensor, batch: int, keys: Optional[Tensor] = None, values: Optional[Tensor] = None
+    ) -> Tensor:
+        k, v = self.to_k(context, keys), self.to_v(context, values)
+        return self.to_out[0](self.attention(self.to_q(x), k, v, batch))
 
 
 class GatedLinear(nn.Cell):
@@ -95,40 +112,54 @@ class FeedForward(nn.Cell):
 class TransformerBlock(nn.Cell):
     """Self-attention, attention on the text, feed-forward, each with a layer norm before and a sum after it.
 
-    x (B*n, width): as the rows of one matrix, which no layer in here has to reshape.
+    x (B*n, width): as the rows of one matrix, which no layer in here has to reshape. keys and values: the products
+    of the context, where they are `known`, else None.
     """
 
     @lazy_inline(policy="front")
     def __init__(
-        self, width: int, context_width: int, head_width: int, kind: str, lora: Optional[LoraConfig], dtype: ms.Type
+        self,
+        width: int,
+        context_width: int,
+        head_width: int,
+        kind: str,
+        lora: Optional[LoraConfig],
+        dtype: ms.Type,
+        known: bool,
     ):
         super().__init__()
         self.attn1 = CrossAttention(width, width, head_width, kind, lora, dtype)
         self.ff = FeedForward(width, dtype)
-        self.attn2 = CrossAttention(width, context_width, head_width, kind, lora, dtype)
+        self.attn2 = CrossAttention(width, context_width, head_width, kind, lora, dtype, known)
         self.norm1 = LayerNorm(width)
         self.norm2 = LayerNorm(width)
         self.norm3 = LayerNorm(width)
 
-    def construct(self, x: Tensor, context: Tensor) -> Tensor:
+    def construct(self, x: Tensor, context: Tensor, keys: Optional[Tensor], values: Optional[Tensor]) -> Tensor:
         batch = context.shape[0]
         y = self.norm1(x)
         x = add(x, self.attn1(y, y, batch))
-        x = add(x, self.attn2(self.norm2(x), as_rows(context), batch))
+        x = add(x, self.attn2(self.norm2(x), as_rows(context), batch, keys, values))
         return add(x, self.ff(self.norm3(x)))
 
 
 class SpatialTransformer(nn.Cell):
-    """Transformer blocks over the pixels of x (B, C, h, w), with linear projections in and out."""
+    """Transformer blocks over the pixels of x (B, C, h, w), with linear projections in and out.
 
-    def __init__(self, width: int, depth: int, config: UNetConfig, dtype: ms.Type):
+    `first`: the column of the context where the products for these blocks begin; None where there are none.
+    """
+
+    def __init__(self, width: int, depth: int, config: UNetConfig, dtype: ms.Type, first: Optional[int]):
         super().__init__()
+        self.width, self.context_width, self.first = width, config.context_dim, first
+        self.columns = ops.Slice()
         self.norm = GroupNorm(width, 1e-6)
         self.proj_in = Linear(width, width, True, dtype)
         self.transformer_blocks = nn.CellList(
             [
                 TransformerBlock(
-                    width, config.context_dim, config.num_head_channels, config.attention, config.lora, dtype
+                    *(width, config.context_dim, config.num_head_channels, config.attention, config.lora, dtype),
+                    known=first is not None,
                 )
                 for _ in range(depth)
             ]
@@ -138,8 +169,17 @@ class SpatialTransformer(nn.Cell):
     def construct(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
         b, c, h, w = x.shape
         y = self.proj_in(reshape(transpose(reshape(self.norm(x), (b, c, h * w)), (0, 2, 1)), (b * h * w, c)))
-        for block in self.transformer_blocks:
-            y = block(y, context)
+        if self.first is None:
+            for block in self.transformer_blocks:
+                y = block(y, context, None, None)
+        else:
+            texts, tokens = context.shape[:2]
+            products, size = as_rows(context), (texts * tokens, self.width)
+            context = self.columns(context, (0, 0, 0), (texts, tokens, self.context_width))
+            for i, block in enumerate(self.transformer_blocks):
+                column = self.first + 2 * i * self.width
+                keys = self.columns(products, (0, column), size)
+                y = block(y, context, keys, self.columns(products, (0, column + self.width), size))
         return add(x, reshape(transpose(reshape(self.proj_out(y), (b, h * w, c)), (0, 2, 1)), (b, c, h, w)))
 
 
@@ -162,10 +202,20 @@ class Upsample(nn.Cell):
 
 
 class UNet(nn.Cell):
-    """x, timesteps (B,), context, vector -> the network's output (B, 4, h, w), the noise in SDXL."""
+    """x, timesteps (B,), context, vector -> the network's output (B, 4, h, w), the noise in SDXL.
 
-    def __init__(self, config: UNetConfig, dtype: ms.Type = ms.float32):
+    context (B, 77, context_width); context_width is context_dim, and with `text_products` that of the products more.
+    """
+
+    def __init__(self, config: UNetConfig, dtype: ms.Type = ms.float32, text_products: bool = False):
         super().__init__()
+        self.context_width = config.context_dim
+
+        def transformer(width: int, depth: int) -> SpatialTransformer:
+            first = self.context_width if text_products else None
+            self.context_width += 2 * depth * width if text_products else 0
+            return SpatialTransformer(width, depth, config, dtype, first)
+
         width = config.model_channels
         emb = 4 * width
         self.dtype = dtype
@@ -182,7 +232,7 @@ class UNet(nn.Cell):
                 parts = [ResBlock(channels, mult * width, emb, dtype)]
                 channels = mult * width
                 if factor in config.attention_resolutions:
-                    parts.append(SpatialTransformer(channels, config.transformer_depth[level], config, dtype))
+                    parts.append(transformer(channels, config.transformer_depth[level]))
                 inputs.append(nn.CellList(parts))
                 widths.append(channels)
             if level < len(config.channel_mult) - 1:
@@ -194,7 +244,7 @@ class UNet(nn.Cell):
         self.middle_block = nn.CellList(
             [
                 ResBlock(channels, channels, emb, dtype),
-                SpatialTransformer(channels, config.transformer_depth[-1], config, dtype),
+                transformer(channels, config.transformer_depth[-1]),
                 ResBlock(channels, channels, emb, dtype),
             ]
         )
@@ -205,7 +255,7 @@ class UNet(nn.Cell):
                 parts = [ResBlock(channels + widths.pop(), mult * width, emb, dtype)]
                 channels = mult * width
                 if factor in config.attention_resolutions:
-                    parts.append(SpatialTransformer(channels, config.transformer_depth[level], config, dtype))
+                    parts.append(transformer(channels, config.transformer_depth[level]))
                 if level > 0 and i == config.num_res_blocks:
                     parts.append(Upsample(channels, dtype))
                     factor //= 2

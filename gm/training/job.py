@@ -64,6 +64,7 @@ class Job:
         self.vae: Optional[VAE] = None
         self.text_encoders: Optional[TextEncoders] = None
         self.texts: dict[str, Text] = {}
+        self.unet_texts: dict[str, Text] = {}
         disk = DiskCache(Path(options.cache_dir) if options.cache_dir else None)
         self.stages = Stages()
         self.caching = Caching(config.model, self.base, machine, ranks, disk)
@@ -124,7 +125,8 @@ class Job:
 
     def _build_unet(self) -> UNet:
         with self.stages("building the UNet"):
-            return sdxl.build_unet(self.config.model, self.machine.dtype)
+            frozen_text = not self.config.model.trains_text_encoders
+            return sdxl.build_unet(self.config.model, self.machine.dtype, text_products=frozen_text)
 
     @contextmanager
     def _loading_unet(self) -> Iterator[None]:
@@ -160,6 +162,18 @@ class Job:
         with self.stages("prompts"):
             self.texts = self.caching.embed(prompts)
 
+    def _texts_of_unet(self) -> dict[str, Text]:
+        """The embedded prompts as the UNet being trained takes them."""
+        if not self.unet_texts:
+            unet, contexts = self._load_unet(), np.stack([text.context for text in self.texts.values()])
+            if not self.config.model.trains_text_encoders:
+                with self.stages("prompts"):
+                    contexts = sdxl.add_text_products(unet, contexts, self.base.read)
+            self.unet_texts = {
+                prompt: Text(context, text.pooled) for (prompt, text), context in zip(self.texts.items(), contexts)
+            }
+        return self.unet_texts
+
     def _infer_prompt(self) -> str:
         return self.options.infer_prompt or self.options.instance_prompt
 
@@ -178,12 +192,13 @@ class Job:
         if not mine:
             return
         if self.shares_model and self.start_lora is None:
-            unet = self._load_unet()
+            unet, texts = self._load_unet(), self._texts_of_unet()
         else:
+            texts = self.texts
             plain = sdxl.build_unet(sdxl.without_lora(self.class_model), self.machine.dtype)
             unet = sdxl.load(plain, self.base.read, "UNet")
         sampler = PictureSampler(unet, self._load_vae(), self.config.model)
-        text = self.texts[options.class_prompt]
+        text = texts[options.class_prompt]
         settings = SampleSettings.square(self.config.data.target_size, options.sample_step)
 
         def sample(seeds: Sequence[int], what: str) -> list[np.ndarray]:
@@ -287,7 +302,7 @@ class Job:
         if self.config.model.trains_text_encoders:
             rows = [tuple(ids[0] for ids in tokenize([prompt])) for prompt in prompts]
         else:
-            rows = [tuple(self.texts[prompt]) for prompt in prompts]
+            rows = [tuple(self._texts_of_unet()[prompt]) for prompt in prompts]
         return rows[0], rows[1] if with_class else None
 
     def _progress_pictures(self, folder: Path):
@@ -298,7 +313,7 @@ class Job:
         embed = TextEmbedder(self.text_encoders) if self.config.model.trains_text_encoders else None
 
         def infer(step: int) -> None:
-            text = embed([prompt])[prompt] if embed else self.texts[prompt]
+            text = embed([prompt])[prompt] if embed else self._texts_of_unet()[prompt]
             seeds = [self.options.seed + i for i in range(self.options.sample_batch_size)]
             pictures = sampler(text, unconditional(text), settings, seeds, f"pictures after step {step}")
             about = {"prompt": prompt, "seeds": seeds, "step": step, "steps": settings.steps}

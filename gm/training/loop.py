@@ -48,6 +48,7 @@ class BatchMaker:
     ):
         self.schedule, self.posteriors, self.seed = schedule, posteriors, seed
         self.instance_text, self.class_text = instance_text, class_text
+        self.texts: dict[tuple[int, ...], tuple] = {}  # of rows of these kinds
         self.sigmas = train_sigmas(num_timesteps)
 
     def __call__(self, step: int, micro: int, rank: int) -> MicroBatch:
@@ -55,6 +56,9 @@ class BatchMaker:
         posteriors = [self.posteriors[draw] for draw in draws]
         shape = posteriors[0].mean.shape
         index, noise, posterior_noise = draw_noise(draws, self.seed, shape, len(self.sigmas))
+        kinds = tuple(draw.kind for draw in draws)
+        if kinds not in self.texts:
+            self.texts[kinds] = text_rows(kinds, self.instance_text, self.class_text)
         return MicroBatch(
             mean=np.stack([p.mean for p in posteriors]),
             logvar=np.stack([p.logvar for p in posteriors]),
@@ -62,10 +66,10 @@ class BatchMaker:
             noise=noise,
             sigma=self.sigmas[index],
             timestep=index,
-            text=text_rows(draws, self.instance_text, self.class_text),
+            text=self.texts[kinds],
             sizes=np.stack([p.sizes for p in posteriors]),
             weight=np.array([draw.loss_weight for draw in draws]),
-            kind=np.array([draw.kind for draw in draws]),
+            kind=np.array(kinds),
         )
 
 

@@ -32,7 +32,7 @@ class MicroBatch:
     noise: np.ndarray  # (B, 4, h, w) unit normal
     sigma: np.ndarray  # (B,) noise level
     timestep: np.ndarray  # (B,) its index
-    text: tuple[np.ndarray, np.ndarray]  # (context, pooled), or (tokens_l, tokens_g) when the text encoders train
+    text: tuple[np.ndarray, np.ndarray]  # (context as the UNet takes it, pooled), or (tokens_l, tokens_g) to train on
     sizes: np.ndarray  # (B, 6)
     weight: np.ndarray  # (B,) weight of each row's loss in the update's loss
     kind: np.ndarray  # (B,) INSTANCE or CLASS
@@ -128,6 +128,7 @@ class Trainer:
         self.max_grad_norm, self.overflow_still_update = max_grad_norm, overflow_still_update
         self.step, self.applied, self.skipped = 0, 0, 0  # updates so far; of these applied, and skipped
         self.compiled, self.graph_folder = False, graph_folder  # the graphs are compiled by the first update
+        self._text: tuple[Optional[tuple], tuple] = (None, ())  # the arrays given last, and their Tensors
         loss = DiffusionLoss(Denoiser(unet, config.model), config.model.scale_factor)
         self.gradient = FlatGradient(self.parameters)
         self.micro_step = MicroStep(WeightedLoss(loss, text_encoders), self.parameters)
@@ -143,7 +144,6 @@ class Trainer:
     def accumulate(self, batch: MicroBatch) -> np.ndarray:
         """Forward and backward of one micro-batch; returns the per-sample losses (B,)."""
         f32 = lambda a: Tensor(np.ascontiguousarray(a, np.float32))  # noqa: E731
-        text = tuple(Tensor(np.ascontiguousarray(t)) for t in batch.text)
         per_sample, gradient = self.micro_step(
             f32(self.loss_scale.value),
             f32(batch.weight),
@@ -153,11 +153,17 @@ class Trainer:
             f32(batch.noise),
             f32(batch.sigma.reshape(-1, 1, 1, 1)),
             f32(batch.timestep),
-            *text,
+            *self._text_tensors(batch.text),
             f32(batch.sizes),
         )
         self.gradient(gradient)
         return per_sample.asnumpy()
+
+    def _text_tensors(self, arrays: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
+        """The same Tensors for as long as the same tuple comes: they may be large, and on the device already."""
+        if self._text[0] is not arrays:
+            self._text = arrays, tuple(Tensor.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+        return self._text[1]
 
     def update(self, batches: Sequence[MicroBatch]) -> Update:
         """One optimizer update from a window of micro-batches (of this rank)."""
