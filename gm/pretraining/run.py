@@ -77,8 +77,10 @@ class Pretraining:
         return weights
 
     def _first_stage_batch(self, pixels: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """In every second picture the colour channels change places, so that the VAE meets no colour too rarely."""
         random, side = generator(self.seed, FIRST_STAGE, step), pixels.shape[1] // 8
         pictures = pixels[np.sort(random.choice(len(pixels), FIRST_STAGE_ROWS, replace=False))]
+        pictures[1::2] = pictures[1::2][..., random.permutation(3)]
         noise = random.standard_normal((FIRST_STAGE_ROWS, self.config.model.vae.z_channels, side, side), np.float32)
         return to_network(pictures), noise
 
