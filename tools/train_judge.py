@@ -1,6 +1,6 @@
 """Train the judge of gm/evaluation/judge.py on pictures of the drawn world, and tell how well it sees new ones.
 
-    python tools/train_judge.py --output judge.safetensors     some minutes on one core
+    python tools/train_judge.py --output judge.safetensors     about 8 minutes on one core
 
 Rare traits are made as frequent as others, but neither the subject nor anybody with two of its rare traits is drawn.
 Pictures are warped, blurred, shrunk, recoloured and made noisy, as those of a small diffusion model are.
