@@ -1,6 +1,6 @@
 """Train the judge of gm/evaluation/judge.py on pictures of the drawn world, and tell how well it sees new ones.
 
-    python tools/train_judge.py --output judge.safetensors     some minutes on one core
+    python tools/train_judge.py --output judge.safetensors     about 8 minutes on one core
 
 Rare traits are made as frequent as others, but neither the subject nor anybody with two of its rare traits is drawn.
 Pictures are warped, blurred, shrunk, recoloured and made noisy, as those of a small diffusion model are.
@@ -30,8 +30,9 @@ HEADS = {"kind": KINDS, "breed": BREEDS, "coat": COATS, "marking": MARKINGS, "ac
 TRAITS = tuple(HEADS)
 STRIPED_COATS = ("brown", "black", "grey", "purple", "green")  # those that the stripes are seen on
 PIXELS = 96  # what is drawn has, as the small model's pictures
-POOL, GROUPS = 1500, 12  # groups that are drawn, and of a batch: two individuals that differ in one trait, two pictures each
+POOL, GROUPS = 2500, 12  # groups that are drawn, and of a batch: two individuals that differ in one trait, two pictures each
 CHECKED = 20  # batches of other groups that the report is about
+SAME = 10.0  # weight of two pictures of the same individual, which are few, beside other pairs
 IDENTITY = 10.0  # weight of the embedding's loss beside the mean cross entropy of the heads
 TRAINED, HELD_OUT = 0, 1  # third number of a key
 
@@ -41,13 +42,14 @@ class Batch(NamedTuple):
     traits: np.ndarray  # (B, sum of HEADS) one-hot for each head, zeros where it does not apply
     place: np.ndarray  # (B, PLACES) one-hot
     similarity: np.ndarray  # (B, B) share of traits in common
+    weight: np.ndarray  # (B, B) of each pair in the loss, 1 together
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--output", required=True, metavar="FILE", help="the .safetensors to write; it must not exist")
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--learning_rate", type=float, default=3e-3, help="the highest, after a tenth of the steps")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
@@ -143,7 +145,8 @@ def batch_of(groups: Sequence[Drawn], random: Optional[np.random.Generator] = No
     traits = np.concatenate([_one_hot([f[head] for f in found], len(values)) for head, values in HEADS.items()], 1)
     place = _one_hot([f["place"] for f in found], len(PLACES))
     similarity = np.array([[shared_traits(a, b) for b in looks] for a in looks], np.float32)
-    return Batch(judge.to_input(pictures), traits, place, similarity)
+    weight = np.where((similarity == 1) & ~np.eye(len(looks), dtype=bool), SAME, 1.0).astype(np.float32)
+    return Batch(judge.to_input(pictures), traits, place, similarity, weight / weight.sum())
 
 
 def _one_hot(positions: Sequence[int], number: int) -> np.ndarray:
@@ -152,8 +155,10 @@ def _one_hot(positions: Sequence[int], number: int) -> np.ndarray:
 
 
 def disturb(image: Image.Image, random: np.random.Generator) -> np.ndarray:
-    """The picture (h, w, 3) uint8 warped, shrunk or blurred, in other colours and with noise, by chance each."""
+    """The picture (h, w, 3) uint8 mirrored, warped, shrunk, blurred, in other colours and with noise, by chance each."""
     side = image.width
+    if random.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     grid = np.linspace(0, side, 4)
     corners = np.stack(np.meshgrid(grid, grid, indexing="xy"), -1) + random.uniform(-2, 2, 2)
     corners += random.uniform(-1.7, 1.7, corners.shape)
@@ -198,7 +203,7 @@ def train(steps: int, learning_rate: float, seed: int):
             self.log_softmax = nn.LogSoftmax(axis=-1)
             self.products = ops.MatMul(transpose_b=True)
 
-        def construct(self, image, traits, place, similarity):
+        def construct(self, image, traits, place, similarity, weight):
             embedding, logits = self.network(image)[:2]
             loss = -(self.log_softmax(logits) * place).sum() / place.sum()
             start = 0
@@ -208,7 +213,7 @@ def train(steps: int, learning_rate: float, seed: int):
                 loss = loss - (self.log_softmax(logits) * wanted).sum() / (wanted.sum() + 1e-6)
                 start += widths[i]
             error = self.products(embedding, embedding) - similarity
-            return loss / (len(widths) + 1) + IDENTITY * (error * error).mean()
+            return loss / (len(widths) + 1) + IDENTITY * (weight * error * error).sum()
 
     network = JudgeNetwork(len(PLACES))
     loss = Loss(network)

@@ -20,7 +20,7 @@ from gm.errors import UserError
 from gm.sampling import Compiling
 
 SIZE, BATCH, WIDTH = 64, 32, 64
-STAGES = ((16, 1), (32, 2), (64, 2), (128, 2))  # channels and convolutions; each stage halves the picture
+STAGES = ((24, 1), (48, 2), (64, 2), (128, 2))  # channels and convolutions; each stage halves the picture
 
 _normalise, _flatten = ops.L2Normalize(axis=1, epsilon=1e-12), ops.Flatten()
 

@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import Mapping, Optional
 
 from gm.checkpoint.io import unfinished_name
@@ -95,7 +96,7 @@ def draw(path: Path, rows: Mapping[str, Figures], spread: Optional[Mapping[str, 
             value = _value(rows[name], field) if name in rows else None
             if value is not None:
                 axes.axhline(value, color="black", linestyle=style, linewidth=1, label=f"{name} {value:.3f}")
-        axes.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=7)
+        axes.set_xticks(range(len(names)), [fill(name, max(8, 42 // len(names))) for name in names], fontsize=7)
         axes.set_title(COLUMNS[field], fontsize=10)
         axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
         axes.legend(frameon=False, fontsize=7, loc="upper left")
