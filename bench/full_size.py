@@ -63,7 +63,8 @@ class Training:
     """One run of train_dreambooth.py."""
 
     finished: Finished
-    stages: dict[str, float]
+    stages: dict[str, float]  # seconds of the main thread, in the order in which they began
+    beside: dict[str, float]  # of what ran beside them
     steps: list[float]  # seconds of each
 
 
@@ -170,9 +171,9 @@ def train(
         words += ["--cache_dir", folder / "caches" / "latents", "--compile_cache_dir", folder / "caches" / "graphs"]
     print(f"training, {name} ...", flush=True)
     finished = run([*words, *more], folder / f"train_{name}.log", setting.environment | (variables or {}))
-    stages = json.loads((results / "timings.json").read_text())["seconds"]
+    timings = json.loads((results / "timings.json").read_text())
     lines = (results / "metrics.jsonl").read_text().splitlines()
-    return Training(finished, stages, [json.loads(line)["seconds"] for line in lines])
+    return Training(finished, timings["seconds"], timings["beside"], [json.loads(line)["seconds"] for line in lines])
 
 
 def sample(setting: Setting) -> float:
@@ -243,7 +244,7 @@ def spread(values: Sequence[float]) -> str:
 def before_first_step(training: Training) -> float:
     """Seconds from the launch of the command to its first finished step."""
     names = list(training.stages)
-    return sum(training.stages[name] for name in names[: names.index("compilation and first step") + 1])
+    return sum(training.stages[name] for name in names[: names.index("first step") + 1])
 
 
 def results(
@@ -255,11 +256,10 @@ def results(
     median = statistics.median(steady)
 
     def stage(*names: str) -> list[str]:
-        total = lambda training: sum(training.stages.get(name, 0.0) for name in names)  # noqa: E731
-        return [f"{total(cold):.1f}", f"{statistics.median(map(total, warm)):.1f}"]
+        def total(training: Training) -> float:
+            return sum(training.stages.get(name, 0.0) + training.beside.get(name, 0.0) for name in names)
 
-    def compiling(training: Training) -> float:
-        return max(training.steps[0] - median, 0.0)
+        return [f"{total(cold):.1f}", f"{statistics.median(map(total, warm)):.1f}"]
 
     def torch(get) -> list[str]:
         return [get(theirs[dtype]) for dtype in DTYPES]
@@ -273,17 +273,18 @@ def results(
             stage("starting", "other"),
             torch(lambda runs: f"{runs[0]['import']:.1f}"),
         ),
-        ("prompts and photos: encoding, or reading the cache", stage("prompts", "photos"), none),
+        ("prompts and photos, beside what follows: encoding, or reading the cache", stage("prompts", "photos"), none),
         (
             "building the UNet",
             stage("building the UNet"),
             torch(lambda runs: f"{runs[0]['build and fill']:.1f} (random, no file)"),
         ),
         ("loading the UNet", stage("loading the UNet"), none),
-        ("compiling the training graph", [f"{compiling(cold):.1f}", f"{statistics.median(map(compiling, warm)):.1f}"], none),
+        ("compiling the training graph", stage("compilation"), none),
+        ("waiting for prompts and photos", stage("waiting for prompts and photos"), none),
         (
-            "first step, with compilation",
-            stage("compilation and first step"),
+            "first step",
+            stage("first step"),
             torch(lambda runs: f"{runs[0]['steps'][0]:.1f}"),
         ),
         (

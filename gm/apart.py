@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import traceback
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import connection
@@ -144,7 +144,6 @@ def _serve(pipe: connection.Connection, quiet: bool, make: Callable[..., object]
             return "error", RuntimeError(f"{type(error).__name__}: {error}")
 
     _begin(quiet)
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which stays when the process is ended
     with console.viewed_by(tell):
         kind, kept = attempt(make, *arguments)
         pipe.send((kind, kept if kind == "error" else None))
@@ -157,18 +156,21 @@ def _serve(pipe: connection.Connection, quiet: bool, make: Callable[..., object]
 
 
 @contextmanager
-def beside(function: Callable[[threading.Event], Result]) -> Iterator[Callable[[], Result]]:
-    """Run `function(over)` in a thread while the body runs; what is given waits for its result.
+def beside(function: Callable[[], Result]) -> Iterator[Future]:
+    """Run `function()` in a thread while the body runs; the body is given its future.
 
-    `over` is set when the body fails: the function should then return soon.
+    When the body fails, the processes that the function runs stages in (`run_apart`) are ended, and so the function.
     """
-    over = threading.Event()
+    others = set(multiprocessing.active_children())
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(function, over)
+        future = pool.submit(function)
         try:
-            yield future.result
+            yield future
         except BaseException:
-            over.set()
+            while not future.done():
+                for child in set(multiprocessing.active_children()) - others:
+                    child.terminate()
+                wait([future], 0.2)
             raise
 
 
@@ -177,6 +179,7 @@ def _begin(quiet: bool) -> None:
     for key in set(os.environ) - set(without_cluster(dict(os.environ))):
         del os.environ[key]  # it is not one of the job's ranks
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which stays when the process is ended
     console.set_up(quiet)
 
 

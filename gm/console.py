@@ -80,8 +80,11 @@ def _is_quiet() -> bool:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Shows "<what>, n s" while the body runs, and the time it took afterwards; in a log file one line a minute."""
+def waiting(what: str, hold: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Shows "<what>, n s" while the body runs, and the time it took afterwards; in a log file one line a minute.
+
+    It shows nothing as long as `hold()`: something else has a bar on the screen.
+    """
     start, over = time.perf_counter(), threading.Event()
     live, viewer = sys.stderr.isatty(), _viewer.get()
     if viewer:
@@ -92,6 +95,8 @@ def waiting(what: str) -> Iterator[None]:
 
         def tick() -> None:
             while not over.wait(0.5 if live else 60.0):
+                if hold():
+                    continue
                 seconds = time.perf_counter() - start
                 if live:
                     line.set_description_str(f"{what}, {seconds:.0f} s")

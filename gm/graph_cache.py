@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Mapping, Optional
 
-from gm.console import log
-
 
 def graph_folder(root: Path, decides: Mapping[str, object]) -> Path:
     """The folder in `root` for the graphs that follow from `decides` (what JSON can hold), this code and this MindSpore."""
@@ -31,8 +29,6 @@ def graph_cache(folder: Optional[Path]) -> Iterator[None]:
         return
     import mindspore as ms
 
-    if folder.exists():
-        log.info("compiled graphs are in %s", folder)
     ms.set_context(enable_compile_cache=True, compile_cache_path=str(folder))
     try:
         yield

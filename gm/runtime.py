@@ -29,6 +29,11 @@ class Runtime:
 
         return ms.float16 if self.amp_level == "O2" else ms.float32
 
+    @property
+    def shares_device(self) -> bool:
+        """Whether two processes may compute on the device at once; an accelerator's memory may be one's alone."""
+        return self.device == "CPU"
+
     def enter(self) -> None:
         """Make this process compute on the device, in the mode; for one that a process with this Runtime has started."""
         quiet_environment()

@@ -12,7 +12,7 @@ from gm.models import sdxl
 from gm.models.conditioner import SizeEmbedding, tokenize
 from gm.models.vae import VAEDecode, VAEEncode
 from gm.sampling import LatentSampler, SampleSettings, Text, TextEmbedder, unconditional
-from gm.training.step import LossScale, Trainer
+from gm.training.step import LossScale, MicroBatch, Trainer
 
 POOLED = 32  # of the vector's 1568 columns
 
@@ -120,7 +120,9 @@ def run_five_updates(golden, read, scale: float, text_products: bool, windows=(s
     assert any("attn2.to_k.weight" in p.name for p in unet.get_parameters()) != text_products
     trainer = Trainer(tiny.config(total_step=5), unet, None, LossScale(scale, dynamic=False))
     context = golden["train.context"]
+    mode, rows = ms.get_context("mode"), windows[0].stop - windows[0].start
     text = sdxl.add_text_products(unet, context, read) if text_products else context, golden["train.vector"][:, :POOLED]
+    trainer.compile(MicroBatch.blank((rows, *golden["train.step0.x0"].shape[1:]), tuple(part[:rows] for part in text)))
     losses, gradient = [], {}
     for step in range(5):
         batches = [tiny.golden_batch(golden, step, text, rows) for rows in windows]
@@ -132,6 +134,7 @@ def run_five_updates(golden, read, scale: float, text_products: bool, windows=(s
             trainer.gradient.clear()
         update = trainer.update(batches)
         losses.append(update.instance_loss + update.class_loss)
+    assert len(trainer.micro_step.compile_cache) == (mode == ms.GRAPH_MODE), "the graph was compiled ahead and only then"
     return losses, gradient, unet
 
 

@@ -53,6 +53,26 @@ def test_gated_gelu_has_the_gradient_of_its_formula():
         assert np.abs(own - plain).max() < 1e-5 * np.abs(plain).max()
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
+def test_attention_on_a_cpu_is_that_of_the_stock_operators_with_its_gradients(monkeypatch, mode, heads):
+    ms.set_context(mode=mode)
+    q, k, v, weights = rows(2 * 6, 32), rows(2 * 5, 32, seed=1) * 3.0, rows(2 * 5, 32, seed=2), rows(2 * 6, 32, seed=3)
+    found = []
+    for composes in (True, False):
+        monkeypatch.setattr(runtime, "composes_kernels", lambda: composes)  # noqa: B023
+        layer = attention.Attention(heads, 32 // heads)
+        assert isinstance(layer.softmax, attention.Softmax) == composes
+
+        def loss(q, k, v):
+            return (layer(q, k, v, 2) * weights).sum()  # noqa: B023
+
+        value, slopes = ms.value_and_grad(loss, (0, 1, 2))(q, k, v)
+        found.append([value, *slopes])
+    for own, stock in zip(*found):
+        assert np.abs((own - stock).asnumpy()).max() < 1e-5 * np.abs(stock.asnumpy()).max()
+
+
 @pytest.mark.parametrize("shape", [(2, 9, 32), (18, 32)], ids=["batch", "rows"])
 def test_flash_attention_is_asked_for_what_the_plain_one_computes(monkeypatch, shape):
     """Ascend's kernel as its documentation describes it stands in for it: layout BSH, one scale, no mask."""

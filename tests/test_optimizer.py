@@ -46,7 +46,7 @@ class Small(Trainer):
         self.config = type("C", (), {"optim": config, "data": type("D", (), {"total_step": 10})})
         self.loss_scale, self.max_grad_norm, self.overflow_still_update = scale, max_grad_norm, overflow_still_update
         self.step, self.applied, self.skipped = 0, 0, 0
-        self.compiled, self.graph_folder = False, None
+        self.updates, self.graph_folder = 0, None
         self.gradient = FlatGradient(self.parameters)
         self.ranks, self.reductions, self.reduce = Ranks(), 0, ReduceGradient(self.gradient, 1)
         self.adamw = AdamW(self.parameters, self.gradient, config)

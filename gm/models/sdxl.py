@@ -3,6 +3,7 @@
 The networks stay apart (text encoders, VAE, UNet) so that each can be loaded when it is needed and freed after.
 """
 
+import mmap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Iterable, Mapping, Sequence
@@ -77,6 +78,16 @@ def expected_shapes(config: ModelConfig) -> tuple[dict[str, tuple], dict[str, tu
 
 
 LOADERS = 2  # threads that read and convert weights; most of the time goes to memory that is touched for the first time
+LARGE = 2**22  # bytes
+
+
+def _memory(shape: tuple, dtype: type) -> np.ndarray:
+    """Room for an array. numpy would ask for huge pages for a large one: on a virtual machine their first use took five
+    times as long (2.1 s a GB, ordinary pages 0.4 s), and the products were not faster for it."""
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    if size < LARGE:
+        return np.empty(shape, dtype)
+    return np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype).reshape(shape)
 
 
 def fill(cells: Iterable[nn.Cell], read, progress=None) -> None:
@@ -88,14 +99,16 @@ def fill(cells: Iterable[nn.Cell], read, progress=None) -> None:
 def set_values(parameters: Sequence[Parameter], read, progress=None) -> None:
     """Set each parameter from `read(name) -> array`, converted to its own type. `read` is called by threads.
 
-    `progress`: parameters -> the same, one by one; when it ends early, the rest stays as it is.
+    `progress`: parameters -> the same, one by one: a bar.
     """
 
     def converted(parameter: Parameter) -> np.ndarray:
         array = read(parameter.name)
         if tuple(array.shape) != tuple(parameter.shape):
             raise AssertionError(f"{parameter.name}: {array.shape} given, {parameter.shape} needed")
-        return np.array(array, np.float16 if parameter.dtype == ms.float16 else np.float32, order="C")
+        own = _memory(array.shape, np.float16 if parameter.dtype == ms.float16 else np.float32)
+        own[...] = array
+        return own
 
     pool = ThreadPoolExecutor(LOADERS)
     try:

@@ -1,18 +1,18 @@
 """One training run: which network is loaded when, and freed when nothing more needs it.
 
-The prompts are embedded and the photos encoded in processes of their own, whose memory is free again afterwards; the
-UNet that samples the class images is the one that is then trained. Checks of the weight files come before all of it.
+The prompts are embedded and the photos encoded in processes of their own, whose memory is free again afterwards, while
+this one loads the UNet and compiles its training graph; the UNet that samples the class images is the one that is then
+trained. Checks of the weight files come before all of it.
 """
 
-import threading
 import time
-from contextlib import contextmanager
+from concurrent.futures import Future
 from dataclasses import asdict
-from itertools import takewhile
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Optional, Sequence
 
 import numpy as np
+from mindspore.nn import Cell
 
 from gm import lora
 from gm.apart import beside
@@ -23,7 +23,7 @@ from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
 from gm.config import Config
 from gm.console import log, waiting
-from gm.data.cache import Photos
+from gm.data.cache import Photos, Posteriors
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder
 from gm.errors import UserError
@@ -37,10 +37,10 @@ from gm.pictures import contact_sheet, save_png
 from gm.runtime import Runtime, peak_memory_gb
 from gm.sampling import PictureSampler, SampleSettings, Text, TextEmbedder, unconditional
 from gm.training.caching import Caching
-from gm.training.loop import BatchMaker, LoopSettings, fit
+from gm.training.loop import BatchMaker, LoopSettings, compile_first, fit
 from gm.training.prior import sample_images
 from gm.training.stages import Stages
-from gm.training.step import LossScale, Trainer
+from gm.training.step import LossScale, MicroBatch, Trainer
 
 STATE_FILE = "training_state.ckpt"
 
@@ -65,6 +65,7 @@ class Job:
         self.text_encoders: Optional[TextEncoders] = None
         self.texts: dict[str, Text] = {}
         self.unet_texts: dict[str, Text] = {}
+        self.encoding: Optional[Future] = None  # of the prompts and photos, beside the main thread
         disk = DiskCache(Path(options.cache_dir) if options.cache_dir else None)
         self.stages = Stages()
         self.caching = Caching(config.model, self.base, machine, ranks, disk)
@@ -110,40 +111,30 @@ class Job:
             return self.start_lora[name]
         return lora.initial_value(name, self.lora_shapes[name], self.options.seed)
 
+    def _fill(self, cell: Cell, what: str) -> Cell:
+        """Load one network, with a bar of its own unless the processes that encode show theirs."""
+        if not self._is_encoding():
+            return sdxl.load(cell, self._read, what)
+        with waiting(f"loading {what}", self._is_encoding):
+            sdxl.fill([cell], self._read)
+        return cell
+
+    def _is_encoding(self) -> bool:
+        return self.encoding is not None and not self.encoding.done()
+
     def _load_text_encoders(self) -> TextEncoders:
         if self.text_encoders is None:
-            cell = sdxl.build_text_encoders(self.config.model, self.machine.dtype)
-            self.text_encoders = sdxl.load(cell, self._read, "text encoders")
+            self.text_encoders = self._fill(sdxl.build_text_encoders(self.config.model, self.machine.dtype), "text encoders")
         return self.text_encoders
 
     def _load_unet(self) -> UNet:
         if self.unet is None:
-            unet = self._build_unet()
+            with self.stages("building the UNet"):
+                frozen_text = not self.config.model.trains_text_encoders
+                unet = sdxl.build_unet(self.config.model, self.machine.dtype, text_products=frozen_text)
             with self.stages("loading the UNet"):
-                self.unet = sdxl.load(unet, self._read, "UNet")
+                self.unet = self._fill(unet, "UNet")
         return self.unet
-
-    def _build_unet(self) -> UNet:
-        with self.stages("building the UNet"):
-            frozen_text = not self.config.model.trains_text_encoders
-            return sdxl.build_unet(self.config.model, self.machine.dtype, text_products=frozen_text)
-
-    @contextmanager
-    def _loading_unet(self) -> Iterator[None]:
-        """The UNet is loaded by a thread while the body waits for the processes that encode."""
-        if self.unet is not None or self.ranks.size > 1 or not self.options.cache_latents:
-            yield  # it is there already, or the body computes in this process
-            return
-        unet = self._build_unet()
-
-        def load(over: threading.Event) -> None:
-            sdxl.fill([unet], self._read, lambda parameters: takewhile(lambda _: not over.is_set(), parameters))
-
-        with beside(load) as loaded:
-            yield
-            with self.stages("loading the UNet"), waiting("loading the UNet"):
-                loaded()
-        self.unet = unet
 
     def _load_vae(self) -> VAE:
         if self.vae is None:
@@ -215,30 +206,15 @@ class Job:
         """Cache, compile and train; returns the last checkpoint."""
         options, config = self.options, self.config
         schedule = self._schedule(len(instance_images), len(class_images))
-        trains_text = config.model.trains_text_encoders
         photos = [self._photos(INSTANCE, instance_images)] + ([self._photos(CLASS, class_images)] if class_images else [])
         draws = schedule.distinct_draws(config.data.total_step)
-        with self._loading_unet():
-            if not trains_text:
-                self._embed()
-            with self.stages("photos"):
-                if options.cache_latents:
-                    posteriors = self.caching.encode(photos, draws)
-                else:
-                    posteriors = self.caching.encode_when_drawn(photos, draws, self._load_vae())
-        dynamic = options.loss_scale_type == "dynamic"
-        half = self.machine.amp_level == "O2"
-        scale = options.loss_scale or ((65536.0 if dynamic else 1024.0) if half else 1.0)
-        trainer = Trainer(
-            config,
-            self._load_unet(),
-            self._load_text_encoders() if trains_text else None,
-            LossScale(scale, dynamic, options.loss_scale_window),
-            options.max_grad_norm if options.clip_grad else None,
-            options.overflow_still_update,
-            self.ranks,
-            self._graph_folder(bool(class_images)),
-        )
+        if self.ranks.size > 1 or not options.cache_latents:  # other ranks are waited for, or this process encodes
+            posteriors = self._encode(photos, draws)
+            trainer = self._trainer(bool(class_images))
+        else:
+            with beside(lambda: self._encode(photos, draws)) as self.encoding:
+                trainer = self._compiled_trainer(bool(class_images))
+                posteriors = self._encoded()
         if self.resume is not None:
             trainer.set_state({key[6:]: value for key, value in self.resume.items() if key.startswith("state.")})
             log.info("resuming after step %d", trainer.step)
@@ -269,6 +245,50 @@ class Job:
             log.info("%d all-reduces of %.1f MB over %d ranks", trainer.reductions, trainer.reduced_mb, self.ranks.size)
         return last
 
+    def _encode(self, photos: Sequence[Photos], draws: Sequence[tuple[int, int, int]]) -> Posteriors:
+        """The posteriors of all draws; the prompts are embedded before, where they are."""
+        if not self.config.model.trains_text_encoders:
+            self._embed()
+        with self.stages("photos"):
+            if self.options.cache_latents:
+                return self.caching.encode(photos, draws)
+            return self.caching.encode_when_drawn(photos, draws, self._load_vae())
+
+    def _encoded(self) -> Posteriors:
+        with self.stages("waiting for prompts and photos"):
+            return self.encoding.result()
+
+    def _trainer(self, with_class: bool) -> Trainer:
+        options, config = self.options, self.config
+        dynamic = options.loss_scale_type == "dynamic"
+        half = self.machine.amp_level == "O2"
+        scale = options.loss_scale or ((65536.0 if dynamic else 1024.0) if half else 1.0)
+        return Trainer(
+            config,
+            self._load_unet(),
+            self._load_text_encoders() if config.model.trains_text_encoders else None,
+            LossScale(scale, dynamic, options.loss_scale_window),
+            options.max_grad_norm if options.clip_grad else None,
+            options.overflow_still_update,
+            self.ranks,
+            self._graph_folder(with_class),
+        )
+
+    def _compiled_trainer(self, with_class: bool) -> Trainer:
+        """The trainer with its graph, for which shapes will do. What encoding has failed with by then is raised."""
+        trainer, model, data = self._trainer(with_class), self.config.model, self.config.data
+        rows = data.per_batch_size * (2 if with_class else 1)
+        if model.trains_text_encoders:
+            text = tokenize([""] * rows)
+        else:
+            context = np.zeros((rows, 77, self.unet.context_width), np.float32)
+            text = context, np.zeros((rows, model.text_encoders[1].embed_dim), np.float32)
+        if self.encoding.done() or not self.machine.shares_device:
+            self._encoded()
+        latent = (rows, model.unet.in_channels, data.target_size // 8, data.target_size // 8)
+        compile_first(trainer, MicroBatch.blank(latent, text), self.stages, self._is_encoding)
+        return trainer
+
     def _photos(self, kind: int, paths: Sequence[Path]) -> Photos:
         data = self.config.data
         return Photos(kind, paths, data.target_size, data.interpolation, data.crop, self.options.seed)
@@ -294,7 +314,10 @@ class Job:
             **{"pixels": config.data.target_size, "rows": config.data.per_batch_size, "class": with_class},
             **{"ranks": self.ranks.size},
         }
-        return graph_folder(Path(self.options.compile_cache_dir), decides)
+        folder = graph_folder(Path(self.options.compile_cache_dir), decides)
+        if folder.exists():
+            log.info("compiled graphs are in %s", folder)
+        return folder
 
     def _training_text(self, with_class: bool) -> tuple[tuple, Optional[tuple]]:
         """What stands for each prompt in a micro-batch: its embeddings, or its tokens when the encoders train."""

@@ -113,6 +113,13 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
+def compile_first(trainer: Trainer, batch: MicroBatch, stages: Stages, hold: Callable[[], bool] = lambda: False) -> None:
+    """Compile the graph for micro-batches of this shape unless that is done; `hold` as in `waiting`."""
+    if not trainer.compiled:
+        with stages("compilation"), waiting("compiling the training graph", hold):
+            trainer.compile(batch)
+
+
 def fit(
     trainer: Trainer,
     make_batch: BatchMaker,
@@ -127,18 +134,15 @@ def fit(
     main = ranks.is_main
     checkpoints = Checkpoints(settings, save)
     metrics = Metrics(settings.folder / "metrics.jsonl", trainer.step) if main else None
-    last = settings.folder / settings.name.format(step=trainer.step)
+    first = trainer.step
+    last = settings.folder / settings.name.format(step=first)
     with bar(None, "training", total=total, initial=trainer.step, unit="step") as progress:
         while trainer.step < total:
             step, start = trainer.step, time.perf_counter()
             batches = [make_batch(step, micro, ranks.rank) for micro in range(accumulation)]
-            if not trainer.compiled:
-                what = "compiling the training graph and taking the first step"
-                with stages("compilation and first step"), waiting(what):
-                    update = trainer.update(batches)
-            else:
-                with stages("further steps"):
-                    update = trainer.update(batches)
+            compile_first(trainer, batches[0], stages)
+            with stages("first step" if step == first else "further steps"):
+                update = trainer.update(batches)
             done, seconds = step + 1, time.perf_counter() - start
             progress.update()
             if not main:

@@ -1,7 +1,8 @@
-"""What a run spends its time on: every second from the launch of the process belongs to one stage."""
+"""What a run spends its time on: every second from the launch of the process belongs to one stage of the main thread."""
 
 import json
 import os
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +13,23 @@ from gm.runtime import peak_memory_gb
 
 
 class Stages:
-    """`with stages("loading"):` around a part of the run; a stage inside another one stops the clock of the outer."""
+    """`with stages("loading"):` around a part of the run; a stage inside another one stops the clock of the outer.
+
+    What another thread than the one that made this does beside the main thread's stages is kept apart.
+    """
 
     def __init__(self) -> None:
-        self.seconds = {"starting": _since_launch()}
+        self.seconds, self.beside = {"starting": _since_launch()}, {}
         self._name, self._since = "other", time.perf_counter()
+        self._thread = threading.get_ident()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        if threading.get_ident() != self._thread:
+            start = time.perf_counter()
+            yield
+            self.beside[name] = self.beside.get(name, 0.0) + time.perf_counter() - start
+            return
         outer = self._switch(name)
         try:
             yield
@@ -35,11 +45,12 @@ class Stages:
     def report(self, path: Path, steps: int) -> None:
         """Say what was before the training loop's further steps, and write all of it as JSON."""
         self._switch(self._name)
-        rounded = {name: round(seconds, 2) for name, seconds in self.seconds.items()}
-        path.write_text(
-            json.dumps({"seconds": rounded, "steps": steps, "peak_memory_gb": round(peak_memory_gb(), 2)}, indent=1) + "\n"
-        )
-        log.info("seconds: %s", ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.seconds.items()))
+        rounded, beside = ({name: round(s, 2) for name, s in clock.items()} for clock in (self.seconds, self.beside))
+        about = {"seconds": rounded, "beside": beside, "steps": steps, "peak_memory_gb": round(peak_memory_gb(), 2)}
+        path.write_text(json.dumps(about, indent=1) + "\n")
+        for what, clock in (("seconds", self.seconds), ("beside them", self.beside)):
+            if clock:
+                log.info("%s: %s", what, ", ".join(f"{name} {seconds:.1f}" for name, seconds in clock.items()))
 
 
 def _since_launch() -> float:

@@ -1,7 +1,7 @@
 """One optimizer update: micro-batches whose gradients add up, then reduce, check, clip and apply.
 
-Four graphs are compiled, once each: the micro-batch (forward and backward), and three small ones that add its gradient to
-the window's, reduce it and apply it.
+Four graphs are compiled, once each: the micro-batch (forward and backward), ahead of the first update, and three small
+ones that add its gradient to the window's, reduce it and apply it.
 """
 
 import math
@@ -36,6 +36,12 @@ class MicroBatch:
     sizes: np.ndarray  # (B, 6)
     weight: np.ndarray  # (B,) weight of each row's loss in the update's loss
     kind: np.ndarray  # (B,) INSTANCE or CLASS
+
+    @classmethod
+    def blank(cls, latent: tuple[int, int, int, int], text: tuple[np.ndarray, np.ndarray]) -> "MicroBatch":
+        """One to compile for: latents of this shape (B, 4, h, w), and text of the right shapes and types."""
+        image, row = np.zeros(latent, np.float32), np.zeros(latent[0])
+        return cls(*(image,) * 4, row + 1, row, text, np.zeros((latent[0], 6)), row, row.astype(int))
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,8 @@ class Trainer:
         self.config, self.loss_scale = config, loss_scale
         self.max_grad_norm, self.overflow_still_update = max_grad_norm, overflow_still_update
         self.step, self.applied, self.skipped = 0, 0, 0  # updates so far; of these applied, and skipped
-        self.compiled, self.graph_folder = False, graph_folder  # the graphs are compiled by the first update
+        self.compiled, self.graph_folder = False, graph_folder  # compiled: the graph of the micro-batch
+        self.updates = 0  # of this run
         self._text: tuple[Optional[tuple], tuple] = (None, ())  # the arrays given last, and their Tensors
         loss = DiffusionLoss(Denoiser(unet, config.model), config.model.scale_factor)
         self.gradient = FlatGradient(self.parameters)
@@ -141,10 +148,27 @@ class Trainer:
         """Size of one all-reduce: the gradient of all LoRA matrices, the losses and the numbers of samples."""
         return (self.gradient.size + 4) * 4 / 1e6
 
+    def compile(self, batch: MicroBatch) -> None:
+        """Compile the graph for micro-batches of this shape; nothing is computed. In PyNative mode there is none."""
+        if ms.get_context("mode") == ms.GRAPH_MODE:
+            with graph_cache(self.graph_folder):
+                self._set_train()
+                self.micro_step.compile(*self._inputs(batch))
+        self.compiled = True
+
+    def _set_train(self) -> None:
+        for cell in self.cells:  # sampling pictures on the way switches dropout off
+            cell.set_train(True)
+
     def accumulate(self, batch: MicroBatch) -> np.ndarray:
         """Forward and backward of one micro-batch; returns the per-sample losses (B,)."""
+        per_sample, gradient = self.micro_step(*self._inputs(batch))
+        self.gradient(gradient)
+        return per_sample.asnumpy()
+
+    def _inputs(self, batch: MicroBatch) -> tuple[Tensor, ...]:
         f32 = lambda a: Tensor(np.ascontiguousarray(a, np.float32))  # noqa: E731
-        per_sample, gradient = self.micro_step(
+        return (
             f32(self.loss_scale.value),
             f32(batch.weight),
             f32(batch.mean),
@@ -156,8 +180,6 @@ class Trainer:
             *self._text_tensors(batch.text),
             f32(batch.sizes),
         )
-        self.gradient(gradient)
-        return per_sample.asnumpy()
 
     def _text_tensors(self, arrays: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
         """The same Tensors for as long as the same tuple comes: they may be large, and on the device already."""
@@ -167,14 +189,13 @@ class Trainer:
 
     def update(self, batches: Sequence[MicroBatch]) -> Update:
         """One optimizer update from a window of micro-batches (of this rank)."""
-        with graph_cache(None if self.compiled else self.graph_folder):
+        with graph_cache(self.graph_folder if self.updates == 0 else None):
             update = self._update(batches)
-        self.compiled = True
+        self.updates += 1
         return update
 
     def _update(self, batches: Sequence[MicroBatch]) -> Update:
-        for cell in self.cells:  # sampling pictures on the way switches dropout off
-            cell.set_train(True)
+        self._set_train()
         sums = np.zeros((2, 2), np.float32)  # of the losses and of the samples, by kind
         for batch in batches:
             np.add.at(sums, batch.kind, np.stack([self.accumulate(batch), np.ones(len(batch.kind))], 1))
