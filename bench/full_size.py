@@ -190,8 +190,8 @@ def sample(setting: Setting) -> float:
     words += ["--sample_step", setting.sample_steps, "--device_target", "CPU", "--save_path", setting.folder / "pictures"]
     print("sampling ...", flush=True)
     output = run(words, setting.folder / "sample.log", setting.environment).output
-    rate, unit = re.findall(r"sampling 2/2: 100%.*?([\d.]+)(s/it|it/s)\]", output)[-1]
-    return float(rate) if unit == "s/it" else 1 / float(rate)
+    rate, unit = re.findall(r"sampling 2/2: 100%.*?([\d.]+)(s/step|step/s)\]", output)[-1]
+    return float(rate) if unit == "s/step" else 1 / float(rate)
 
 
 def diffusers(setting: Setting, dtype: str) -> dict:
