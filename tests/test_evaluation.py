@@ -161,7 +161,7 @@ def test_judge_asks_for_one_place(judge, prompt):
 def test_judge_was_not_trained_on_the_subject():
     """Nobody it is trained on has two of the subject's rare traits, and each of them does occur."""
     random = np.random.default_rng(0)
-    looks = [train_judge.training_look(random) for _ in range(3000)]
+    looks = [scenes.even_look(random) for _ in range(3000)]
     looks += [train_judge.relative_of(look, random) for look in looks]
     rare = [set(look.rare_traits()) & set(scenes.SUBJECT.rare_traits()) for look in looks]
     assert len(scenes.SUBJECT.rare_traits()) == 3 and max(map(len, rare)) == 1

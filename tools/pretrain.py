@@ -23,7 +23,7 @@ from gm.errors import UserError
 from gm.randomness import WORLD, generator
 from gm.schema import load_config
 from tools.world.drawing import draw
-from tools.world.scenes import Scene, caption, random_scene
+from tools.world.scenes import Scene, caption, even_look, random_scene
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -57,8 +57,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     optim = OptimConfig(options.learning_rate, weight_decay=0.01, schedule="cosine", warmup_steps=100, final_factor=0.02)
     data = DataConfig(total_step=options.steps, target_size=options.size, per_batch_size=options.batch)
     run = Pretraining(Config("SDXL-base-1.0", model, optim, data, ""), machine, folder, options.seed)
+
+    def picture(random: np.random.Generator) -> np.ndarray:  # rare traits are not rare here: the VAE learns to draw them
+        return np.asarray(draw(random_scene(random, even_look(random)), options.size))
+
     first_optim = replace(optim, base_learning_rate=1e-3, weight_decay=0.0)
-    first_stage = run.first_stage(pixels, first_optim, options.first_stage_steps, options.save_interval)
+    first_stage = run.first_stage(picture, pixels, first_optim, options.first_stage_steps, options.save_interval)
     posteriors = run.encode(pixels, first_stage)
     scenes = [scene_of(options.seed, number) for number in range(options.pictures)]
 

@@ -22,13 +22,12 @@ from gm.console import bar, log, table
 from gm.errors import UserError
 from gm.randomness import JUDGE, generator
 from tools.world.drawing import draw
-from tools.world.scenes import ACCESSORIES, ANIMALS, BREEDS, COATS, KINDS, MARKINGS, PLACES, SUBJECT, THINGS
-from tools.world.scenes import Look, labels, places_of, random_scene
+from tools.world.scenes import ACCESSORIES, ANIMALS, BREEDS, COATS, KINDS, MARKINGS, PLACES, THINGS
+from tools.world.scenes import Look, even_look, labels, may_be_drawn, places_of, random_scene
 from tools.world.subject import subject_pictures
 
 HEADS = {"kind": KINDS, "breed": BREEDS, "coat": COATS, "marking": MARKINGS, "accessory": ACCESSORIES}
 TRAITS = tuple(HEADS)
-STRIPED_COATS = ("brown", "black", "grey", "purple", "green")  # those that the stripes are seen on
 PIXELS = 96  # what is drawn has, as the small model's pictures
 POOL, GROUPS = 2500, 12  # groups that are drawn, and of a batch: two individuals that differ in one trait, two pictures each
 CHECKED = 20  # batches of other groups that the report is about
@@ -79,25 +78,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 # -- what is drawn ---------------------------------------------------------------------------------------------------
 
 
-def training_look(random: np.random.Generator) -> Look:
-    """Anybody: every trait as likely as the others, but never two of the subject's rare traits."""
-    kind = str(random.choice(("dog", "cat", "thing"), p=(0.75, 0.13, 0.12)))
-    if kind == "thing":
-        return Look(str(random.choice(THINGS)))
-    while True:
-        breed = str(random.choice(BREEDS)) if kind == "dog" else ""
-        look = Look(kind, breed, *(str(random.choice(values)) for values in (COATS, MARKINGS, ACCESSORIES)))
-        if may_be_drawn(look):
-            return look
-
-
-def may_be_drawn(look: Look) -> bool:
-    """Whether all its markings can be seen, and it has not two of the subject's rare traits."""
-    if look.marking == "striped" and look.coat not in STRIPED_COATS or look.marking == "light belly" and look.coat == "white":
-        return False
-    return len(set(look.rare_traits()) & set(SUBJECT.rare_traits())) < 2
-
-
 def relative_of(look: Look, random: np.random.Generator) -> Look:
     """Somebody with one other trait; another thing for a thing."""
     if look.kind in THINGS:
@@ -128,7 +108,7 @@ def draw_group(random: np.random.Generator) -> Drawn:
     """A random individual in random places."""
     from gm.evaluation.judge import SIZE
 
-    look = training_look(random)
+    look = even_look(random)
     looks = [look] * 2 + [relative_of(look, random)] * 2
     scenes = [random_scene(random, look, str(random.choice(places_of(look.kind)))) for look in looks]
     images = [draw(scene, PIXELS).resize((SIZE, SIZE), Image.Resampling.LANCZOS) for scene in scenes]

@@ -47,8 +47,16 @@ class Pretraining:
         sdxl.fill([cell], lambda name: self._start(name, shapes[name]))
         return cell
 
-    def first_stage(self, pixels: np.ndarray, optim: OptimConfig, steps: int, save_every: int) -> dict[str, np.ndarray]:
-        """The trained VAE's weights by native name, its latents normalised."""
+    def first_stage(
+        self,
+        picture: Callable[[np.random.Generator], np.ndarray],
+        pixels: np.ndarray,
+        optim: OptimConfig,
+        steps: int,
+        save_every: int,
+    ) -> dict[str, np.ndarray]:
+        """The trained VAE's weights by native name. It is trained on what `picture` draws, each (h, w, 3) uint8 and seen
+        once, and its latents are normalised with those of `pixels`."""
         done = self.folder / "first_stage.ckpt"
         if done.exists():
             return _read_all(done)
@@ -62,7 +70,7 @@ class Pretraining:
             progress = bar(range(trainer.step, steps), "first stage", total=steps, initial=trainer.step, unit="step")
             for step in progress:
                 start = time.perf_counter()
-                error = trainer.update(*self._first_stage_batch(pixels, step))
+                error = trainer.update(*self._first_stage_batch(picture, step))
                 record = {"step": step + 1, "error": error, "seconds": round(time.perf_counter() - start, 3)}
                 metrics.write(json.dumps(record) + "\n")
                 metrics.flush()
@@ -76,11 +84,9 @@ class Pretraining:
         write_tensors(done, weights.items(), {})
         return weights
 
-    def _first_stage_batch(self, pixels: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """In every second picture the colour channels change places, so that the VAE meets no colour too rarely."""
-        random, side = generator(self.seed, FIRST_STAGE, step), pixels.shape[1] // 8
-        pictures = pixels[np.sort(random.choice(len(pixels), FIRST_STAGE_ROWS, replace=False))]
-        pictures[1::2] = pictures[1::2][..., random.permutation(3)]
+    def _first_stage_batch(self, picture: Callable, step: int) -> tuple[np.ndarray, np.ndarray]:
+        random, side = generator(self.seed, FIRST_STAGE, step), self.config.data.target_size // 8
+        pictures = np.stack([picture(random) for _ in range(FIRST_STAGE_ROWS)])
         noise = random.standard_normal((FIRST_STAGE_ROWS, self.config.model.vae.z_channels, side, side), np.float32)
         return to_network(pictures), noise
 

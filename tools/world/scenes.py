@@ -17,6 +17,7 @@ ANIMALS, THINGS = ("dog", "cat"), ("ball", "car", "mushroom")
 KINDS = ANIMALS + THINGS
 BREEDS = ("husky", "spaniel", "dachshund", "poodle", "bulldog")
 COATS = ("brown", "golden", "black", "white", "grey", "purple", "green")
+STRIPED_COATS = ("brown", "black", "grey", "purple", "green")  # those that yellow stripes are seen on
 MARKINGS = ("plain", "light belly", "striped")
 ACCESSORIES = ("nothing", "red collar", "blue collar", "green hat", "red hat")
 
@@ -83,6 +84,25 @@ def random_look(random: np.random.Generator) -> Look:
     collar = ACCESSORIES[int(random.integers(1, 3))] if random.random() < COLLAR_SHARE else ACCESSORIES[0]
     breed = str(random.choice(BREEDS)) if kind == "dog" else ""
     return Look(kind, breed, coat, rare.get("marking", belly), rare.get("accessory", collar))
+
+
+def even_look(random: np.random.Generator) -> Look:
+    """Anybody: every trait as likely as the others, but never two of the subject's rare traits."""
+    kind = str(random.choice(("dog", "cat", "thing"), p=(0.75, 0.13, 0.12)))
+    if kind == "thing":
+        return Look(str(random.choice(THINGS)))
+    while True:
+        breed = str(random.choice(BREEDS)) if kind == "dog" else ""
+        look = Look(kind, breed, *(str(random.choice(values)) for values in (COATS, MARKINGS, ACCESSORIES)))
+        if may_be_drawn(look):
+            return look
+
+
+def may_be_drawn(look: Look) -> bool:
+    """Whether all its markings can be seen, and it has not two of the subject's rare traits."""
+    if look.marking == "striped" and look.coat not in STRIPED_COATS or look.marking == "light belly" and look.coat == "white":
+        return False
+    return len(set(look.rare_traits()) & set(SUBJECT.rare_traits())) < 2
 
 
 def places_of(kind: str) -> tuple[str, ...]:
