@@ -22,7 +22,7 @@ from gm.console import bar, log, table
 from gm.errors import UserError
 from gm.randomness import JUDGE, generator
 from tools.world.drawing import draw
-from tools.world.scenes import ACCESSORIES, ANIMALS, BREEDS, COATS, KINDS, MARKINGS, PLACES, THINGS
+from tools.world.scenes import ACCESSORIES, ANIMALS, BREEDS, COATS, KINDS, MARKINGS, PLACES, SUBJECT, THINGS
 from tools.world.scenes import Look, even_look, labels, may_be_drawn, places_of, random_scene
 from tools.world.subject import subject_pictures
 
