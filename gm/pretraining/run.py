@@ -5,17 +5,16 @@ import time
 from pathlib import Path
 from typing import Callable, Mapping, Sequence
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
 from gm.checkpoint.io import convert, open_tensors, write_tensors
-from gm.checkpoint.rules import IGNORED_ON_LOAD, native_to_official, official_shapes, official_to_native, split_names
+from gm.checkpoint.rules import IGNORED_ON_LOAD, official_shapes, official_to_native, split_names
 from gm.config import Config, OptimConfig
 from gm.console import bar, log
 from gm.models import sdxl
 from gm.models.conditioner import tokenize
-from gm.models.vae import VAE, VAE_PREFIX, VAEDecode, VAEEncode
+from gm.models.vae import VAE, VAEDecode, VAEEncode
 from gm.pictures import contact_sheet, save_png
 from gm.pretraining.first_stage import FirstStageTrainer, normalised
 from gm.pretraining.initial import initial_weight

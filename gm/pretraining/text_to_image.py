@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from gm.data.dreambooth import INSTANCE, SampleOrder
 from gm.diffusion.schedule import train_sigmas
-from gm.models.conditioner import CONDITIONER_PREFIX, TextEncoders, tokenize
+from gm.models.conditioner import TextEncoders, tokenize
 from gm.models.layers import LayerNorm
 from gm.models.text_encoder import VOCABULARY
 from gm.randomness import CAPTION, generator
