@@ -18,6 +18,7 @@ from PIL import Image
 
 import tiny
 from gm.checkpoint.lora_files import open_lora
+from gm.parallel.ranks import Ranks
 
 BIN = Path(sys.executable).parent
 TROUBLE = tiny.ROOT / "tests" / "rank_in_trouble.py"
@@ -127,6 +128,12 @@ def records(folder) -> list[dict]:
 def folder_of(tmp_path, name) -> Path:
     (tmp_path / name).mkdir()
     return tmp_path / name
+
+
+def test_a_job_of_one_process_fails_by_itself(capsys):
+    with pytest.raises(SystemExit) as end:
+        Ranks().fail("no room", 3)
+    assert end.value.code == 3 and capsys.readouterr().err == "error: no room\n"
 
 
 @pytest.mark.xdist_group("parallel_same")

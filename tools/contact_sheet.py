@@ -37,7 +37,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             raise UserError(f"--row {row} is not NAME=FOLDER")
         paths = [path for path in list_images(Path(folder), "--row") if not path.name.startswith("sheet_")]
         rows.append([read_image(path) for path in paths])
-        labels.append(name + "".join(f"; {prompt}" for prompt in prompts_of(paths)).replace(";", ":", 1))
+        prompts = "; ".join(prompts_of(paths))
+        labels.append(f"{name}: {prompts}" if prompts else name)
     save_png(Path(options.output), contact_sheet(rows, labels, options.size), {"rows": "\n".join(labels)})
     log.info("%s", options.output)
 

@@ -6,6 +6,7 @@ here is what both share, and the one rank of a job that no launcher started. No 
 
 import os
 import socket
+import sys
 import time
 from contextlib import contextmanager
 from typing import Any, Iterator, NoReturn, Optional, Sequence
@@ -37,7 +38,8 @@ class Ranks:
 
     def fail(self, sentence: str, status: int) -> NoReturn:
         """End the whole job with `status`; `sentence` is said once."""
-        raise NotImplementedError
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        sys.exit(status)
 
     def leave(self) -> None:
         """The last call of a rank that has come to its end together with the others."""

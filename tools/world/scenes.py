@@ -78,7 +78,7 @@ def random_look(random: np.random.Generator) -> Look:
     number = int(random.random() / RARE_SHARE)
     rare = dict(RARE_TRAITS[number : number + 1])
     striped = "marking" in rare
-    coats = ("brown", "black", "grey") if striped else COATS[:5]  # those that yellow stripes are seen on
+    coats = [coat for coat in COATS[:5] if not striped or coat in STRIPED_COATS]
     coat = rare.get("coat") or str(random.choice(coats))
     belly = MARKINGS[1] if coat != "white" and random.random() < BELLY_SHARE else MARKINGS[0]
     collar = ACCESSORIES[int(random.integers(1, 3))] if random.random() < COLLAR_SHARE else ACCESSORIES[0]
