@@ -32,10 +32,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--config", default="configs/inference/small_sdxl.yaml", help="YAML of the model")
     parser.add_argument("--output", default="runs/pretraining", help="folder of everything that is kept on the way")
     parser.add_argument("--weight", required=True, help="the .safetensors to write at the end; it must not exist")
-    parser.add_argument("--pictures", type=int, default=10_000, help="how many pictures are drawn to train on")
+    parser.add_argument("--pictures", type=int, default=5000, help="how many pictures are drawn to train on")
     parser.add_argument("--size", type=int, default=96, help="pixels, height and width")
-    parser.add_argument("--first_stage_steps", type=int, default=1600, help="updates of the first stage (VAE)")
-    parser.add_argument("--steps", type=int, default=4000, help="updates of UNet and text encoders")
+    parser.add_argument("--first_stage_steps", type=int, default=4500, help="updates of the first stage (VAE)")
+    parser.add_argument("--steps", type=int, default=3600, help="updates of UNet and text encoders")
     parser.add_argument("--batch", type=int, default=32, help="pictures in an update of UNet and text encoders")
     parser.add_argument("--learning_rate", type=float, default=8e-4, help="of UNet and text encoders, falling as a cosine")
     parser.add_argument("--save_interval", type=int, default=250, help="updates between what a stopped run goes on from")
@@ -58,10 +58,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     data = DataConfig(total_step=options.steps, target_size=options.size, per_batch_size=options.batch)
     run = Pretraining(Config("SDXL-base-1.0", model, optim, data, ""), machine, folder, options.seed)
 
-    def picture(random: np.random.Generator) -> np.ndarray:  # rare traits are not rare here: the VAE learns to draw them
-        return np.asarray(draw(random_scene(random, even_look(random)), options.size))
+    def picture(random: np.random.Generator, size: int) -> np.ndarray:  # rare traits are not rare here: the VAE learns to draw them
+        return np.asarray(draw(random_scene(random, even_look(random)), size))
 
-    first_optim = replace(optim, base_learning_rate=1e-3, weight_decay=0.0)
+    first_optim = replace(optim, base_learning_rate=2e-4, beta2=0.95, weight_decay=0.0)
     first_stage = run.first_stage(picture, pixels, first_optim, options.first_stage_steps, options.save_interval)
     posteriors = run.encode(pixels, first_stage)
     scenes = [scene_of(options.seed, number) for number in range(options.pictures)]

@@ -7,8 +7,9 @@ import numpy as np
 
 from gm.randomness import RANDOM_WEIGHTS, generator
 
-# Layers that sgm starts at zero: the last of every residual and transformer branch, and of the UNet
-_ZERO = re.compile(r"diffusion_model\.(.*out_layers\.3|.*\.proj_out|out\.2)\.weight$")
+# Layers that sgm starts at zero, the last of every residual and transformer branch, and of the UNet; and the VAE's
+# residual branches, which learns faster for it
+_ZERO = re.compile(r"(diffusion_model\.(.*out_layers\.3|.*\.proj_out|out\.2)|first_stage_model\..*\.conv2)\.weight$")
 _TOKENS, _POSITIONS = re.compile(r"token_embedding"), re.compile(r"position(al)?_embedding")
 NARROW = -6.0  # log-variance that posteriors start with: with 0, the decoder sees little but noise for hundreds of updates
 
