@@ -1,6 +1,6 @@
 """Prompts -> pictures: used for class images, for pictures during training and by both demos.
 
-latent (B, 4, h, w) float32, h = height / 8   context (77, c) and pooled (e,) of one prompt, float32
+latent (B, z, h, w) float32, h = height / 8   context (77, c) and pooled (e,) of one prompt, float32
 """
 
 from typing import Callable, Iterable, NamedTuple, Sequence, Union
@@ -78,7 +78,7 @@ class LatentSampler:
         self.table = train_sigmas(config.num_timesteps)
 
     def denoise(self, x: np.ndarray, sigma: float, context: Tensor, pooled: Tensor, sizes: np.ndarray) -> np.ndarray:
-        """D(x; sigma) for rows of x (B, 4, h, w), with a row of context, pooled and sizes (B, 6) each."""
+        """D(x; sigma) for rows of x (B, z, h, w), with a row of context, pooled and sizes (B, 6) each."""
         index = nearest_timestep(sigma, self.table)
         rows = len(x)
         return self.denoiser(
@@ -99,7 +99,7 @@ class LatentSampler:
         draw: Callable[[int], np.ndarray],
         what: str,
     ) -> np.ndarray:
-        """Latents for unit-normal `noise` (B, 4, h, w); `draw(i)` is the fresh noise of ancestral samplers."""
+        """Latents for unit-normal `noise` (B, z, h, w); `draw(i)` is the fresh noise of ancestral samplers."""
         count = len(noise)
         guided = settings.guider == "VanillaCFG"
         texts = ([negative] * count if guided else []) + [text] * count
@@ -119,7 +119,7 @@ class LatentSampler:
 
 
 def latent_noise(seed: int, settings: SampleSettings, channels: int = 4, step: int = 0) -> np.ndarray:
-    """Unit-normal noise (4, h, w) of the picture with this seed; `step` > 0 for the fresh noise of ancestral samplers."""
+    """Unit-normal noise (z, h, w) of the picture with this seed; `step` > 0 for the fresh noise of ancestral samplers."""
     source = generator(seed, PICTURE_NOISE, step)
     return source.standard_normal((channels, settings.height // 8, settings.width // 8), np.float32)
 

@@ -39,6 +39,8 @@ def test_initial_weights():
 
     assert not initial_weight("model.diffusion_model.out.2.weight", (4, 64, 3, 3), 0).any()
     assert not initial_weight("model.diffusion_model.middle_block.0.out_layers.3.weight", (8, 8, 3, 3), 0).any()
+    assert not initial_weight("first_stage_model.decoder.up.0.block.1.conv2.weight", (8, 8, 3, 3), 0).any()
+    assert initial_weight("first_stage_model.decoder.up.0.block.1.conv1.weight", (8, 8, 3, 3), 0).any()
     assert (initial_weight("model.diffusion_model.out.0.gamma", (64,), 0) == 1).all()
     kernel = initial_weight("model.diffusion_model.input_blocks.0.0.weight", (64, 4, 3, 3), 0)
     assert abs(np.abs(kernel).max() - 1 / 6) < 0.01  # inputs^-0.5

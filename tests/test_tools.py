@@ -41,6 +41,11 @@ def test_folders_become_rows_of_a_sheet_with_the_prompts_of_their_pictures(tmp_p
         pixels = np.asarray(image)
     assert pixels.shape == (2 * 40 + 4, 2 * 20 + 4, 3)  # two pictures a row: contact sheets are left out
     assert (pixels[24 + 8, 4 + 8] == (200, 0, 0)).all() and (pixels[64 + 4, 4 + 8] == (0, 0, 200)).all()
-    for wrong, words in (([*rows, "--output", "a.jpg"], "must end with .png"), (["--row", "x", "--output", "a.png"], "NAME=FOLDER")):
+    save_png(tmp_path / "sheets" / "sheet_00000.png", red, {"prompts": "a dog"})
+    for wrong, words in (
+        ([*rows, "--output", "a.jpg"], "must end with .png"),
+        (["--row", "x", "--output", "a.png"], "NAME=FOLDER"),
+        (["--row", f"x={tmp_path / 'sheets'}", "--output", "a.png"], "holds contact sheets only"),
+    ):
         with pytest.raises(UserError, match=words):
             contact_sheet.main(wrong)

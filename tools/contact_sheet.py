@@ -36,6 +36,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if not (name and equals and folder):
             raise UserError(f"--row {row} is not NAME=FOLDER")
         paths = [path for path in list_images(Path(folder), "--row") if not path.name.startswith("sheet_")]
+        if not paths:
+            raise UserError(f"--row {row}: {folder} holds contact sheets only: give a folder with pictures")
         rows.append([read_image(path) for path in paths])
         prompts = "; ".join(prompts_of(paths))
         labels.append(f"{name}: {prompts}" if prompts else name)

@@ -50,8 +50,8 @@ Squares = Mapping[tuple[int, int, int], Square]  # (kind, image, repeat) -> its 
 class Posterior:
     """The VAE posterior of one crop, and the crop's sizes."""
 
-    mean: np.ndarray  # (4, h, w)
-    logvar: np.ndarray  # (4, h, w)
+    mean: np.ndarray  # (z, h, w)
+    logvar: np.ndarray  # (z, h, w)
     sizes: np.ndarray  # (6,) original (h, w), crop (top, left), target (h, w)
 
 
@@ -77,7 +77,7 @@ def plan_squares(photos: Sequence[Photos], draws: Sequence[tuple[int, int, int]]
 
 
 class Posteriors:
-    """Draw -> Posterior. `row` gives mean and logvar (2, 4, h, w) of a square, from memory or by encoding it."""
+    """Draw -> Posterior. `row` gives mean and logvar (2, z, h, w) of a square, from memory or by encoding it."""
 
     def __init__(self, squares: Squares, row: Callable[[Square], np.ndarray]):
         self._squares, self._row = squares, row

@@ -1,6 +1,6 @@
 """Network output -> denoised latent, and the training loss: each formula once, for training and sampling.
 
-x0, noise, noised (B, 4, h, w)   sigma (B, 1, 1, 1)   timestep (B,) float32, the index in the training schedule
+x0, noise, noised (B, z, h, w)   sigma (B, 1, 1, 1)   timestep (B,) float32, the index in the training schedule
 context (B, 77, c)   pooled (B, e)   sizes (B, 6)
 """
 

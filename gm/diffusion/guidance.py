@@ -1,4 +1,4 @@
-"""How the conditional and unconditional predictions become one. Plain numpy; (B, 4, h, w) in and out."""
+"""How the conditional and unconditional predictions become one. Plain numpy; (B, z, h, w) in and out."""
 
 import numpy as np
 

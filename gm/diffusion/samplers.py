@@ -1,6 +1,6 @@
 """From noise to a latent: the samplers, without churn, as loops over `denoise(x, sigma) -> D`. Plain numpy.
 
-x (B, 4, h, w) float32, unit normal at the start   sigmas (steps + 1,), falling, the last one 0
+x (B, z, h, w) float32, unit normal at the start   sigmas (steps + 1,), falling, the last one 0
 """
 
 import math

@@ -1,6 +1,6 @@
 """The SDXL UNet (arXiv 2307.01952), with the module names of Stability-AI's sgm and LoRA in its attention.
 
-x (B, 4, h, w)   emb (B, 4 * model_channels)   context (B, 77, context_dim)   vector (B, adm_in_channels)
+x (B, z, h, w)   emb (B, 4 * model_channels)   context (B, 77, context_dim)   vector (B, adm_in_channels)
 Every part of a block has the signature (x, emb, context), so that a block is just a list of parts.
 
 The products of the text with `to_k` and `to_v` are the same for every picture of a prompt. A UNet with `text_products`
@@ -202,7 +202,7 @@ class Upsample(nn.Cell):
 
 
 class UNet(nn.Cell):
-    """x, timesteps (B,), context, vector -> the network's output (B, 4, h, w), the noise in SDXL.
+    """x, timesteps (B,), context, vector -> the network's output (B, z, h, w), the noise in SDXL.
 
     context (B, 77, context_width); context_width is context_dim, and with `text_products` that of the products more.
     """

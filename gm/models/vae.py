@@ -1,6 +1,7 @@
 """The first stage: KL autoencoder (sgm `AutoencoderKL`), always in float32 because SDXL's overflows float16.
 
-image (B, 3, H, W) in [-1, 1]   posterior mean and logvar (B, 4, H/8, W/8)   latent = scale_factor * posterior sample
+image (B, 3, H, W) in [-1, 1]   posterior mean and logvar (B, z, H/8, W/8)   latent = scale_factor * posterior sample
+z = embed_dim of the YAML, the latent's channels: 4 in SDXL
 """
 
 import mindspore as ms
@@ -169,7 +170,7 @@ class VAE(nn.Cell):
 
 
 class VAEEncode(nn.Cell):
-    """image (B, 3, H, W) -> posterior mean and logvar (B, 4, H/8, W/8); logvar is clipped to [-30, 20]."""
+    """image (B, 3, H, W) -> posterior mean and logvar (B, z, H/8, W/8); logvar is clipped to [-30, 20]."""
 
     def __init__(self, vae: VAE):
         super().__init__(auto_prefix=False)
@@ -182,7 +183,7 @@ class VAEEncode(nn.Cell):
 
 
 class VAEDecode(nn.Cell):
-    """latent (B, 4, h, w), still scaled -> image (B, 3, 8h, 8w), about [-1, 1]."""
+    """latent (B, z, h, w), still scaled -> image (B, 3, 8h, 8w), about [-1, 1]."""
 
     def __init__(self, vae: VAE, scale_factor: float):
         super().__init__(auto_prefix=False)

@@ -1,6 +1,6 @@
 """Training the first stage (VAE) from nothing: absolute and squared error of pixels, that of edges, and a little KL.
 
-image (B, 3, H, W) in [-1, 1]   posterior noise (B, 4, H/8, W/8) unit normal
+image (B, 3, H, W) in [-1, 1]   posterior noise (B, z, H/8, W/8) unit normal
 """
 
 from typing import Mapping
@@ -14,7 +14,7 @@ from gm.models.vae import VAE, VAE_PREFIX, VAEDecode, VAEEncode
 from gm.parallel.ranks import Ranks
 from gm.training.optim import AdamW, FlatGradient, ReduceGradient, flatten, learning_rate
 
-EDGES, KL = 0.5, 1e-5  # weights of parts of the loss; a KL of 1e-3 leaves one of the four channels empty
+EDGES, KL = 0.5, 1e-5  # weights of parts of the loss; a KL of 1e-3 leaves channels of the latent empty
 
 
 class FirstStageLoss(nn.Cell):
@@ -90,7 +90,7 @@ class FirstStageTrainer:
 def normalised(weights: Mapping[str, np.ndarray], means: np.ndarray, scale_factor: float) -> dict[str, np.ndarray]:
     """The weights of the same VAE with latents that have mean 0 and, times `scale_factor`, deviation 1 in each channel.
 
-    `means` (N, 4, h, w): posterior means of many pictures. The change is folded into the two 1x1 convolutions beside the
+    `means` (N, z, h, w): posterior means of many pictures. The change is folded into the two 1x1 convolutions beside the
     latent, so that SDXL's own scale factor is right for a VAE that has not SDXL's statistics.
     """
     axes = (0, 2, 3)

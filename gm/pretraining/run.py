@@ -87,7 +87,7 @@ class Pretraining:
     def _first_stage_batch(self, picture: Callable, step: int, half: bool) -> tuple[np.ndarray, np.ndarray]:
         random, size = generator(self.seed, FIRST_STAGE, step), self.config.data.target_size // (2 if half else 1)
         pictures = np.stack([picture(random, size) for _ in range(FIRST_STAGE_ROWS)])
-        latent = (FIRST_STAGE_ROWS, self.config.model.vae.z_channels, size // 8, size // 8)
+        latent = (FIRST_STAGE_ROWS, self.config.model.vae.embed_dim, size // 8, size // 8)
         noise = random.standard_normal(latent, np.float32)
         return to_network(pictures), noise
 
@@ -99,13 +99,13 @@ class Pretraining:
         save_png(self.folder / "first_stage" / f"step_{step}.png", sheet, {"step": step})
 
     def _posteriors(self, vae: VAE, pixels: np.ndarray, rows: int = 20):
-        """Mean and logvar (rows, 2, 4, h, w) of the pictures, in batches."""
+        """Mean and logvar (rows, 2, z, h, w) of the pictures, in batches."""
         encode = Compiling(VAEEncode(vae), "compiling the image encoder")
         for start in bar(range(0, len(pixels), rows), "encoding", unit="batch"):
             yield np.stack(encode(to_network(pixels[start : start + rows])), 1)
 
     def encode(self, pixels: np.ndarray, first_stage: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Posteriors (N, 2, 4, h, w) float16 of all pictures."""
+        """Posteriors (N, 2, z, h, w) float16 of all pictures."""
         path = self.folder / "posteriors.npy"
         if not path.exists():
             vae = sdxl.build_vae(self.config.model)

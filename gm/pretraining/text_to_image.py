@@ -112,7 +112,7 @@ class CaptionedBatches:
         seed: int,
         num_timesteps: int,
     ):
-        """`posteriors` (N, 2, 4, h, w) are mean and logvar; `caption(picture, random)` gives a caption, and its noun."""
+        """`posteriors` (N, 2, z, h, w) are mean and logvar; `caption(picture, random)` gives a caption, and its noun."""
         self.posteriors, self.caption, self.size, self.rows, self.seed = posteriors, caption, size, rows, seed
         self.order = SampleOrder(len(posteriors), 1, True, seed, INSTANCE)
         self.sigmas = train_sigmas(num_timesteps)

@@ -1,7 +1,7 @@
 """What is computed once, before training: each prompt and each square on one of the ranks, in a process of its own whose
 memory is free again afterwards; then every rank has all of it. What a cache folder holds is not computed at all.
 
-Row: of a prompt, its context and pooled text one after the other (n,); of a square, mean and logvar (2, 4, h, w).
+Row: of a prompt, its context and pooled text one after the other (n,); of a square, mean and logvar (2, z, h, w).
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -117,7 +117,7 @@ class Encoder:
         self.encode = Compiling(vae, "compiling the image encoder")
 
     def __call__(self, square: Square, photo: np.ndarray) -> np.ndarray:
-        """Mean and logvar (2, 4, h, w) of a square of photo (h, w, 3) uint8."""
+        """Mean and logvar (2, z, h, w) of a square of photo (h, w, 3) uint8."""
         mean, logvar = self.encode(square.pixels(photo)[None])
         return np.concatenate([mean, logvar])
 

@@ -12,7 +12,7 @@ from gm.randomness import TRAINING_NOISE, generator
 def draw_noise(
     draws: Sequence[Draw], seed: int, latent_shape: tuple[int, int, int], num_timesteps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Timestep index (B,) int64, noise and posterior noise (B, 4, h, w) float32, one row per draw."""
+    """Timestep index (B,) int64, noise and posterior noise (B, z, h, w) float32, one row per draw."""
     indices, noise, posterior = [], [], []
     for draw in draws:
         source = generator(seed, TRAINING_NOISE, draw.kind, draw.position)

@@ -26,10 +26,10 @@ from gm.training.optim import AdamW, FlatGradient, ReduceGradient, flatten, lear
 class MicroBatch:
     """The rows of one forward and backward pass: instance samples, then class samples."""
 
-    mean: np.ndarray  # (B, 4, h, w) VAE posterior
-    logvar: np.ndarray  # (B, 4, h, w)
-    posterior_noise: np.ndarray  # (B, 4, h, w) unit normal
-    noise: np.ndarray  # (B, 4, h, w) unit normal
+    mean: np.ndarray  # (B, z, h, w) VAE posterior
+    logvar: np.ndarray  # (B, z, h, w)
+    posterior_noise: np.ndarray  # (B, z, h, w) unit normal
+    noise: np.ndarray  # (B, z, h, w) unit normal
     sigma: np.ndarray  # (B,) noise level
     timestep: np.ndarray  # (B,) its index
     text: tuple[np.ndarray, np.ndarray]  # (context as the UNet takes it, pooled), or (tokens_l, tokens_g) to train on
@@ -39,7 +39,7 @@ class MicroBatch:
 
     @classmethod
     def blank(cls, latent: tuple[int, int, int, int], text: tuple[np.ndarray, np.ndarray]) -> "MicroBatch":
-        """One to compile for: latents of this shape (B, 4, h, w), and text of the right shapes and types."""
+        """One to compile for: latents of this shape (B, z, h, w), and text of the right shapes and types."""
         image, row = np.zeros(latent, np.float32), np.zeros(latent[0])
         return cls(*(image,) * 4, row + 1, row, text, np.zeros((latent[0], 6)), row, row.astype(int))
 
