@@ -183,7 +183,7 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
         steps = [json.loads(line)["step"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         assert steps == [1, 2, 3, 4]
         assert (tmp_path / name / "progress" / "step_4.png").exists() and (tmp_path / name / "loss.png").exists()
-        assert (tmp_path / name / "first_stage" / "step_4.png").exists()
+        assert (tmp_path / name / "first_stage" / "step_4.png").exists() and (tmp_path / name / "curves.png").exists()
     expected, _ = expected_shapes(load_config(CONFIG, [], training=False).model)
     bases = [open_base(tmp_path / f"{name}.safetensors") for name in ("stopped", "unbroken")]
     for base in bases:

@@ -52,6 +52,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     pixels = drawn(folder / "pictures.npy", options.pictures, options.size, options.seed)
     machine = runtime.start("CPU", runtime.GRAPH, None, options.seed)
+    from gm.pretraining.curves import plot_curves
     from gm.pretraining.run import Pretraining
 
     optim = OptimConfig(options.learning_rate, weight_decay=0.01, schedule="cosine", warmup_steps=100, final_factor=0.02)
@@ -72,6 +73,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     vocabulary = [words(number, generator(options.seed, WORLD, number))[0] for number in range(len(scenes))]
     run.text_to_image(posteriors, words, vocabulary, first_stage, options.save_interval, options.infer_interval)
     run.write(weight, first_stage)
+    plot_curves(folder, folder / "curves.png")
     log.info("done: %s, %.1f MB", weight, weight.stat().st_size / 1e6)
 
 

@@ -1,22 +1,29 @@
 #!/usr/bin/env bash
-# From nothing to a trained LoRA and pictures on a CPU: a tiny random model and drawn photos of a dog, in runs/quickstart.
+# From nothing to a LoRA and pictures on a CPU: the small model learns five drawn photos of a dog, in runs/quickstart.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-here=runs/quickstart
-[ -x .venv/bin/python ] || python3 -m venv .venv
+here=runs/quickstart base=checkpoints/small_sdxl.safetensors python=.venv/bin/python
+lora=$here/SDXL_base_1.0_300_lora.ckpt  # total_step of the YAML
+[ -x $python ] || python3 -m venv .venv
 .venv/bin/pip install -q -r requirements.txt
 mkdir -p $here
-[ -f $here/tiny_sdxl.safetensors ] || .venv/bin/python tools/make_random_checkpoint.py \
-  --config configs/inference/tiny_sdxl.yaml --output $here/tiny_sdxl.safetensors
-[ -d $here/photos ] || .venv/bin/python tools/draw_world.py --subject training --output $here/photos
-.venv/bin/python train_dreambooth.py --config configs/training/tiny_dreambooth_lora_cpu.yaml \
-  --weight $here/tiny_sdxl.safetensors \
+[ -d $here/photos ] || $python tools/draw_world.py --subject training --output $here/photos
+[ -f $lora ] || $python train_dreambooth.py --config configs/training/small_dreambooth_lora_cpu.yaml --weight $base \
   --instance_data_path $here/photos --instance_prompt "A photo of a sks dog" \
-  --class_data_path $here/class --class_prompt "A photo of a dog" --num_class_images 4 --sample_step 10 \
-  --log_interval 5 --save_path $here --device_target CPU
-for weight in $here/tiny_sdxl.safetensors $here/tiny_sdxl.safetensors,$here/SDXL_base_1.0_20_lora.ckpt; do
-  .venv/bin/python demo/sampling_without_streamlit.py --task txt2img --config configs/inference/tiny_sdxl.yaml \
-    --weight $weight --prompt "a sks dog swimming in a pool" --height 128 --width 128 --sample_step 10 --num_cols 2 \
-    --save_path $here/pictures --device_target CPU
-done
-echo "look at $here/loss.png and at the contact sheets in $here/pictures"
+  --class_data_path $here/class --class_prompt "A photo of a dog" --sample_step 30 --sample_batch_size 8 \
+  --save_path $here --device_target CPU
+
+# the same prompts and seeds without and with the LoRA
+printf 'a sks dog %s\n' "swimming in a pool" "in the snow" "in a bucket" "in a doghouse" > $here/prompts.txt
+pictures() {  # FOLDER WEIGHT
+  [ -d $here/$1 ] && return
+  rm -rf $here/$1.part
+  $python demo/sampling_without_streamlit.py --task txt2img --config configs/inference/small_sdxl.yaml --weight $2 \
+    --prompt $here/prompts.txt --height 96 --width 96 --sample_step 30 --num_cols 2 --save_path $here/$1.part --device_target CPU
+  mv $here/$1.part $here/$1
+}
+pictures base $base
+pictures tuned $base,$lora
+$python tools/contact_sheet.py --row "five photos=$here/photos" --row "base model=$here/base" --row "with the LoRA=$here/tuned" \
+  --output $here/sheet.png
+echo "look at $here/sheet.png"

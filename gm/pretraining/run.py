@@ -1,6 +1,5 @@
 """One pretraining run: its parts in their order, each of which goes on from what it left in the folder."""
 
-import json
 import time
 from pathlib import Path
 from typing import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from gm.pretraining.text_to_image import AveragingTrainer, CaptionedBatches, Lea
 from gm.randomness import FIRST_STAGE, generator
 from gm.runtime import Runtime
 from gm.sampling import Compiling, PictureSampler, SampleSettings, TextEmbedder, unconditional
-from gm.training.loop import LoopSettings, fit
+from gm.training.loop import LoopSettings, Metrics, fit
 from gm.training.stages import Stages
 from gm.training.step import LossScale
 
@@ -66,18 +65,16 @@ class Pretraining:
         if state.exists():
             trainer.set_state(_read_all(state))
             log.info("first stage: going on after step %d", trainer.step)
-        with (self.folder / "first_stage.jsonl").open("a") as metrics:
-            progress = bar(range(trainer.step, steps), "first stage", total=steps, initial=trainer.step, unit="step")
-            for step in progress:
-                start = time.perf_counter()
-                error = trainer.update(*self._first_stage_batch(picture, step, step < int(HALF_SIZE * steps)))
-                record = {"step": step + 1, "error": error, "seconds": round(time.perf_counter() - start, 3)}
-                metrics.write(json.dumps(record) + "\n")
-                metrics.flush()
-                progress.set_postfix(error=f"{error:.4f}", refresh=False)
-                if (step + 1) % save_every == 0 or step + 1 == steps:
-                    write_tensors(state, trainer.state().items(), {})
-                    self._reconstructions(vae, pixels, step + 1)
+        metrics = Metrics(self.folder / "first_stage.jsonl", trainer.step)
+        progress = bar(range(trainer.step, steps), "first stage", total=steps, initial=trainer.step, unit="step")
+        for step in progress:
+            start = time.perf_counter()
+            error = trainer.update(*self._first_stage_batch(picture, step, step < int(HALF_SIZE * steps)))
+            metrics.add({"step": step + 1, "error": error, "seconds": round(time.perf_counter() - start, 3)})
+            progress.set_postfix(error=f"{error:.4f}", refresh=False)
+            if (step + 1) % save_every == 0 or step + 1 == steps:
+                write_tensors(state, trainer.state().items(), {})
+                self._reconstructions(vae, pixels, step + 1)
         weights = {parameter.name: parameter.asnumpy() for parameter in trainer.parameters}
         means = np.concatenate([rows[:, 0] for rows in self._posteriors(vae, pixels[:1000])])
         weights = normalised(weights, means, self.config.model.scale_factor)
