@@ -34,7 +34,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--weight", required=True, help="the .safetensors to write at the end; it must not exist")
     parser.add_argument("--pictures", type=int, default=5000, help="how many pictures are drawn to train on")
     parser.add_argument("--size", type=int, default=96, help="pixels, height and width")
-    parser.add_argument("--first_stage_steps", type=int, default=7500, help="updates of the first stage (VAE)")
+    parser.add_argument("--first_stage_steps", type=int, default=9000, help="updates of the first stage (VAE)")
     parser.add_argument("--steps", type=int, default=3600, help="updates of UNet and text encoders")
     parser.add_argument("--batch", type=int, default=32, help="pictures in an update of UNet and text encoders")
     parser.add_argument("--learning_rate", type=float, default=8e-4, help="of UNet and text encoders, falling as a cosine")
