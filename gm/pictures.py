@@ -65,7 +65,7 @@ def plot_losses(metrics: Path, target: Path) -> Optional[Path]:
         if all(math.isnan(value) for value in values):
             continue
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, _running_mean(values), color=colour, label=f"{label}, mean of up to 50 steps")
+        axes.plot(steps, running_mean(values), color=colour, label=f"{label}, mean of up to 50 steps")
     axes.set(xlabel="step (optimizer updates)", ylabel="loss", xlim=(min(steps), max(max(steps), min(steps) + 1)))
     rates = axes.twinx()
     rates.plot(steps, [record["lr"] for record in records], color="gray", linestyle=":", label="learning rate")
@@ -100,5 +100,6 @@ def plot_bars(values: Mapping[tuple[str, str], float], label: str, title: str, t
     return target
 
 
-def _running_mean(values: Sequence[float], window: int = 50) -> list[float]:
+def running_mean(values: Sequence[float], window: int = 50) -> list[float]:
+    """Of each value and up to `window` - 1 before it, those that are nan left out."""
     return [float(np.nanmean(values[max(0, i + 1 - window) : i + 1])) for i in range(len(values))]

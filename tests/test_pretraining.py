@@ -146,6 +146,31 @@ def test_captioned_batches(model):
     assert abs(kinds["none"] / 1000 - NO_CAPTION) < 0.04 and abs(kinds["rare"] / 1000 - RARE_WORD) < 0.04
 
 
+def test_the_first_stage_sees_small_pictures_then_squares_then_whole_ones(root, tmp_path):
+    """Every pixel of the drawn pictures holds its own place."""
+    from gm.config import Config, DataConfig, OptimConfig
+    from gm.pretraining.run import Pretraining
+
+    model = load_config(str(root / CONFIG), [], training=False).model
+    run = Pretraining(Config("SDXL-base-1.0", model, OptimConfig(), DataConfig(target_size=96), ""), None, tmp_path, 0)
+    drawn = []
+
+    def picture(random, size):
+        drawn.append(size)
+        rows, columns = np.mgrid[:size, :size]
+        return np.stack([rows, columns, 0 * rows], -1).astype(np.uint8)
+
+    places = {}
+    for step, size, cut in ((0, 48, 48), (50, 96, 48), (95, 96, 96)):
+        images, noise = run._first_stage_batch(picture, step, step / 100)
+        assert drawn == [size] * 4 and images.shape == (4, 3, cut, cut) and noise.shape == (4, 8, cut // 8, cut // 8)
+        pixels = np.round((images + 1) * 127.5)
+        places[step] = {(int(image[0, 0, 0]), int(image[1, 0, 0])) for image in pixels}
+        assert all((image[0, -1, 0] - image[0, 0, 0], image[1, 0, -1] - image[1, 0, 0]) == (cut - 1, cut - 1) for image in pixels)
+        drawn.clear()
+    assert places[0] == places[95] == {(0, 0)} and len(places[50]) == 4
+
+
 @pytest.mark.xdist_group("pretraining")
 def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     from gm.checkpoint.weights import open_base

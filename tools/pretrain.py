@@ -59,7 +59,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     data = DataConfig(total_step=options.steps, target_size=options.size, per_batch_size=options.batch)
     run = Pretraining(Config("SDXL-base-1.0", model, optim, data, ""), machine, folder, options.seed)
 
-    def picture(random: np.random.Generator, size: int) -> np.ndarray:  # rare traits are not rare here: the VAE learns to draw them
+    def picture(random: np.random.Generator, size: int) -> np.ndarray:
+        """Rare traits are not rare here: the VAE learns to draw them."""
         return np.asarray(draw(random_scene(random, even_look(random)), size))
 
     first_optim = replace(optim, base_learning_rate=2e-4, beta2=0.95, weight_decay=0.0)

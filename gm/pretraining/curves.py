@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import numpy as np
+from gm.pictures import running_mean
 
 
 def plot_curves(folder: Path, target: Path) -> None:
@@ -16,10 +16,9 @@ def plot_curves(folder: Path, target: Path) -> None:
     parts = (("first_stage.jsonl", "error", "VAE: mean absolute error"), ("metrics.jsonl", "loss", "UNet and text encoders: loss"))
     for axes, (name, key, title) in zip(figure.subplots(1, 2), parts):
         records = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-        steps, values = np.array([record["step"] for record in records]), np.array([record[key] for record in records])
-        window = min(50, len(values))
+        steps, values = ([record[field] for record in records] for field in ("step", key))
         axes.plot(steps, values, color="C0", alpha=0.25, linewidth=0.8)
-        axes.plot(steps[window - 1 :], np.convolve(values, np.full(window, 1 / window), "valid"), color="C0")
+        axes.plot(steps, running_mean(values), color="C0")
         minutes = sum(record["seconds"] for record in records) / 60
         axes.set(title=f"{title}, {minutes:.0f} min", xlabel="update", yscale="log")
     FigureCanvasAgg(figure).print_png(str(target))
