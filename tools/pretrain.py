@@ -1,4 +1,4 @@
-"""Train a small SDXL from nothing on the drawn world: pictures -> first stage -> posteriors -> UNet and text encoders.
+"""Train a small SDXL, from nothing or from --init, on the drawn world: pictures -> first stage -> posteriors -> UNet and text encoders.
 
 Every part is kept in --output, so that the same command goes on where it was stopped. The losses are
 gm/pretraining/first_stage.py and gm/diffusion/denoiser.py, the loop is that of fine-tuning.
@@ -22,7 +22,7 @@ from gm.console import bar, log
 from gm.errors import UserError
 from gm.randomness import WORLD, generator
 from gm.schema import load_config
-from tools.world.drawing import draw
+from tools.world.drawing import MIDDLE, draw
 from tools.world.scenes import Scene, caption, even_look, random_scene
 
 
@@ -32,6 +32,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--config", default="configs/inference/small_sdxl.yaml", help="YAML of the model")
     parser.add_argument("--output", default="runs/pretraining", help="folder of everything that is kept on the way")
     parser.add_argument("--weight", required=True, help="the .safetensors to write at the end; it must not exist")
+    parser.add_argument("--init", metavar="FILE", help="weights to go on from, of the same sizes (nothing: from random ones)")
     parser.add_argument("--pictures", type=int, default=5000, help="how many pictures are drawn to train on")
     parser.add_argument("--size", type=int, default=96, help="pixels, height and width")
     parser.add_argument("--first_stage_steps", type=int, default=9000, help="updates of the first stage (VAE)")
@@ -52,19 +53,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     pixels = drawn(folder / "pictures.npy", options.pictures, options.size, options.seed)
     machine = runtime.start("CPU", runtime.GRAPH, None, options.seed)
+    from gm.checkpoint.weights import open_base
     from gm.pretraining.curves import plot_curves
     from gm.pretraining.run import Pretraining
 
     optim = OptimConfig(options.learning_rate, weight_decay=0.01, schedule="cosine", warmup_steps=100, final_factor=0.02)
     data = DataConfig(total_step=options.steps, target_size=options.size, per_batch_size=options.batch)
-    run = Pretraining(Config("SDXL-base-1.0", model, optim, data, ""), machine, folder, options.seed)
+    initial = open_base(options.init) if options.init else None
+    run = Pretraining(Config("SDXL-base-1.0", model, optim, data, ""), machine, folder, options.seed, initial)
 
-    def picture(random: np.random.Generator, size: int) -> np.ndarray:
-        """Rare traits are not rare here: the VAE learns to draw them."""
-        return np.asarray(draw(random_scene(random, even_look(random)), size))
-
-    first_optim = replace(optim, base_learning_rate=2e-4, beta2=0.95, weight_decay=0.0)
-    first_stage = run.first_stage(picture, pixels, first_optim, options.first_stage_steps, options.save_interval)
+    first_optim = replace(optim, base_learning_rate=2e-4 if initial is None else 8e-5, beta2=0.95, weight_decay=0.0)
+    first_stage = run.first_stage(closer, pixels, first_optim, options.first_stage_steps, options.save_interval)
     posteriors = run.encode(pixels, first_stage)
     scenes = [scene_of(options.seed, number) for number in range(options.pictures)]
 
@@ -81,6 +80,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 def scene_of(seed: int, number: int) -> Scene:
     """Picture `number` of the training set."""
     return random_scene(generator(seed, WORLD, number))
+
+
+def closer(random: np.random.Generator, size: int, side: int) -> np.ndarray:
+    """A square of `side` pixels around whoever is in a picture of `size`, of whose traits none is rare: a VAE learns to
+    draw what it sees."""
+    scene = random_scene(random, even_look(random))
+    middle = np.array([MIDDLE[scene.pose] + scene.dy, 50 + scene.dx]) + random.uniform(-20, 20, 2)
+    top, left = np.clip(np.round(middle * size / 100 - side / 2).astype(int), 0, size - side)
+    return np.asarray(draw(scene, size))[top : top + side, left : left + side]
 
 
 def drawn(path: Path, number: int, size: int, seed: int) -> np.ndarray:

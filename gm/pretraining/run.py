@@ -2,13 +2,14 @@
 
 import time
 from pathlib import Path
-from typing import Callable, Mapping, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 from mindspore import Tensor
 
 from gm.checkpoint.io import convert, open_tensors, write_tensors
 from gm.checkpoint.rules import IGNORED_ON_LOAD, official_shapes, official_to_native, split_names
+from gm.checkpoint.weights import BaseWeights
 from gm.config import Config, OptimConfig
 from gm.console import bar, log
 from gm.models import sdxl
@@ -27,8 +28,8 @@ from gm.training.step import LossScale
 
 STATE = "{part}_state.ckpt"
 FIRST_STAGE_ROWS = 4  # pictures in an update of the first stage
-# The first stage's updates: up to 0.4 of them see pictures of half the size, then up to 0.94 squares of half the side cut
-# out of pictures, which both take a quarter of the time of the whole pictures that follow
+# The first stage's updates: up to 0.4 of them see pictures of half the size (none if it goes on from given weights), then
+# up to 0.94 squares of half the side cut out of pictures, both in a quarter of the time of the whole pictures that follow
 HALF_SIZE, SQUARES = 0.4, 0.94
 PROMPTS = ("A photo of a dog", "a dog swimming in a pool", "A photo of a brown dog in the snow", "A photo of a dog in a bucket")
 
@@ -36,12 +37,13 @@ PROMPTS = ("A photo of a dog", "a dog swimming in a pool", "A photo of a brown d
 class Pretraining:
     """Everything is written below `folder`."""
 
-    def __init__(self, config: Config, machine: Runtime, folder: Path, seed: int):
-        self.config, self.machine, self.folder, self.seed = config, machine, folder, seed
+    def __init__(self, config: Config, machine: Runtime, folder: Path, seed: int, initial: Optional[BaseWeights] = None):
+        """`initial`: the weights to go on from, instead of random ones."""
+        self.config, self.machine, self.folder, self.seed, self.initial = config, machine, folder, seed, initial
         self.trained: dict[str, np.ndarray] = {}  # of UNet and text encoders, by native name
 
     def _start(self, name: str, shape: tuple) -> np.ndarray:
-        return initial_weight(name, shape, self.seed)
+        return self.initial.read(name) if self.initial else initial_weight(name, shape, self.seed)
 
     def _fresh(self, cell):
         shapes = {parameter.name: tuple(parameter.shape) for parameter in cell.get_parameters()}
@@ -50,18 +52,21 @@ class Pretraining:
 
     def first_stage(
         self,
-        picture: Callable[[np.random.Generator, int], np.ndarray],
+        picture: Callable[[np.random.Generator, int, int], np.ndarray],
         pixels: np.ndarray,
         optim: OptimConfig,
         steps: int,
         save_every: int,
     ) -> dict[str, np.ndarray]:
-        """The trained VAE's weights by native name. It is trained on what `picture(random, size)` draws, each
-        (size, size, 3) uint8 and seen once, and its latents are normalised with those of `pixels`."""
+        """The trained VAE's weights by native name. It is trained on what `picture(random, size, side)` draws,
+        each a square of `side` pixels out of a picture of `size`, uint8 and seen once, and its latents are normalised with
+        those of `pixels`."""
         done = self.folder / "first_stage.ckpt"
         if done.exists():
             return _read_all(done)
         vae = self._fresh(sdxl.build_vae(self.config.model))
+        if self.initial:  # its latents have SDXL's scale; training is easier with a deviation of 1
+            sdxl.fill([vae], self._normalised(vae, pixels, 1.0).__getitem__)
         trainer = FirstStageTrainer(vae, optim, steps)
         state = self.folder / STATE.format(part="first_stage")
         if state.exists():
@@ -77,18 +82,20 @@ class Pretraining:
             if (step + 1) % save_every == 0 or step + 1 == steps:
                 write_tensors(state, trainer.state().items(), {})
                 self._reconstructions(vae, pixels, step + 1)
-        weights = {parameter.name: parameter.asnumpy() for parameter in trainer.parameters}
-        means = np.concatenate([rows[:, 0] for rows in self._posteriors(vae, pixels[:1000])])
-        weights = normalised(weights, means, self.config.model.scale_factor)
+        weights = self._normalised(vae, pixels, self.config.model.scale_factor)
         write_tensors(done, weights.items(), {})
         return weights
 
+    def _normalised(self, vae: VAE, pixels: np.ndarray, scale_factor: float) -> dict[str, np.ndarray]:
+        means = np.concatenate([rows[:, 0] for rows in self._posteriors(vae, pixels[:1000])])
+        return normalised({p.name: p.asnumpy() for p in vae.get_parameters()}, means, scale_factor)
+
     def _first_stage_batch(self, picture: Callable, step: int, done: float) -> tuple[np.ndarray, np.ndarray]:
         random, whole = generator(self.seed, FIRST_STAGE, step), self.config.data.target_size
-        size = whole // 2 if done < SQUARES else whole
-        drawn = [picture(random, size if done < HALF_SIZE else whole) for _ in range(FIRST_STAGE_ROWS)]
-        pictures = np.stack([_square(one, size, random) for one in drawn])
-        latent = (FIRST_STAGE_ROWS, self.config.model.vae.embed_dim, size // 8, size // 8)
+        side = whole // 2 if done < SQUARES else whole
+        size = side if done < HALF_SIZE and not self.initial else whole
+        pictures = np.stack([picture(random, size, side) for _ in range(FIRST_STAGE_ROWS)])
+        latent = (FIRST_STAGE_ROWS, self.config.model.vae.embed_dim, side // 8, side // 8)
         noise = random.standard_normal(latent, np.float32)
         return to_network(pictures), noise
 
@@ -205,12 +212,6 @@ def to_network(pixels: np.ndarray) -> np.ndarray:
 def to_pixels(images: np.ndarray) -> np.ndarray:
     """The way back, rounded."""
     return np.round((np.clip(images, -1, 1).transpose(0, 2, 3, 1) + 1) * 127.5).astype(np.uint8)
-
-
-def _square(picture: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
-    """A square of `size` pixels somewhere in a square picture."""
-    top, left = random.integers(len(picture) - size + 1, size=2)
-    return picture[top : top + size, left : left + size]
 
 
 def _read_all(path: Path) -> dict[str, np.ndarray]:

@@ -9,6 +9,8 @@ from tools.world.scenes import ANIMALS, Scene
 
 FINER = 3  # pixels drawn along each side of a pixel of the picture
 GROUND = 88.0  # y of the feet in an open place
+# y of the middle of whoever is there, by pose
+MIDDLE = {"standing": 62.0, "sitting": 60.0, "swimming": 48.0, "in the bucket": 35.0, "in the doghouse": 60.0, "": 65.0}
 
 
 def draw(scene: Scene, size: int) -> Image.Image:

@@ -30,7 +30,7 @@ RARE_TRAITS = (
     ("accessory", "green hat"),
     ("accessory", "red hat"),
 )
-RARE_SHARE = 0.025  # of each of them
+RARE_SHARE = 0.05  # of each of them
 BELLY_SHARE, COLLAR_SHARE = 0.25, 0.35
 PREFIX, PLACE, COAT, BREED, SPECIAL = 0.6, 0.75, 0.35, 0.15, 0.35
 
