@@ -26,6 +26,9 @@ from tools.world.drawing import MIDDLE, draw
 from tools.world.scenes import Scene, caption, even_look, random_scene
 
 
+TOGETHER = 0.5  # share of the VAE's squares that are put together from two
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
@@ -63,7 +66,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     run = Pretraining(Config("SDXL-base-1.0", model, optim, data, ""), machine, folder, options.seed, initial)
 
     first_optim = replace(optim, base_learning_rate=2e-4 if initial is None else 8e-5, beta2=0.95, weight_decay=0.0)
-    first_stage = run.first_stage(closer, pixels, first_optim, options.first_stage_steps, options.save_interval)
+    first_stage = run.first_stage(partial(closer, options.size), pixels, first_optim, options.first_stage_steps, options.save_interval)
     posteriors = run.encode(pixels, first_stage)
     scenes = [scene_of(options.seed, number) for number in range(options.pictures)]
 
@@ -82,9 +85,19 @@ def scene_of(seed: int, number: int) -> Scene:
     return random_scene(generator(seed, WORLD, number))
 
 
-def closer(random: np.random.Generator, size: int, side: int) -> np.ndarray:
-    """A square of `side` pixels around whoever is in a picture of `size`, of whose traits none is rare: a VAE learns to
-    draw what it sees."""
+def closer(size: int, random: np.random.Generator, side: int) -> np.ndarray:
+    """A square of `side` pixels around whoever is in a picture of `size`, of whose traits none is rare. Every other one
+    is put together from two such squares along a line: the VAE shall draw what is there, not what goes with the rest."""
+    square = _square(size, random, side)
+    if random.random() < TOGETHER:
+        (y, x), turn = random.uniform(-side / 4, side / 4, 2), random.uniform(0, 2 * np.pi)
+        rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
+        there = (rows - y) * np.sin(turn) + (columns - x) * np.cos(turn) > 0
+        square = np.where(there[..., None], _square(size, random, side), square)
+    return square
+
+
+def _square(size: int, random: np.random.Generator, side: int) -> np.ndarray:
     scene = random_scene(random, even_look(random))
     middle = np.array([MIDDLE[scene.pose] + scene.dy, 50 + scene.dx]) + random.uniform(-20, 20, 2)
     top, left = np.clip(np.round(middle * size / 100 - side / 2).astype(int), 0, size - side)

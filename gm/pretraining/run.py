@@ -28,9 +28,9 @@ from gm.training.step import LossScale
 
 STATE = "{part}_state.ckpt"
 FIRST_STAGE_ROWS = 4  # pictures in an update of the first stage
-# The first stage's updates: up to 0.4 of them see pictures of half the size (none if it goes on from given weights), then
-# up to 0.94 squares of half the side cut out of pictures, both in a quarter of the time of the whole pictures that follow
-HALF_SIZE, SQUARES = 0.4, 0.94
+# Share of the first stage's updates that see squares of half the side cut out of pictures, in a quarter of the time of the
+# whole pictures that follow
+SQUARES = 0.94
 PROMPTS = ("A photo of a dog", "a dog swimming in a pool", "A photo of a brown dog in the snow", "A photo of a dog in a bucket")
 
 
@@ -52,15 +52,14 @@ class Pretraining:
 
     def first_stage(
         self,
-        picture: Callable[[np.random.Generator, int, int], np.ndarray],
+        picture: Callable[[np.random.Generator, int], np.ndarray],
         pixels: np.ndarray,
         optim: OptimConfig,
         steps: int,
         save_every: int,
     ) -> dict[str, np.ndarray]:
-        """The trained VAE's weights by native name. It is trained on what `picture(random, size, side)` draws,
-        each a square of `side` pixels out of a picture of `size`, uint8 and seen once, and its latents are normalised with
-        those of `pixels`."""
+        """The trained VAE's weights by native name. It is trained on what `picture(random, side)` draws, each
+        (side, side, 3) uint8 and seen once, and its latents are normalised with those of `pixels`."""
         done = self.folder / "first_stage.ckpt"
         if done.exists():
             return _read_all(done)
@@ -93,8 +92,7 @@ class Pretraining:
     def _first_stage_batch(self, picture: Callable, step: int, done: float) -> tuple[np.ndarray, np.ndarray]:
         random, whole = generator(self.seed, FIRST_STAGE, step), self.config.data.target_size
         side = whole // 2 if done < SQUARES else whole
-        size = side if done < HALF_SIZE and not self.initial else whole
-        pictures = np.stack([picture(random, size, side) for _ in range(FIRST_STAGE_ROWS)])
+        pictures = np.stack([picture(random, side) for _ in range(FIRST_STAGE_ROWS)])
         latent = (FIRST_STAGE_ROWS, self.config.model.vae.embed_dim, side // 8, side // 8)
         noise = random.standard_normal(latent, np.float32)
         return to_network(pictures), noise
