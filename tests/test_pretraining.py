@@ -235,6 +235,7 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
         assert np.abs(one - other).max() <= 2e-3 * max(np.abs(one).max(), 1e-3), name
 
     more = ["--init", str(tmp_path / "unbroken.safetensors"), "--first_stage_steps", "1", "--steps", "1", "--learning_rate", "0"]
+    more += ["--seed", "1"]  # random weights would be others
     more += ["--output", str(tmp_path / "more"), "--weight", str(tmp_path / "more.safetensors")]
     pretrain.main([*arguments, *more])
     more = open_base(tmp_path / "more.safetensors")

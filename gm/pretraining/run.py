@@ -64,10 +64,10 @@ class Pretraining:
         if done.exists():
             return _read_all(done)
         vae = self._fresh(sdxl.build_vae(self.config.model))
-        if self.initial:  # its latents have SDXL's scale; training is easier with a deviation of 1
+        state = self.folder / STATE.format(part="first_stage")
+        if self.initial and not state.exists():  # its latents have SDXL's scale, those of training a deviation near 1
             sdxl.fill([vae], self._normalised(vae, pixels, 1.0).__getitem__)
         trainer = FirstStageTrainer(vae, optim, steps)
-        state = self.folder / STATE.format(part="first_stage")
         if state.exists():
             trainer.set_state(_read_all(state))
             log.info("first stage: going on after step %d", trainer.step)
