@@ -24,6 +24,12 @@ FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+IDLE = """() => {
+    const stop = [...document.querySelectorAll("button")].some((button) => button.innerText.trim() === "Stop")
+    const idle = !stop && document.querySelector("[data-testid=stApp]").dataset.testScriptState === "notRunning"
+    idleSince = idle ? idleSince ?? performance.now() : undefined
+    return idle && performance.now() - idleSince > 500
+}"""  # milliseconds
 PATIENCE = 300_000  # milliseconds for the model to be loaded and compiled on a busy machine
 
 
@@ -90,9 +96,9 @@ def sample(page) -> None:
 
 
 def finished(page) -> None:
-    """Wait until nothing is made any more."""
-    page.get_by_role("button", name="Stop", exact=True).wait_for(state="detached")
-    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+    """Wait until nothing is made any more; the page's script may run twice in a row, so it must have been idle for a while."""
+    page.evaluate("idleSince = undefined")
+    page.wait_for_function(IDLE)
 
 
 def main(target: Path, *flags: str) -> None:

@@ -1,12 +1,14 @@
 """Pretraining from nothing: its parts by themselves, and the command, stopped and resumed."""
 
 import json
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
 
+from gm.errors import UserError
 from gm.schema import load_config
 
 CONFIG = "configs/inference/small_sdxl.yaml"
@@ -233,6 +235,12 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     for name in expected:
         one, other = (base.read(name).astype(np.float32) for base in bases)
         assert np.abs(one - other).max() <= 2e-3 * max(np.abs(one).max(), 1e-3), name
+
+    config = tmp_path / "deeper.yaml"
+    config.write_text(Path(CONFIG).read_text().replace("transformer_depth: [1, 1, 1]", "transformer_depth: [1, 1, 2]"))
+    with pytest.raises(UserError, match=r"^--init .*unbroken\.safetensors does not fit the model of --config"):
+        wrong = ["--config", str(config), "--init", str(tmp_path / "unbroken.safetensors"), "--weight", str(tmp_path / "no.safetensors")]
+        pretrain.main([*arguments, *wrong, "--output", str(tmp_path / "unbroken")])
 
     more = ["--init", str(tmp_path / "unbroken.safetensors"), "--first_stage_steps", "1", "--steps", "1", "--learning_rate", "0"]
     more += ["--seed", "1"]  # random weights would be others

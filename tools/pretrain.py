@@ -66,7 +66,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from gm.pretraining.run import Pretraining
 
     if initial:
-        initial.check(expected_shapes(model)[0])
+        initial.check(expected_shapes(model)[0], "--init")
     optim = OptimConfig(options.learning_rate, weight_decay=0.01, schedule="cosine", warmup_steps=100, final_factor=0.02)
     data = DataConfig(total_step=options.steps, target_size=options.size, per_batch_size=options.batch)
     run = Pretraining(Config("SDXL-base-1.0", model, optim, data, ""), machine, folder, options.seed, initial)

@@ -123,17 +123,17 @@ class BaseWeights:
             result.update(raw.content)
         return result.hexdigest()
 
-    def check(self, expected: Mapping[str, tuple]) -> None:
-        """UserError unless exactly the expected names and shapes are there."""
+    def check(self, expected: Mapping[str, tuple], flag: str = "--weight") -> None:
+        """UserError, with the flag that the file was given by, unless exactly the expected names and shapes are there."""
         if not self._source or (self._lora and len(self._source) < len(expected) // 2):
             raise UserError(
-                f"--weight {self.file.path} is a LoRA file, but base weights come first: give --weight base,lora"
+                f"{flag} {self.file.path} is a LoRA file, but base weights come first: give them (--weight base,lora takes both)"
             )
         if self.vae is None:
-            self._check_part(f"--weight {self.file.path}", expected, lambda name: True)
+            self._check_part(f"{flag} {self.file.path}", expected, lambda name: True)
         else:
             self._check_part(f"--vae {self.vae.path}", expected, lambda name: name.startswith(VAE_PREFIX))
-            self._check_part(f"--weight {self.file.path}", expected, lambda name: not name.startswith(VAE_PREFIX))
+            self._check_part(f"{flag} {self.file.path}", expected, lambda name: not name.startswith(VAE_PREFIX))
 
     def _check_part(self, given: str, expected: Mapping[str, tuple], is_of_part: Callable[[str], bool]) -> None:
         found, needed = ({n: shapes[n] for n in shapes if is_of_part(n)} for shapes in (self._shapes, expected))
