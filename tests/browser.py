@@ -24,12 +24,13 @@ FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+# Whether nothing has been made for 500 milliseconds
 IDLE = """() => {
     const stop = [...document.querySelectorAll("button")].some((button) => button.innerText.trim() === "Stop")
     const idle = !stop && document.querySelector("[data-testid=stApp]").dataset.testScriptState === "notRunning"
     idleSince = idle ? idleSince ?? performance.now() : undefined
     return idle && performance.now() - idleSince > 500
-}"""  # milliseconds
+}"""
 PATIENCE = 300_000  # milliseconds for the model to be loaded and compiled on a busy machine
 
 
