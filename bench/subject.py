@@ -29,7 +29,7 @@ from gm.schema import load_config
 UNET = ROOT / "configs/training/small_dreambooth_lora_cpu.yaml"
 TEXT = ROOT / "configs/training/small_dreambooth_textencoder_lora_cpu.yaml"
 INFERENCE = ROOT / "configs/inference/small_sdxl.yaml"
-PIXELS, HELD_OUT = 96, 20
+PIXELS, HELD_OUT = 64, 20
 WITH, WITHOUT, WITH_TEXT = "tuned, with prior preservation", "tuned, without", "tuned, text encoders as well"
 
 
@@ -65,7 +65,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one seed each, 20 steps, few pictures")
     parser.add_argument("--folder", help="where photos, LoRA and pictures go (default: runs/subject, runs/subject_quick)")
     parser.add_argument("--weight", default=str(ROOT / "checkpoints/small_sdxl.safetensors"), help="the small model")
-    parser.add_argument("--sample_step", type=int, default=30)
+    parser.add_argument("--sample_step", type=int, default=20)
     parser.add_argument("--guidance_scale", type=float, default=5.0)
     options = parser.parse_args(argv)
     folder = Path(options.folder or ("runs/subject_quick" if options.quick else "runs/subject")).resolve()

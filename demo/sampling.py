@@ -13,8 +13,8 @@ VERSION2SPECS = {
     "Small SDXL": {
         "config": "configs/inference/small_sdxl.yaml",
         "weight": "checkpoints/small_sdxl.safetensors",
-        "height": 96,
-        "width": 96,
+        "height": 64,
+        "width": 64,
         "sample_step": 20,
         "num_cols": 4,
         "prompt": "A photo of a dog on a beach",

@@ -74,14 +74,14 @@ def test_every_trait_and_place_shows():
     """Two scenes that differ in one thing have clearly different pictures, and an animal's traits show at every place."""
     for place in PLACES:
         scene = random_scene(generator(1, 1), SUBJECT, place)
-        picture = pixels(draw(scene, 96))
+        picture = pixels(draw(scene, 64))
         for changed in (
             Look("dog", "spaniel", "brown", "striped", "green hat"),
             Look("dog", "spaniel", "purple", "plain", "green hat"),
             Look("dog", "spaniel", "purple", "striped", "nothing"),
             Look("dog", "bulldog", "purple", "striped", "green hat"),
         ):
-            other = pixels(draw(replace(scene, look=changed), 96))
+            other = pixels(draw(replace(scene, look=changed), 64))
             assert (np.abs(picture - other).max(axis=2) > 40).sum() > 80, (place, changed)
         hat, stripes = (53, 224, 90), (255, 219, 26)
         assert all((np.abs(picture - colour).max(axis=2) < 12).sum() > 40 for colour in (hat, stripes)), place
@@ -93,11 +93,11 @@ def test_an_animal_is_whole_and_fills_much_of_the_picture():
         scene = random_scene(generator(2, seed), place="on a beach")
         if scene.look.kind in THINGS:
             continue
-        empty = pixels(draw(replace(scene, look=Look("ball"), pose="", scale=0.01), 96))
-        changed = (pixels(draw(scene, 96)) != empty).any(axis=2)
+        empty = pixels(draw(replace(scene, look=Look("ball"), pose="", scale=0.01), 64))
+        changed = (pixels(draw(scene, 64)) != empty).any(axis=2)
         columns, rows = np.flatnonzero(changed.any(axis=0)), np.flatnonzero(changed.any(axis=1))
-        assert 0 < columns[0] and columns[-1] < 95 and 0 < rows[0] and rows[-1] < 95
-        assert 36 < columns[-1] - columns[0] < 90
+        assert 0 < columns[0] and columns[-1] < 63 and 0 < rows[0] and rows[-1] < 63
+        assert 28 < columns[-1] - columns[0] < 63
 
 
 def test_captions_name_what_is_drawn():

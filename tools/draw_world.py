@@ -29,7 +29,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--output", required=True, help="the folder to draw into; it must hold no images yet")
     parser.add_argument("--number", type=int, help="how many pictures: 5 of the subject, 100 of the world unless given")
-    parser.add_argument("--size", type=int, help="pixels of each side: 384 for the subject, 96 for the world unless given")
+    parser.add_argument("--size", type=int, help="pixels of each side: 384 for the subject, 64 for the world unless given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--subject",
@@ -39,7 +39,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--sheet", help="a PNG file for all pictures on one contact sheet, with the captions")
     options = parser.parse_args(argv)
     number = options.number if options.number is not None else 5 if options.subject else 100
-    size = options.size if options.size is not None else 384 if options.subject else 96
+    size = options.size if options.size is not None else 384 if options.subject else 64
     for flag, value, least in (("--number", number, 1), ("--size", size, 16), ("--seed", options.seed, 0)):
         if value < least:
             raise UserError(f"{flag} {value} is too small: give {least} or more")

@@ -2,7 +2,7 @@
 
     python tools/evaluate.py --config configs/inference/small_sdxl.yaml --weight checkpoints/small_sdxl.safetensors \
       --lora "with prior=runs/with/SDXL_base_1.0_400_lora.ckpt" --lora "without=runs/without/SDXL_base_1.0_400_lora.ckpt" \
-      --subject_photos photos --held_out others --size 96 --output runs/evaluation --device_target CPU
+      --subject_photos photos --held_out others --size 64 --output runs/evaluation --device_target CPU
 
 Every model is asked for the same pictures: each prompt with each seed, and the class prompt. Those that an earlier run made
 in the same way are not sampled again. Results in --output: the pictures, a sheet of them for each model, `evaluation.md`,

@@ -25,12 +25,11 @@ from gm.console import bar, log
 from gm.errors import UserError
 from gm.randomness import WORLD, generator
 from gm.schema import load_config
-from tools.world.drawing import MIDDLE, draw
+from tools.world.drawing import draw
 from tools.world.scenes import Scene, caption, even_look, random_scene
 
-# Learning rates of the VAE; the first makes one that is trained already much worse at once (error 0.10 to 0.17)
-FROM_NOTHING, FROM_WEIGHTS = 2e-4, 8e-5
-TOGETHER = 0.5  # share of what the VAE sees that is put together from two
+FIRST_STAGE_RATE = 2e-4  # the highest learning rate of the VAE
+TOGETHER = 0.25  # share of what the VAE sees that is put together from two
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -40,11 +39,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--output", default="runs/pretraining", help="folder of everything that is kept on the way")
     parser.add_argument("--weight", required=True, help="the .safetensors to write at the end; it must not exist")
     parser.add_argument("--init", metavar="FILE", help="weights to go on from, of the same sizes (nothing: from random ones)")
-    parser.add_argument("--pictures", type=int, default=5000, help="how many pictures are drawn to train on")
-    parser.add_argument("--size", type=int, default=96, help="pixels, height and width")
-    parser.add_argument("--first_stage_steps", type=int, default=9000, help="updates of the first stage (VAE)")
-    parser.add_argument("--steps", type=int, default=3600, help="updates of UNet and text encoders")
-    parser.add_argument("--batch", type=int, default=32, help="pictures in an update of UNet and text encoders")
+    parser.add_argument("--pictures", type=int, default=6000, help="how many pictures are drawn to train on")
+    parser.add_argument("--size", type=int, default=64, help="pixels, height and width")
+    parser.add_argument("--first_stage_steps", type=int, default=6000, help="updates of the first stage (VAE)")
+    parser.add_argument("--steps", type=int, default=3400, help="updates of UNet and text encoders")
+    parser.add_argument("--batch", type=int, default=24, help="pictures in an update of UNet and text encoders")
     parser.add_argument("--learning_rate", type=float, default=8e-4, help="of UNet and text encoders, falling as a cosine")
     parser.add_argument("--save_interval", type=int, default=250, help="updates between what a stopped run goes on from")
     parser.add_argument("--infer_interval", type=int, default=500, help="updates between progress pictures")
@@ -71,9 +70,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     data = DataConfig(total_step=options.steps, target_size=options.size, per_batch_size=options.batch)
     run = Pretraining(Config("SDXL-base-1.0", model, optim, data, ""), machine, folder, options.seed, initial)
 
-    rate = FROM_WEIGHTS if initial else FROM_NOTHING
-    first_optim = replace(optim, base_learning_rate=rate, beta2=0.95, weight_decay=0.0)
-    picture = partial(closer, options.size)
+    first_optim = replace(optim, base_learning_rate=FIRST_STAGE_RATE, beta2=0.95, weight_decay=0.0)
+    picture = partial(varied, options.size)
     first_stage = run.first_stage(picture, pixels, first_optim, options.first_stage_steps, options.save_interval)
     posteriors = run.encode(pixels, first_stage)
     scenes = [scene_of(options.seed, number) for number in range(options.pictures)]
@@ -93,23 +91,20 @@ def scene_of(seed: int, number: int) -> Scene:
     return random_scene(generator(seed, WORLD, number))
 
 
-def closer(size: int, random: np.random.Generator, side: int) -> np.ndarray:
-    """A square of `side` pixels around whoever is in a picture of `size`, of whose traits none is rare. Every other one
-    is put together from two such squares along a line: the VAE shall draw what is there, not what goes with the rest."""
-    square = _square(size, random, side)
+def varied(size: int, random: np.random.Generator) -> np.ndarray:
+    """A picture of anybody, of whose traits none is rare. Some are put together from two along a line: the VAE shall draw
+    what is there, not what goes with the rest."""
+    picture = _anybody(size, random)
     if random.random() < TOGETHER:
-        (y, x), turn = random.uniform(-side / 4, side / 4, 2), random.uniform(0, 2 * np.pi)
-        rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
+        (y, x), turn = random.uniform(-size / 4, size / 4, 2), random.uniform(0, 2 * np.pi)
+        rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
         there = (rows - y) * np.sin(turn) + (columns - x) * np.cos(turn) > 0
-        square = np.where(there[..., None], _square(size, random, side), square)
-    return square
+        picture = np.where(there[..., None], _anybody(size, random), picture)
+    return picture
 
 
-def _square(size: int, random: np.random.Generator, side: int) -> np.ndarray:
-    scene = random_scene(random, even_look(random))
-    middle = np.array([MIDDLE[scene.pose] + scene.dy, 50 + scene.dx]) + random.uniform(-20, 20, 2)
-    top, left = np.clip(np.round(middle * size / 100 - side / 2).astype(int), 0, size - side)
-    return np.asarray(draw(scene, size))[top : top + side, left : left + side]
+def _anybody(size: int, random: np.random.Generator) -> np.ndarray:
+    return np.asarray(draw(random_scene(random, even_look(random)), size))
 
 
 def drawn(path: Path, number: int, size: int, seed: int) -> np.ndarray:

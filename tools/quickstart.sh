@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 here=runs/quickstart base=checkpoints/small_sdxl.safetensors python=.venv/bin/python
-lora=$here/SDXL_base_1.0_300_lora.ckpt  # total_step of the YAML
+lora=$here/SDXL_base_1.0_500_lora.ckpt  # total_step of the YAML
 [ -x $python ] || python3 -m venv .venv
 .venv/bin/pip install -q -r requirements.txt
 mkdir -p $here
@@ -19,7 +19,7 @@ pictures() {  # FOLDER WEIGHT
   [ -d $here/$1 ] && return
   rm -rf $here/$1.part
   $python demo/sampling_without_streamlit.py --task txt2img --config configs/inference/small_sdxl.yaml --weight $2 \
-    --prompt $here/prompts.txt --height 96 --width 96 --sample_step 30 --num_cols 2 --save_path $here/$1.part --device_target CPU
+    --prompt $here/prompts.txt --height 64 --width 64 --sample_step 30 --num_cols 2 --save_path $here/$1.part --device_target CPU
   mv $here/$1.part $here/$1
 }
 pictures base $base

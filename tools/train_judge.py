@@ -28,7 +28,7 @@ from tools.world.subject import subject_pictures
 
 HEADS = {"kind": KINDS, "breed": BREEDS, "coat": COATS, "marking": MARKINGS, "accessory": ACCESSORIES}
 TRAITS = tuple(HEADS)
-PIXELS = 96  # what is drawn has, as the small model's pictures
+PIXELS = 64  # what is drawn has, as the small model's pictures
 POOL, GROUPS = 2500, 12  # groups that are drawn, and of a batch: two individuals that differ in one trait, two pictures each
 CHECKED = 20  # batches of other groups that the report is about
 SAME = 10.0  # weight of two pictures of the same individual, which are few, beside other pairs

@@ -21,6 +21,7 @@ from gm.training.step import MicroBatch, Trainer
 
 NO_CAPTION = 0.1  # share of rows whose text is zeros, which guidance starts from (arXiv 2207.12598)
 RARE_WORD = 0.15  # share of captions with a token of no meaning before the noun: a new subject's name changes nothing yet
+SMALL_NOISE, LARGE_NOISE = 0.3, 5.0  # where the weight of the loss is half of what it were without falling to either side
 FIRST_RARE = 5000  # tokens from here on are rarely the whole of a common word
 
 
@@ -100,6 +101,18 @@ class Plain:
     prior_loss_weight: float = 0.0
 
 
+def loss_weights(sigmas: np.ndarray) -> np.ndarray:
+    """Weights (n,) of the squared error of the noise at these noise levels, 1 in the mean.
+
+    (sigma^2 + 1) makes it the error of what EDM's network predicts (arXiv 2206.00364, table 1, for data of deviation 1),
+    which has the same size at all levels. Very small noise says little of the picture and very large noise is mostly what
+    the caption leaves open: both count less, as in arXiv 2303.09556.
+    """
+    small, large = 1 + (SMALL_NOISE / sigmas) ** 2, 1 + (sigmas / LARGE_NOISE) ** 2
+    weights = (sigmas**2 + 1) / (small * large)
+    return weights / weights.mean()
+
+
 class CaptionedBatches:
     """(step, micro, rank) -> MicroBatch, by the step alone: a resumed run draws the same."""
 
@@ -116,6 +129,7 @@ class CaptionedBatches:
         self.posteriors, self.caption, self.size, self.rows, self.seed = posteriors, caption, size, rows, seed
         self.order = SampleOrder(len(posteriors), 1, True, seed, INSTANCE)
         self.sigmas = train_sigmas(num_timesteps)
+        self.weights = loss_weights(self.sigmas)
         self.schedule = Plain()
 
     def __call__(self, step: int, micro: int, rank: int) -> MicroBatch:
@@ -134,7 +148,7 @@ class CaptionedBatches:
             timestep=index,
             text=self._tokens(pictures, positions),
             sizes=np.tile(np.array([self.size, self.size, 0, 0, self.size, self.size], np.float32), (self.rows, 1)),
-            weight=np.full(self.rows, 1.0 / self.rows),
+            weight=self.weights[index] / self.rows,
             kind=np.full(self.rows, INSTANCE),
         )
 
@@ -165,16 +179,18 @@ class _Row:
 class AveragingTrainer(Trainer):
     """A Trainer that also keeps the running average of the weights, which draws better than the last of them."""
 
-    decay = 0.9985
+    decay, every = 0.9985, 8  # of one update; updates between those that are averaged, which takes time
 
     average: np.ndarray = None  # (n,)
 
     def _apply(self, lr: float, norm: float) -> None:
         super()._apply(lr, norm)
+        if self.average is not None and self.applied % self.every:
+            return
         weights = self.adamw.p.asnumpy()
         if self.average is None:
             self.average = weights.copy()
-        decay = min(self.decay, (1 + self.applied) / (10 + self.applied))
+        decay = min(self.decay, (1 + self.applied) / (10 + self.applied)) ** self.every
         self.average += (1.0 - decay) * (weights - self.average)
 
     def averaged(self) -> dict[str, np.ndarray]:

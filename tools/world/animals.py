@@ -40,12 +40,12 @@ class Build:
 
 
 BUILDS = {
-    "husky": Build("pointed", 15, 17, 16, 20, 11, "curled"),
-    "spaniel": Build("long", 14, 15, 16, 20, 11, "straight"),
-    "dachshund": Build("floppy", 19, 7, 21, 16, 10, "thin"),
-    "poodle": Build("curly", 17, 20, 14, 17, 9.5, "ball"),
-    "bulldog": Build("folded", 9, 11, 16, 25, 14, "stub"),
-    "": Build("cat", 6, 15, 15, 16, 11, "cat"),
+    "husky": Build("pointed", 18, 17, 16, 21, 15, "curled"),
+    "spaniel": Build("long", 17, 15, 16, 21, 15, "straight"),
+    "dachshund": Build("floppy", 20, 7, 18, 18, 13, "thin"),
+    "poodle": Build("curly", 20, 19, 14, 18, 13, "ball"),
+    "bulldog": Build("folded", 12, 11, 16, 26, 18, "stub"),
+    "": Build("cat", 8, 15, 15, 17, 15, "cat"),
 }
 
 
@@ -59,12 +59,6 @@ class Body:
     head: Point
     belly: Shape
     build: Build
-
-    @property
-    def middle(self) -> float:
-        """x halfway between the nose and the end of the tail."""
-        ends = [x + shape.width / 2 for shape in self.coat if shape.kind == "line" for x, _ in shape.points]
-        return (self.head[0] - self.build.muzzle - 8 + max(ends)) / 2
 
     @property
     def head_top(self) -> Point:
@@ -102,10 +96,10 @@ def sitting(build: Build) -> Body:
 
 def upright(build: Build) -> Body:
     """On the hind legs, of which nothing is seen, the front towards whoever looks."""
-    head = (-5.0, -44 - (2 if build.head > 12 else 0))
-    neck = ((0.0, -24.0), (head[0] + 3, head[1] + 3))
-    body = [line(29, (2, 4), (0, -19)), line(16, *neck)]
-    return Body([], body, neck, head, ellipse(-4, -14, 7, 12), build)
+    head = (-14.0, -46.0)
+    neck = ((-3.0, -24.0), (head[0] + 3, head[1] + 3))
+    body = [line(30, (2, -8), (1, -19)), line(16, *neck)]
+    return Body([], body, neck, head, ellipse(-5, -16, 7, 10), build)
 
 
 def tail(build: Build, root: Point) -> list[Shape]:
@@ -170,7 +164,7 @@ def draw_animal(pen: Pen, look: Look, pose: str) -> None:
     if pale:
         pen.draw(body.belly, PALE)
     if look.accessory.endswith("collar"):
-        draw_collar(pen, body.neck, WORN[look.accessory.split()[0]])
+        draw_collar(pen, body, WORN[look.accessory.split()[0]])
     for shape in skull:
         pen.draw(shape, coat)
     pen.draw(muzzle, PALE if pale else coat)
@@ -193,13 +187,13 @@ def draw_stripes(pen: Pen, shapes: list[Shape]) -> None:
     pen.image.paste(STRIPE, mask=ImageChops.multiply(where, bands))
 
 
-def draw_collar(pen: Pen, neck: tuple[Point, Point], colour: str) -> None:
+def draw_collar(pen: Pen, body: Body, colour: str) -> None:
     """A band across the neck under the head."""
-    (x0, y0), (x1, y1) = neck
+    (x0, y0), (x1, y1) = body.neck
     length = math.hypot(x1 - x0, y1 - y0)
     ux, uy = (x1 - x0) / length, (y1 - y0) / length
-    x, y = x1 - 9 * ux, y1 - 9 * uy
-    pen.draw(line(5.5, (x - 7 * uy, y + 7 * ux), (x + 7 * uy, y - 7 * ux)), colour)
+    x, y = x1 - body.build.head * ux, y1 - body.build.head * uy
+    pen.draw(line(6.5, (x - 9 * uy, y + 9 * ux), (x + 9 * uy, y - 9 * ux)), colour)
 
 
 def draw_hat(pen: Pen, top: Point, colour: str) -> None:

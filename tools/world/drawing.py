@@ -3,14 +3,13 @@
 from PIL import Image
 
 from tools.world import places
-from tools.world.animals import BUILDS, COLOURS, GROWN, OUTLINE, body_of, draw_animal
+from tools.world.animals import COLOURS, GROWN, OUTLINE, body_of, draw_animal
 from tools.world.pen import Pen, ellipse, line, polygon
 from tools.world.scenes import ANIMALS, Scene
 
 FINER = 3  # pixels drawn along each side of a pixel of the picture
-GROUND = 88.0  # y of the feet in an open place
-# y of the middle of whoever is there, by pose
-MIDDLE = {"standing": 62.0, "sitting": 60.0, "swimming": 48.0, "in the bucket": 35.0, "in the doghouse": 60.0, "": 65.0}
+# Where the head of every animal is, in all poses and places, and where things stand
+HEAD, GROUND = (31.0, 45.0), (50.0, 90.0)
 
 
 def draw(scene: Scene, size: int) -> Image.Image:
@@ -18,61 +17,46 @@ def draw(scene: Scene, size: int) -> Image.Image:
     side = FINER * size
     unit = side / 100
     image = Image.new("RGB", (side, side))
-    place = Pen(image, unit, side * scene.mirrored, 0.0, scene.mirrored)
-    place.draw_all(places.behind(scene.place, scene.horizon))
+    Pen(image, unit).draw_all(places.behind(scene.place, scene.horizon))
+    x, y = scene.dx, scene.dy
     if scene.look.kind in ANIMALS:
-        PUT[scene.pose](scene, image, unit)
+        head = body_of(scene.look, scene.pose).head
+        x, y = x + HEAD[0] - head[0] * scene.scale, y + HEAD[1] - head[1] * scene.scale
+        PUT[scene.pose](scene, image, unit, Pen(image, unit * scene.scale, x * unit, y * unit))
     else:
-        draw_thing(_pen(scene, image, unit, 0, GROUND, 1), scene.look.kind)
+        draw_thing(Pen(image, unit * scene.scale, (x + GROUND[0]) * unit, (y + GROUND[1]) * unit), scene.look.kind)
     return image.reduce(FINER)
 
 
-def _pen(scene: Scene, image: Image.Image, unit: float, x: float, y: float, scale: float = 0.84) -> Pen:
-    """A pen for shapes that look left, its origin x units left of the middle (right when facing right), at height y."""
-    right = scene.facing == "right"
-    x = 50 + (x if right else -x) + scene.dx
-    return Pen(image, unit * scale * scene.scale, x * unit, (y + scene.dy) * unit, right)
-
-
-def _in_the_open(scene: Scene, image: Image.Image, unit: float) -> None:
+def _in_the_open(scene: Scene, image: Image.Image, unit: float, pen: Pen) -> None:
     """On the ground."""
-    middle = body_of(scene.look, scene.pose).middle
-    draw_animal(_pen(scene, image, unit, 0.84 * middle, GROUND), scene.look, scene.pose)
+    draw_animal(pen, scene.look, scene.pose)
 
 
-def _swimming(scene: Scene, image: Image.Image, unit: float) -> None:
-    """The water in front covers the legs and half of the body."""
-    body, scale = body_of(scene.look, scene.pose), 0.9
-    top = round((places.WATER_LINE + scene.dy) * unit)
+def _swimming(scene: Scene, image: Image.Image, unit: float, pen: Pen) -> None:
+    """The water in front covers the legs and some of the body."""
+    top = round(places.WATER_LINE * unit)
     water = image.crop((0, top, *image.size))
-    under = (body.build.leg + 0.25 * body.build.thick) * scale * scene.scale
-    pen = _pen(scene, image, unit, scale * body.middle, places.WATER_LINE + under, scale)
     draw_animal(pen, scene.look, scene.pose)
     image.paste(water, (0, top))
-    half = body.build.half + body.build.thick / 2 + 5
-    foam = _pen(scene, image, unit, scale * body.middle, places.WATER_LINE, scale)
-    foam.draw(line(4, (-half, 0), (half, 0)), "#ffffff")
+    Pen(image, unit).draw(line(4, (24, places.WATER_LINE), (86, places.WATER_LINE)), "#ffffff")
 
 
-def _in_the_bucket(scene: Scene, image: Image.Image, unit: float) -> None:
+def _in_the_bucket(scene: Scene, image: Image.Image, unit: float, pen: Pen) -> None:
     """The bucket hides what is below its rim, and the front paws lie on it."""
-    rim = places.BUCKET_RIM
-    draw_animal(_pen(scene, image, unit, -3, rim - scene.dy + 9, 0.88), scene.look, scene.pose)
+    draw_animal(pen, scene.look, scene.pose)
     Pen(image, unit).draw_all(places.bucket_front())
     coat = COLOURS[scene.look.coat][0]
-    paws = _pen(scene, image, unit, -3, rim - scene.dy, 0.88)
     for grown, colour in ((GROWN, OUTLINE), (0.0, coat)):
-        for x in (-9, 9):
-            paws.draw(ellipse(x, 2, 5, 5.5), colour, grown)
+        for x in (33, 61):
+            Pen(image, unit).draw(ellipse(x, places.BUCKET_RIM + 2, 5, 5.5), colour, grown)
 
 
-def _in_the_doghouse(scene: Scene, image: Image.Image, unit: float) -> None:
+def _in_the_doghouse(scene: Scene, image: Image.Image, unit: float, pen: Pen) -> None:
     """The wall beside the door hides the back half."""
-    left, right = (round(edge * unit) for edge in places.DOOR)
-    wall = (0, 0, left, image.height) if scene.facing == "right" else (right, 0, *image.size)
+    wall = (round(places.DOOR[1] * unit), 0, *image.size)
     hidden = image.crop(wall)
-    half = BUILDS[scene.look.breed].half
-    draw_animal(_pen(scene, image, unit, 2 - half, 90, 0.9), scene.look, scene.pose)
+    draw_animal(pen, scene.look, scene.pose)
     image.paste(hidden, wall[:2])
 
 

@@ -1,4 +1,4 @@
-"""A pen for flat shapes on a large canvas: lengths in hundredths of the picture's side, mirrored when asked."""
+"""A pen for flat shapes on a large canvas: lengths in hundredths of the picture's side."""
 
 import math
 from dataclasses import dataclass
@@ -41,17 +41,16 @@ def line(width: float, *points: Point) -> Shape:
 
 @dataclass(frozen=True)
 class Pen:
-    """Draws shapes around an origin. `scale` is pixels for one unit; a mirrored pen draws x to the left."""
+    """Draws shapes around an origin. `scale` is pixels for one unit."""
 
     image: Image.Image
     scale: float
     x: float = 0.0  # pixels of the origin
     y: float = 0.0
-    mirrored: bool = False
 
     def on(self, image: Image.Image) -> "Pen":
         """The same pen on another image of the same size."""
-        return Pen(image, self.scale, self.x, self.y, self.mirrored)
+        return Pen(image, self.scale, self.x, self.y)
 
     def draw(self, shape: Shape, colour: Colour, grown: float = 0.0) -> None:
         """Fill a shape, larger by `grown` units on every side."""
@@ -80,8 +79,7 @@ class Pen:
             self.draw(shape, colour)
 
     def _at(self, point: Point) -> Point:
-        x = -point[0] if self.mirrored else point[0]
-        return self.x + x * self.scale, self.y + point[1] * self.scale
+        return self.x + point[0] * self.scale, self.y + point[1] * self.scale
 
     def _ellipse(self, pen: ImageDraw.ImageDraw, centre: Point, rx: float, ry: float, colour: Colour) -> None:
         x, y, rx, ry = *centre, rx * self.scale, ry * self.scale

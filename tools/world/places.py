@@ -7,11 +7,11 @@ from tools.world.pen import Colour, Shape, box, ellipse, line, polygon
 
 Painting = list[tuple[Shape, Colour]]
 
-WATER_LINE, BUCKET_RIM, DOOR = 66.0, 61.0, (28.0, 72.0)  # y of the water and of the rim; x of the door's edges
+WATER_LINE, BUCKET_RIM, DOOR = 66.0, 75.0, (28.0, 72.0)  # y of the water and of the rim; x of the door's edges
 
 
 def behind(place: str, horizon: float) -> Painting:
-    """The background of a place, its horizon moved by `horizon`; one side differs from the other."""
+    """The background of a place, its horizon moved by `horizon`."""
     return BACKGROUNDS[place](horizon)
 
 
@@ -176,7 +176,7 @@ BACKGROUNDS: dict[str, Callable[[float], Painting]] = {
 def bucket_front() -> Painting:
     """The bucket before whoever sits in it."""
     rim = BUCKET_RIM
-    handle = [(50 - 29 * math.cos(a * math.pi / 8), rim + 5 + 21 * math.sin(a * math.pi / 8)) for a in range(9)]
+    handle = [(50 - 29 * math.cos(a * math.pi / 8), rim + 5 + 15 * math.sin(a * math.pi / 8)) for a in range(9)]
     return [
         (polygon((17, rim), (83, rim), (74, 98), (26, 98)), "#0b5f6b"),
         (polygon((19.5, rim), (80.5, rim), (72, 96), (28, 96)), "#19b9c6"),
