@@ -36,10 +36,9 @@ def short_run(folder) -> dict[str, Figures]:
     (folder / "prompts.txt").write_text("a {} swimming in a pool\na {} in the snow\na {} in a doghouse\n")
     words = ["--config", tiny.ROOT / "configs/inference/small_sdxl.yaml", "--size", 64, "--sample_step", 10]
     words += ["--lora", f"tuned={folder / f'SDXL_base_1.0_{STEPS}_lora.ckpt'}", "--prompts", folder / "prompts.txt"]
-    words += ["--subject_photos", folder / "photos", "--held_out", folder / "held_out", "--num_seeds", 4]
+    words += ["--subject_photos", folder / "photos", "--held_out", folder / "held_out", "--num_seeds", 3]
     project("tools/evaluate.py", "--weight", WEIGHT, "--device_target", "CPU", *words, "--output", folder / "evaluation")
     rows = json.loads((folder / "evaluation" / "evaluation.json").read_text())["rows"]
-    print(json.dumps(rows, indent=1))
     return {name: Figures(**row) for name, row in rows.items()}
 
 
@@ -47,6 +46,6 @@ def short_run(folder) -> dict[str, Figures]:
 def test_a_short_run_learns_the_subject(tmp_path):
     rows = short_run(tmp_path)
     real, base, tuned = rows[report.REAL], rows[report.BASE], rows["tuned"]
-    assert way(base.subject, tuned.subject, real.subject) >= 0.3, rows
+    assert way(base.subject, tuned.subject, real.subject) >= 0.4, rows
     assert tuned.recognised >= 0.8 * base.recognised >= 0.5, rows
-    assert tuned.pres <= (base.pres + tuned.subject) / 2 + 0.1, rows  # other dogs are still other dogs
+    assert way(base.pres, tuned.pres, tuned.subject) <= 0.75, rows  # other dogs are still other dogs
