@@ -46,6 +46,6 @@ def short_run(folder) -> dict[str, Figures]:
 def test_a_short_run_learns_the_subject(tmp_path):
     rows = short_run(tmp_path)
     real, base, tuned = rows[report.REAL], rows[report.BASE], rows["tuned"]
-    assert way(base.subject, tuned.subject, real.subject) >= 0.4, rows
+    assert way(base.subject, tuned.subject, real.subject) >= 0.5, rows
     assert tuned.recognised >= 0.8 * base.recognised >= 0.5, rows
     assert way(base.pres, tuned.pres, tuned.subject) <= 0.75, rows  # other dogs are still other dogs
