@@ -27,7 +27,7 @@ from gm.training.stages import Stages
 from gm.training.step import LossScale
 
 STATE = "{part}_state.ckpt"
-FIRST_STAGE_ROWS = 2  # pictures in an update of the first stage: many updates of few do more in the same time
+FIRST_STAGE_ROWS = 2  # pictures in an update of the first stage
 PROMPTS = ("A photo of a dog", "a dog swimming in a pool", "A photo of a brown dog in the snow", "A photo of a dog in a bucket")
 
 
