@@ -1,5 +1,6 @@
 """The two commands as a person runs them: end to end on the tiny golden model, and every kind of bad input."""
 
+import io
 import json
 import os
 import re
@@ -271,12 +272,24 @@ def test_stopping_after_the_class_images_and_continuing(shared, tmp_path, run):
     for number in (1, 4):
         (tmp_path / "class" / f"class_{number:05d}.png").unlink()
     assert run(training, *train_arguments(shared, tmp_path, *stop, "--num_class_images", 5))[0] == 0
-    again = {path.name: path.read_bytes() for path in (tmp_path / "class").iterdir()}
-    assert again == first  # the two missing ones come back as they were, the others are untouched
+    check_again(first, tmp_path / "class", {"class_00001.png", "class_00004.png"})
     (tmp_path / "class" / "class_00002.png").unlink()
     other = ("--generate_class_image_config", tiny.INFERENCE)
     assert run(training, *train_arguments(shared, tmp_path, *stop, *other, "--num_class_images", 5))[0] == 0
-    assert {path.name: path.read_bytes() for path in (tmp_path / "class").iterdir()} == first  # LoRA's start is the base
+    check_again(first, tmp_path / "class", {f"class_0000{n}.png" for n in (1, 2, 4)})  # LoRA's start is the base
+
+
+def check_again(first, folder, sampled_again):
+    """The files are as they were. Those that were sampled again, in another batch, may differ by a grey level in a few places:
+    the CPU's kernels do with the number of rows, on some machines."""
+    again = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert sorted(again) == sorted(first)
+    for name, content in first.items():
+        before, after = (Image.open(io.BytesIO(file)) for file in (content, again[name]))
+        difference = np.abs(np.asarray(before, np.int32) - np.asarray(after, np.int32))
+        assert before.info == after.info and difference.max() <= 1 and (difference > 0).mean() < 0.001, name
+        same = content == again[name]  # pytest would take minutes to tell how bytes differ
+        assert same or name in sampled_again, name
 
 
 def bad_inputs(shared, folder):
