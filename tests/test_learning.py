@@ -14,7 +14,7 @@ from gm.evaluation import report
 from gm.evaluation.fidelity import Figures, way
 
 WEIGHT = tiny.ROOT / "checkpoints" / "small_sdxl.safetensors"
-STEPS = 150
+STEPS = 120
 
 
 def project(script: str, *words: object) -> None:
@@ -29,14 +29,14 @@ def short_run(folder) -> dict[str, Figures]:
         project("tools/draw_world.py", "--subject", kind, "--number", number, "--size", 64, "--output", folder / name)
     words = ["--config", tiny.ROOT / "configs/training/small_dreambooth_lora_cpu.yaml", "--set", f"data.total_step={STEPS}"]
     words += ["--instance_data_path", folder / "photos", "--instance_prompt", "A photo of a sks dog"]
-    words += ["--class_data_path", folder / "class", "--class_prompt", "A photo of a dog", "--num_class_images", 16]
+    words += ["--class_data_path", folder / "class", "--class_prompt", "A photo of a dog", "--num_class_images", 12]
     words += ["--sample_step", 10, "--sample_batch_size", 8, "--save_path", folder]
     project("train_dreambooth.py", "--weight", WEIGHT, "--device_target", "CPU", *words)
 
-    (folder / "prompts.txt").write_text("a {} swimming in a pool\na {} in the snow\na {} in a doghouse\n")
+    (folder / "prompts.txt").write_text("a {} swimming in a pool\na {} in the snow\n")
     words = ["--config", tiny.ROOT / "configs/inference/small_sdxl.yaml", "--size", 64, "--sample_step", 10]
     words += ["--lora", f"tuned={folder / f'SDXL_base_1.0_{STEPS}_lora.ckpt'}", "--prompts", folder / "prompts.txt"]
-    words += ["--subject_photos", folder / "photos", "--held_out", folder / "held_out", "--num_seeds", 3]
+    words += ["--subject_photos", folder / "photos", "--held_out", folder / "held_out", "--num_seeds", 4]
     project("tools/evaluate.py", "--weight", WEIGHT, "--device_target", "CPU", *words, "--output", folder / "evaluation")
     rows = json.loads((folder / "evaluation" / "evaluation.json").read_text())["rows"]
     return {name: Figures(**row) for name, row in rows.items()}
