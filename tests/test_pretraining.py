@@ -183,10 +183,12 @@ def test_weights_of_the_loss():
 def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     from gm.checkpoint.weights import open_base
     from gm.models.sdxl import expected_shapes
+    from gm.pretraining import run as pretraining
     from gm.training import loop
     from tools import pretrain
 
     monkeypatch.chdir(root)
+    monkeypatch.setattr(pretraining, "PROMPTS", pretraining.PROMPTS[:1])  # what is drawn on the way takes time
     arguments = ["--pictures", "24", "--size", "32", "--batch", "2", "--first_stage_steps", "4", "--steps", "4"]
     arguments += ["--save_interval", "2", "--infer_interval", "100"]
 
