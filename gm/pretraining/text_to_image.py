@@ -106,7 +106,7 @@ def loss_weights(sigmas: np.ndarray) -> np.ndarray:
 
     (sigma^2 + 1) makes it the error of what EDM's network predicts (arXiv 2206.00364, table 1, for data of deviation 1),
     which has the same size at all levels. Very small noise says little of the picture and very large noise is mostly what
-    the caption leaves open: both count less, as in arXiv 2303.09556.
+    the caption leaves open: both count less (the former also in arXiv 2303.09556).
     """
     small, large = 1 + (SMALL_NOISE / sigmas) ** 2, 1 + (sigmas / LARGE_NOISE) ** 2
     weights = (sigmas**2 + 1) / (small * large)
