@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from gm import runtime
-from gm.arguments import TrainOptions, parse_train
-from gm.config import Config
+from gm.options.commands import TrainOptions, parse_train
+from gm.config.types import Config
 from gm.console import log
 from gm.data.images import check_images, count_images, list_images
 from gm.errors import UserError
 from gm.parallel.launch import check_launcher, run_command
 from gm.parallel.ranks import Ranks
-from gm.schema import load_config
-from gm.training.prior import make_writable, missing_images
+from gm.config.load import load_config
+from gm.training.class_images import make_writable, missing_images
 
 
 def main(argv: Sequence[str], ranks: Ranks = Ranks()) -> None:

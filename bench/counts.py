@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gm.config import ModelConfig, TextEncoderConfig, UNetConfig, VAEConfig
+from gm.config.types import ModelConfig, TextEncoderConfig, UNetConfig, VAEConfig
 
 TOKENS = 77
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 
 def build(about: dict, dtype: torch.dtype) -> diffusers.UNet2DConditionModel:
-    """The UNet of these settings (the fields of gm/config.py's UNetConfig and `size_embed_dim`), with random weights."""
+    """The UNet of these settings (the fields of gm/config/types.py's UNetConfig and `size_embed_dim`), with random weights."""
     channels = [about["model_channels"] * mult for mult in about["channel_mult"]]
     attends = [2**level in about["attention_resolutions"] for level in range(len(channels))]
     with torch.device("meta"):

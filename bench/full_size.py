@@ -28,8 +28,8 @@ sys.path.insert(0, str(ROOT))
 
 from bench import counts, operators
 from bench.watch import Finished, run
-from gm.config import ModelConfig
-from gm.schema import load_config
+from gm.config.types import ModelConfig
+from gm.config.load import load_config
 
 PACKAGES = ("torch==2.13.0", "diffusers==0.42.1", "peft==0.21.2", "transformers==5.22.2", "accelerate==1.15.0")
 DTYPES = ("float32", "bfloat16")

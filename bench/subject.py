@@ -24,7 +24,7 @@ from gm.data.images import read_image
 from gm.evaluation import report
 from gm.evaluation.fidelity import Figures, mean, way
 from gm.pictures import contact_sheet, save_png
-from gm.schema import load_config
+from gm.config.load import load_config
 
 UNET = ROOT / "configs/training/small_dreambooth_lora_cpu.yaml"
 TEXT = ROOT / "configs/training/small_dreambooth_textencoder_lora_cpu.yaml"
@@ -183,7 +183,7 @@ def page(means: Mapping[str, Figures], rows: Mapping[str, Figures], bench: Bench
 Written by `python bench/subject.py`{" --quick" if bench.quick else ""}. The small model, {PIXELS} x {PIXELS} pixels, on a CPU: five
 drawn photos of a dog with three rare traits at once; five prompts with its held-out places, {bench.num_seeds} seeds each, and as many
 pictures of "A photo of a dog"; {bench.sample_step} Euler steps, guidance {bench.guidance_scale:g}. Similarities are those of the judge
-(gm/evaluation/judge.py), to {HELD_OUT} held-out pictures. What the figures are: [README](../README.md#evaluate).
+(tools/toy/judge.py), to {HELD_OUT} held-out pictures. What the figures are: [README](../README.md#evaluate).
 
 Means over the seeds of training:
 

@@ -1,6 +1,6 @@
 """The page of sampling.py: settings beside, pictures with their downloads in the middle.
 
-Streamlit runs `main` again at every click. Pictures are made by the model of gm/studio.py, in another process.
+Streamlit runs `main` again at every click. Pictures are made by the model of gm/sampling/shared_model.py, in another process.
 """
 
 import re
@@ -13,15 +13,15 @@ import numpy as np
 import streamlit as st
 
 from gm import console, runtime
-from gm.arguments import SAMPLERS, SampleOptions, parse_sample
+from gm.options.commands import SAMPLERS, SampleOptions, parse_sample
 from gm.checkpoint.lora_files import open_lora
 from gm.checkpoint.weights import split_weight_argument
-from gm.config import Config
+from gm.config.types import Config
 from gm.errors import UserError
 from gm.pictures import contact_sheet, save_png
-from gm.schema import load_config
-from gm.studio import Choice, Studio
-from gm.training.prior import make_writable
+from gm.config.load import load_config
+from gm.sampling.shared_model import Choice, Studio
+from gm.training.class_images import make_writable
 from sampling_without_streamlit import about, next_number, sample_settings
 
 RUNS = Path("runs")  # where LoRA files are looked for

@@ -1,6 +1,6 @@
 """Sample pictures from SDXL, with or without a LoRA, on the command line.
 
-options -> checks -> text -> UNet -> pictures. The sampling itself is gm/sampling.py.
+options -> checks -> text -> UNet -> pictures. The sampling itself is gm/sampling/pictures.py.
 """
 
 import sys
@@ -10,12 +10,12 @@ from typing import Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gm import console, runtime
-from gm.arguments import SampleOptions, parse_sample, read_prompts
-from gm.config import SampleSettings
+from gm.options.commands import SampleOptions, parse_sample, read_prompts
+from gm.config.types import SampleSettings
 from gm.console import log
 from gm.errors import UserError
-from gm.schema import load_config
-from gm.training.prior import make_writable
+from gm.config.load import load_config
+from gm.training.class_images import make_writable
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     machine = runtime.start(options.device_target, options.ms_mode, options.ms_amp_level, options.seed)
     folder = Path(options.save_path)
 
-    from gm.inference import Pipeline, Source
+    from gm.sampling.pipeline import Pipeline, Source
     from gm.pictures import contact_sheet, save_png
 
     pipeline = Pipeline(Source(config.model, options.weight, machine, options.lora_scale or (), vae=options.vae))

@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from gm.checkpoint.diffusers_rules import official_to_diffusers
 from gm.checkpoint.rules import native_to_official
 from gm.checkpoint.weights import open_base
-from gm.config import ModelConfig
+from gm.config.types import ModelConfig
 
 
 def models(model: ModelConfig, device: str = "cpu") -> dict[str, torch.nn.Module]:

@@ -11,9 +11,9 @@ from peft.tuners.lora import LoraLayer
 
 import diffusers_models
 import tiny
-from gm import lora
+from gm.checkpoint import lora_stack as lora
 from gm.models import sdxl
-from gm.sampling import LatentSampler, SampleSettings, Text, unconditional
+from gm.sampling.pictures import LatentSampler, SampleSettings, Text, unconditional
 
 POOLED = 32  # of the vector's columns
 CLIP_LAYER = 3  # hidden state that the first encoder gives

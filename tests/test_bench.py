@@ -7,7 +7,7 @@ import pytest
 
 import tiny
 from bench import counts, operators, watch
-from gm.schema import load_config
+from gm.config.load import load_config
 
 FULL = tiny.ROOT / "configs" / "training" / "sd_xl_base_finetune_dreambooth_lora_cpu.yaml"
 

@@ -12,22 +12,22 @@ from safetensors.numpy import load_file, save_file
 
 import diffusers_models
 import tiny
-from gm.arguments import parse_train
+from gm.options.commands import parse_train
 from gm.checkpoint.diffusers_rules import PARTS, diffusers_to_official, official_to_diffusers
 from gm.checkpoint.folder import open_source, open_vae
 from gm.checkpoint.io import convert, open_tensors, write_tensors
 from gm.checkpoint.rules import IGNORED_ON_LOAD, native_to_official, official_to_native, split_names
 from gm.checkpoint.weights import open_base, stream_whole
-from gm.config import UNetConfig, VAEConfig
-from gm.data.cache import plan_squares
+from gm.config.types import UNetConfig, VAEConfig
+from gm.data.crops import plan_squares
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import INSTANCE
 from gm.errors import UserError
 from gm.models.sdxl import expected_shapes
 from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
-from gm.schema import load_config
-from gm.training.caching import encode_squares
+from gm.config.load import load_config
+from gm.training.precompute import encode_squares
 from gm.training.job import Job
 from test_commands import run, sample, train_arguments  # noqa: F401 (a fixture is found by its name)
 from tools import convert_weight

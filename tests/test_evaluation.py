@@ -14,14 +14,14 @@ from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_files import save_lora
 from gm.errors import UserError
 from gm.evaluation import fidelity, report
-from gm.evaluation.arguments import JUDGE, PLACES, parse_evaluate
+from gm.options.evaluate import JUDGE, PLACES, parse_evaluate
 from gm.evaluation.features import load_features
 from gm.evaluation.fidelity import Figures
 from gm.models.sdxl import expected_shapes
 from tools import evaluate, train_judge
-from tools.world import scenes
-from tools.world.drawing import draw
-from tools.world.subject import subject_pictures
+from tools.toy import scenes
+from tools.toy.drawing import draw
+from tools.toy.subject import subject_pictures
 
 TOY = """
 import numpy as np
@@ -273,7 +273,7 @@ def arguments(world, tiny_weights, output, *more):
 def test_evaluation_of_two_lora(world, tiny_weights, capsys, monkeypatch):
     """Table, JSON, plot, sheets and pictures; a LoRA without effect has the base model's figures. Then once more: nothing
     is sampled, and with one more seed only what is new."""
-    from gm.inference import Pipeline
+    from gm.sampling.pipeline import Pipeline
 
     out = world / "out"
     lora = ("--lora", f"none={world / 'none.ckpt'}", "--lora", f"much, 1={world / 'much.ckpt'}")

@@ -6,12 +6,12 @@ import pytest
 from mindspore import Tensor
 
 import tiny
-from gm import lora
+from gm.checkpoint import lora_stack as lora
 from gm.diffusion.schedule import legacy_ddpm_sigmas, train_sigmas
 from gm.models import sdxl
 from gm.models.conditioner import SizeEmbedding, tokenize
 from gm.models.vae import VAEDecode, VAEEncode
-from gm.sampling import LatentSampler, SampleSettings, Text, TextEmbedder, unconditional
+from gm.sampling.pictures import LatentSampler, SampleSettings, Text, TextEmbedder, unconditional
 from gm.training.step import LossScale, MicroBatch, Trainer
 
 POOLED = 32  # of the vector's 1568 columns

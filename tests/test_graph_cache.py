@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tiny
-from gm.apart import beside, run_apart
+from gm.process import beside, run_in_subprocess
 from gm.checkpoint.lora_files import open_lora
 from gm.graph_cache import graph_folder
 from gm.models import sdxl
@@ -65,7 +65,7 @@ def test_what_runs_beside_ends_when_the_body_fails():
         assert found.result() == 7
     start = time.perf_counter()
     with pytest.raises(KeyError):
-        with beside(lambda: run_apart(time.sleep, 300)) as found:
+        with beside(lambda: run_in_subprocess(time.sleep, 300)) as found:
             while not multiprocessing.active_children():
                 time.sleep(0.01)
             raise KeyError("the body")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import tiny
-from gm import lora
+from gm.checkpoint import lora_stack as lora
 from gm.checkpoint.io import write_tensors
 from gm.checkpoint.lora_files import ADAPTER_METADATA, open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, UNET, LoraNames, lora_names, matrix_names, spatial_transformers
 from gm.checkpoint.weights import open_base
-from gm.config import UNetConfig
+from gm.config.types import UNetConfig
 from gm.errors import UserError
 from gm.models.sdxl import expected_shapes
 

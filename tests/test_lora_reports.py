@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import tiny
-from gm import low_rank
+from gm.checkpoint import svd as low_rank
 from gm.checkpoint.blocks import by_block, network_of
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from gm.config import OptimConfig
+from gm.config.types import OptimConfig
 from gm.data.dreambooth import INSTANCE
 from gm.parallel.ranks import Ranks
 from gm.training.optim import AdamW, FlatGradient, ReduceGradient, learning_rate

@@ -6,9 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import tiny
-from gm.arguments import SD_XL_BASE_RATIOS, parse_sample, parse_train
+from gm.options.commands import SD_XL_BASE_RATIOS, parse_sample, parse_train
 from gm.errors import UserError
-from gm.schema import load_config
+from gm.config.load import load_config
 
 TRAIN = ["--instance_data_path", "photos", "--instance_prompt", "a sks dog"]
 WITH_CLASS = TRAIN + ["--class_data_path", "class", "--class_prompt", "a dog"]

@@ -23,7 +23,7 @@ from diffusers_pipeline import (
     tokens,
     unet_output,
 )
-from gm import lora
+from gm.checkpoint import lora_stack as lora
 from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, lora_names
 from gm.checkpoint.weights import open_base

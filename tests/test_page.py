@@ -15,7 +15,7 @@ import tiny
 from gm import runtime
 from gm.checkpoint.weights import open_base
 from gm.errors import UserError
-from gm.schema import load_config
+from gm.config.load import load_config
 from lora_samples import ATTENTION, make_lora
 
 PAGE = tiny.ROOT / "demo" / "sampling.py"
@@ -42,7 +42,7 @@ def flags(weight, *more) -> list[str]:
 @pytest.fixture
 def page(folder, tiny_weights, monkeypatch):
     """Opens the page with flags, changes one setting, and presses the button: (its errors, the page)."""
-    from streamlit.testing.v1 import AppTest  # after MindSpore, which brings its own protobuf code (gm/studio.py)
+    from streamlit.testing.v1 import AppTest  # after MindSpore, which brings its own protobuf code (gm/sampling/shared_model.py)
 
     monkeypatch.syspath_prepend(PAGE.parent)
     monkeypatch.chdir(folder)
@@ -141,7 +141,7 @@ def test_the_models_to_choose_from(page, tmp_path, monkeypatch):
 
 def test_lora_that_come_and_go(folder, tiny_weights):
     """After any change the loaded weights are those that a fresh start would have."""
-    from gm.inference import Pipeline, Source
+    from gm.sampling.pipeline import Pipeline, Source
 
     machine = runtime.start("CPU", 0, None, 0)
     lora, second = str(folder / "runs" / "big_lora.ckpt"), str(folder / "second.ckpt")

@@ -9,7 +9,7 @@ import pytest
 from mindspore import nn
 
 from gm.errors import UserError
-from gm.schema import load_config
+from gm.config.load import load_config
 
 CONFIG = "configs/inference/small_sdxl.yaml"
 
@@ -28,7 +28,7 @@ def model(root):
 def filled(cell, seed=0):
     """The network with what pretraining starts from, the zero layers with small numbers as well."""
     from gm.models import sdxl
-    from gm.pretraining.initial import initial_weight
+    from tools.toy.initial import initial_weight
 
     shapes = {parameter.name: tuple(parameter.shape) for parameter in cell.get_parameters()}
     noise = np.random.default_rng(seed)
@@ -37,7 +37,7 @@ def filled(cell, seed=0):
 
 
 def test_initial_weights():
-    from gm.pretraining.initial import initial_weight
+    from tools.toy.initial import initial_weight
 
     assert not initial_weight("model.diffusion_model.out.2.weight", (4, 64, 3, 3), 0).any()
     assert not initial_weight("model.diffusion_model.middle_block.0.out_layers.3.weight", (8, 8, 3, 3), 0).any()
@@ -55,7 +55,7 @@ def test_normalised_first_stage_draws_the_same_and_has_unit_latents(model):
 
     from gm.models import sdxl
     from gm.models.vae import VAEDecode, VAEEncode
-    from gm.pretraining.first_stage import normalised
+    from tools.toy.first_stage import normalised
 
     vae = filled(sdxl.build_vae(model))
     images = Tensor(np.random.default_rng(0).uniform(-1, 1, (6, 3, 32, 32)).astype(np.float32))
@@ -78,7 +78,7 @@ def test_learned_words_are_the_table_that_is_written(model):
 
     from gm.models import sdxl
     from gm.models.conditioner import tokenize
-    from gm.pretraining.text_to_image import OptionalCaption, learn_words, train_all
+    from tools.toy.text_to_image import OptionalCaption, learn_words, train_all
 
     tokens = tokenize(["a photo of a dog", "a sks cat"])
     encoders = filled(sdxl.build_text_encoders(model))
@@ -120,7 +120,7 @@ def test_learned_words_are_the_table_that_is_written(model):
 def test_captioned_batches(model):
     from gm.models.conditioner import tokenize
     from gm.diffusion.schedule import train_sigmas
-    from gm.pretraining.text_to_image import NO_CAPTION, RARE_WORD, CaptionedBatches, loss_weights
+    from tools.toy.text_to_image import NO_CAPTION, RARE_WORD, CaptionedBatches, loss_weights
 
     posteriors = np.random.default_rng(0).standard_normal((50, 2, 4, 4, 4)).astype(np.float16)
     caption = lambda picture, random: (f"a photo of a {('dog', 'cat')[picture % 2]}", ("dog", "cat")[picture % 2])  # noqa: E731
@@ -153,8 +153,8 @@ def test_captioned_batches(model):
 def test_what_the_first_stage_is_trained_on():
     """Whole pictures of anybody but the subject's like, some of them put together from two."""
     from tools import pretrain
-    from tools.world.drawing import draw
-    from tools.world.scenes import even_look, random_scene
+    from tools.toy.drawing import draw
+    from tools.toy.scenes import even_look, random_scene
 
     parts = []
     for seed in range(40):
@@ -168,7 +168,7 @@ def test_what_the_first_stage_is_trained_on():
 def test_weights_of_the_loss():
     """1 in the mean; small noise counts little; the error of EDM's network counts the same at every level between."""
     from gm.diffusion.schedule import train_sigmas
-    from gm.pretraining.text_to_image import loss_weights
+    from tools.toy.text_to_image import loss_weights
 
     sigmas = train_sigmas(1000)
     weights = loss_weights(sigmas)
@@ -183,7 +183,7 @@ def test_weights_of_the_loss():
 def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     from gm.checkpoint.weights import open_base
     from gm.models.sdxl import expected_shapes
-    from gm.pretraining import run as pretraining
+    from tools.toy import run as pretraining
     from gm.training import loop
     from tools import pretrain
 

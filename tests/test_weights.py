@@ -16,7 +16,7 @@ from gm.checkpoint.lora_files import lora_in_base
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
 from gm.errors import UserError
 from gm.models.sdxl import expected_shapes
-from gm.schema import load_config
+from gm.config.load import load_config
 from tools import convert_weight
 
 

@@ -14,9 +14,9 @@ from gm.errors import UserError
 from gm.models.tokenizer import ClipTokenizer
 from gm.randomness import generator
 from tools import draw_world
-from tools.world import scenes
-from tools.world.drawing import draw
-from tools.world.scenes import (
+from tools.toy import scenes
+from tools.toy.drawing import draw
+from tools.toy.scenes import (
     ANIMALS,
     KINDS,
     PLACES,
@@ -28,7 +28,7 @@ from tools.world.scenes import (
     random_look,
     random_scene,
 )
-from tools.world.subject import subject_pictures, subject_scenes
+from tools.toy.subject import subject_pictures, subject_scenes
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from gm.checkpoint.weights import open_base
-from gm.config import Config, DataConfig, LoraConfig, ModelConfig, OptimConfig
+from gm.config.types import Config, DataConfig, LoraConfig, ModelConfig, OptimConfig
 from gm.data.dreambooth import CLASS, INSTANCE
 from gm.diffusion.schedule import train_sigmas
 from gm.models import sdxl
-from gm.schema import load_config
+from gm.config.load import load_config
 from gm.training.step import MicroBatch
 
 ROOT = Path(__file__).resolve().parent.parent

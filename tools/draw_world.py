@@ -17,9 +17,9 @@ from gm.data.images import count_images
 from gm.errors import UserError
 from gm.pictures import contact_sheet, save_png
 from gm.randomness import WORLD, generator
-from tools.world.drawing import draw
-from tools.world.scenes import caption, labels, random_scene
-from tools.world.subject import subject_pictures
+from tools.toy.drawing import draw
+from tools.toy.scenes import caption, labels, random_scene
+from tools.toy.subject import subject_pictures
 
 COLUMNS = 4  # of the contact sheet
 

@@ -19,14 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gm import console, runtime
 from gm.checkpoint.lora_files import open_lora
 from gm.console import bar, log
-from gm.config import SampleSettings
+from gm.config.types import SampleSettings
 from gm.data.images import list_images, read_image
 from gm.errors import UserError
 from gm.evaluation import report
-from gm.evaluation.arguments import EvaluateOptions, parse_evaluate
+from gm.options.evaluate import EvaluateOptions, parse_evaluate
 from gm.evaluation.features import load_features
-from gm.schema import load_config
-from gm.training.prior import make_writable
+from gm.config.load import load_config
+from gm.training.class_images import make_writable
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -42,7 +42,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     from gm.evaluation.measure import Measure, Photos
     from gm.evaluation.samples import Gallery, Row
-    from gm.inference import Pipeline, Source
+    from gm.sampling.pipeline import Pipeline, Source
 
     photos = Photos(
         _photos(options.subject_photos, "--subject_photos"), _photos(options.held_out, "--held_out") if options.held_out else None

@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from gm import console, low_rank
+from gm import console
+from gm.checkpoint import svd as low_rank
 from gm.checkpoint.blocks import NETWORKS, by_block, network_of
 from gm.checkpoint.folder import open_source, open_vae
 from gm.checkpoint.io import TensorFile

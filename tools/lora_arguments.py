@@ -8,10 +8,10 @@ from gm.checkpoint.io import kind_of
 from gm.checkpoint.lora_files import LoraFile, open_lora
 from gm.checkpoint.lora_rules import LAYOUTS
 from gm.checkpoint.single_file import FLOATS
-from gm.config import ModelConfig
+from gm.config.types import ModelConfig
 from gm.console import log
 from gm.errors import UserError
-from gm.schema import load_config
+from gm.config.load import load_config
 
 
 def add_lora(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from gm.checkpoint.rules import official_shapes
 from gm.console import bar, log
 from gm.errors import UserError
 from gm.randomness import RANDOM_WEIGHTS, generator
-from gm.schema import load_config
+from gm.config.load import load_config
 
 BLOCK = 1 << 20  # numbers drawn for one tensor; larger tensors repeat them
 

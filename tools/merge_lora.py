@@ -11,11 +11,11 @@ from typing import Optional, Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gm import console
-from gm.arguments import scale_list
+from gm.options.commands import scale_list
 from gm.checkpoint.single_file import FLOATS, new_output, write_single_file
 from gm.console import log
 from gm.errors import UserError
-from gm.lora import merged, open_weights
+from gm.checkpoint.lora_stack import merged, open_weights
 from tools.lora_arguments import add_config, model_of
 
 ABOUT_LORA = ("lora_", "step", "instance_prompt")  # what a base + LoRA file says of its LoRA

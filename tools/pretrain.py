@@ -3,7 +3,7 @@
 Pictures -> first stage -> posteriors -> UNet and text encoders.
 
 Every part is kept in --output, so that the same command goes on where it was stopped. The losses are
-gm/pretraining/first_stage.py and gm/diffusion/denoiser.py, the loop is that of fine-tuning.
+tools/toy/first_stage.py and gm/diffusion/denoiser.py, the loop is that of fine-tuning.
 """
 
 import argparse
@@ -20,13 +20,13 @@ import numpy as np
 
 from gm import console, runtime
 from gm.checkpoint.weights import open_base
-from gm.config import Config, DataConfig, OptimConfig
+from gm.config.types import Config, DataConfig, OptimConfig
 from gm.console import bar, log
 from gm.errors import UserError
 from gm.randomness import WORLD, generator
-from gm.schema import load_config
-from tools.world.drawing import draw
-from tools.world.scenes import Scene, caption, even_look, random_scene
+from gm.config.load import load_config
+from tools.toy.drawing import draw
+from tools.toy.scenes import Scene, caption, even_look, random_scene
 
 FIRST_STAGE_RATE = 2e-4  # the highest learning rate of the VAE
 TOGETHER = 0.25  # share of what the VAE sees that is put together from two
@@ -61,8 +61,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     pixels = drawn(folder / "pictures.npy", options.pictures, options.size, options.seed)
     machine = runtime.start("CPU", runtime.GRAPH, None, options.seed)
     from gm.models.sdxl import expected_shapes
-    from gm.pretraining.curves import plot_curves
-    from gm.pretraining.run import Pretraining
+    from tools.toy.curves import plot_curves
+    from tools.toy.pretraining import Pretraining
 
     if initial:
         initial.check(expected_shapes(model)[0], "--init")

@@ -13,14 +13,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from gm import console, low_rank
+from gm import console
+from gm.checkpoint import svd as low_rank
 from gm.checkpoint.blocks import by_block
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import LoraArrays, LoraFile
 from gm.checkpoint.single_file import new_output
 from gm.console import bar, log, table
 from gm.errors import UserError
-from gm.lora import initial_value
+from gm.checkpoint.lora_stack import initial_value
 from tools.lora_arguments import add_lora, add_output, layout_of, open_given
 
 

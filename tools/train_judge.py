@@ -1,4 +1,4 @@
-"""Train the judge of gm/evaluation/judge.py on pictures of the drawn world, and tell how well it sees new ones.
+"""Train the judge of tools/toy/judge.py on pictures of the drawn world, and tell how well it sees new ones.
 
     python tools/train_judge.py --output judge.safetensors     about 8 minutes on one core
 
@@ -21,10 +21,10 @@ from gm import console, runtime
 from gm.console import bar, log, table
 from gm.errors import UserError
 from gm.randomness import JUDGE, generator
-from tools.world.drawing import draw
-from tools.world.scenes import ACCESSORIES, ANIMALS, BREEDS, COATS, KINDS, MARKINGS, PLACES, SUBJECT, THINGS
-from tools.world.scenes import Look, even_look, labels, may_be_drawn, places_of, random_scene
-from tools.world.subject import subject_pictures
+from tools.toy.drawing import draw
+from tools.toy.scenes import ACCESSORIES, ANIMALS, BREEDS, COATS, KINDS, MARKINGS, PLACES, SUBJECT, THINGS
+from tools.toy.scenes import Look, even_look, labels, may_be_drawn, places_of, random_scene
+from tools.toy.subject import subject_pictures
 
 HEADS = {"kind": KINDS, "breed": BREEDS, "coat": COATS, "marking": MARKINGS, "accessory": ACCESSORIES}
 TRAITS = tuple(HEADS)
@@ -60,7 +60,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     runtime.start("CPU", 0, None, options.seed)
 
     from gm.checkpoint.io import write_tensors
-    from gm.evaluation import judge
+    from tools.toy import judge
 
     network = train(options.steps, options.learning_rate, options.seed)
     metadata = {
@@ -106,7 +106,7 @@ class Drawn(NamedTuple):
 
 def draw_group(random: np.random.Generator) -> Drawn:
     """A random individual in random places."""
-    from gm.evaluation.judge import SIZE
+    from tools.toy.judge import SIZE
 
     look = even_look(random)
     looks = [look] * 2 + [relative_of(look, random)] * 2
@@ -117,7 +117,7 @@ def draw_group(random: np.random.Generator) -> Drawn:
 
 def batch_of(groups: Sequence[Drawn], random: Optional[np.random.Generator] = None) -> Batch:
     """The pictures of the groups as the network takes them, disturbed if `random` is given."""
-    from gm.evaluation import judge
+    from tools.toy import judge
 
     looks, found = [look for group in groups for look in group.looks], [f for group in groups for f in group.labels]
     images = [image for group in groups for image in group.images]
@@ -168,7 +168,7 @@ def train(steps: int, learning_rate: float, seed: int):
     import mindspore as ms
     from mindspore import nn, ops
 
-    from gm.evaluation.judge import WIDTH, JudgeNetwork
+    from tools.toy.judge import WIDTH, JudgeNetwork
 
     widths = [len(values) for values in HEADS.values()]
 

@@ -17,7 +17,7 @@ import numpy as np
 from gm.checkpoint.io import Array, Raw, convert, write_tensors
 from gm.checkpoint.lora_files import ADAPTER_METADATA, LoraFile
 from gm.checkpoint.lora_rules import lora_names, matrix_names
-from gm.config import ModelConfig
+from gm.config.types import ModelConfig
 from gm.errors import UserError
 
 BASE_MODEL = "SDXL-base-1.0"

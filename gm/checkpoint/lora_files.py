@@ -16,7 +16,7 @@ import numpy as np
 from gm.checkpoint.io import TensorFile, open_tensors, write_tensors
 from gm.checkpoint.lora_rules import NETWORKS, OTHER_METHODS, UNET, LoraNames, lora_names, matrix_names, parse
 from gm.checkpoint.weights import BaseWeights, differences, examples
-from gm.config import ModelConfig
+from gm.config.types import ModelConfig
 from gm.errors import UserError
 
 ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers writes PEFT's settings, as JSON

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple, Optional
 
 from gm.checkpoint.diffusers_rules import official_to_diffusers, unet_blocks
-from gm.config import ModelConfig, UNetConfig
+from gm.config.types import ModelConfig, UNetConfig
 
 LAYOUTS = ("kohya", "kohya-diffusers", "peft", "diffusers")  # those of other tools
 

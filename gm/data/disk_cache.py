@@ -1,6 +1,6 @@
 """Arrays kept from run to run, each in a file of its own that is named after everything that decides its numbers.
 
-What is kept, and what decides it, is gm/training/caching.py.
+What is kept, and what decides it, is gm/training/precompute.py.
 """
 
 import hashlib

@@ -7,7 +7,7 @@ context (B, 77, c)   pooled (B, e)   sizes (B, 6)
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from gm.config import ModelConfig
+from gm.config.types import ModelConfig
 from gm.models.conditioner import SizeEmbedding
 
 

@@ -102,7 +102,7 @@ class Checked:
 def load_features(name: str, judge: Path) -> Features:
     """"judge", with the weights in the file `judge`, or what the Python file `FILE.py[:FUNCTION]` makes."""
     if name == "judge":
-        from gm.evaluation.judge import Judge
+        from tools.toy.judge import Judge
 
         return Judge.load(judge)
     path, _, function = name.partition(":")

@@ -14,12 +14,12 @@ from typing import Mapping, NamedTuple, Optional, Sequence
 import numpy as np
 from PIL import Image
 
-from gm.config import SampleSettings
+from gm.config.types import SampleSettings
 from gm.data.images import read_image
 from gm.errors import UserError
-from gm.inference import Pipeline
+from gm.sampling.pipeline import Pipeline
 from gm.pictures import contact_sheet, save_png
-from gm.sampling import unconditional
+from gm.sampling.pictures import unconditional
 
 KEY = "evaluation_key"  # the PNG's text that tells what it was made from
 

@@ -11,7 +11,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from gm.config import ModelConfig, TextEncoderConfig
+from gm.config.types import ModelConfig, TextEncoderConfig
 from gm.models.layers import TimestepEmbedding
 from gm.models.text_encoder import ClipTextModel, OpenClipTextModel
 from gm.models.tokenizer import CLIP_PAD, OPEN_CLIP_PAD, ClipTokenizer

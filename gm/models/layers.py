@@ -15,7 +15,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, Normal, initializer
 
 from gm import runtime
-from gm.config import LoraConfig
+from gm.config.types import LoraConfig
 
 
 reshape, transpose, cast, add, sub, mul = ops.Reshape(), ops.Transpose(), ops.Cast(), ops.Add(), ops.Sub(), ops.Mul()

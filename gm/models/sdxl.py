@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
 from gm.checkpoint.rules import is_lora
-from gm.config import LoraConfig, ModelConfig
+from gm.config.types import LoraConfig, ModelConfig
 from gm.console import bar
 from gm.models.conditioner import CONDITIONER_PREFIX, TextEncoders
 from gm.models.layers import Linear

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
-from gm.config import TextEncoderConfig
+from gm.config.types import TextEncoderConfig
 from gm.models.attention import Attention
 from gm.models.layers import Embedding, LayerNorm, Linear, gelu, quick_gelu
 

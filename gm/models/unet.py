@@ -13,7 +13,7 @@ from typing import Optional
 import mindspore as ms
 from mindspore import Tensor, lazy_inline, nn, ops
 
-from gm.config import LoraConfig, UNetConfig
+from gm.config.types import LoraConfig, UNetConfig
 from gm.models.attention import Attention
 from gm.models.layers import (
     Conv2d,

@@ -7,7 +7,7 @@ z = embed_dim of the YAML, the latent's channels: 4 in SDXL
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from gm.config import VAEConfig
+from gm.config.types import VAEConfig
 from gm.models.attention import Attention
 from gm.models.layers import Conv2d, GroupNorm, silu
 

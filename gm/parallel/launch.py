@@ -26,9 +26,9 @@ def join(timeout: int) -> Ranks:
 
         return MpiRanks()
     if launcher() == "msrun":
-        from gm.parallel.msrun import HubRanks
+        from gm.parallel.msrun import MsrunRanks
 
-        return HubRanks(timeout)
+        return MsrunRanks(timeout)
     return Ranks()
 
 
@@ -48,9 +48,9 @@ def run_command(command: Callable[[Sequence[str], Ranks], None], argv: Optional[
     argv = list(sys.argv[1:] if argv is None else argv)
     timeout = _join_timeout(argv)
     if os.environ.get("MS_ROLE") == "MS_SCHED":
-        from gm.parallel import hub
+        from gm.parallel import rendezvous
 
-        return hub.serve(timeout)
+        return rendezvous.serve(timeout)
     if launcher() is None:
         return console.run_command(lambda words: command(words, Ranks()), argv)
     console.set_up()

@@ -1,4 +1,4 @@
-"""Ranks under msrun: each has one connection to the hub, which msrun starts as the scheduler process (hub.py)."""
+"""Ranks under msrun: each has one connection to the hub, which msrun starts as the scheduler process (rendezvous.py)."""
 
 import os
 import queue
@@ -10,11 +10,11 @@ from typing import Any, NoReturn, Optional
 
 from gm.errors import UserError
 from gm.parallel import scheduler
-from gm.parallel.hub import FAILED, address, keep_alive, read, send
+from gm.parallel.rendezvous import FAILED, address, keep_alive, read, send
 from gm.parallel.ranks import Ranks
 
 
-class HubRanks(Ranks):
+class MsrunRanks(Ranks):
     """The workers of one msrun command."""
 
     launcher = "msrun"

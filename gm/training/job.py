@@ -14,16 +14,16 @@ from typing import Optional, Sequence
 import numpy as np
 from mindspore.nn import Cell
 
-from gm import lora
-from gm.apart import beside
-from gm.arguments import TrainOptions
+from gm.checkpoint import lora_stack as lora
+from gm.process import beside
+from gm.options.commands import TrainOptions
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
-from gm.config import Config
+from gm.config.types import Config
 from gm.console import log, waiting
-from gm.data.cache import Photos, Posteriors
+from gm.data.crops import Photos, Posteriors
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder
 from gm.errors import UserError
@@ -35,11 +35,11 @@ from gm.models.vae import VAE
 from gm.parallel.ranks import Ranks, deal
 from gm.pictures import contact_sheet, save_png
 from gm.runtime import Runtime, peak_memory_gb
-from gm.sampling import PictureSampler, SampleSettings, Text, TextEmbedder, unconditional
-from gm.training.caching import Caching
+from gm.sampling.pictures import PictureSampler, SampleSettings, Text, TextEmbedder, unconditional
+from gm.training.precompute import Caching
 from gm.training.loop import BatchMaker, LoopSettings, compile_first, fit
-from gm.training.prior import sample_images
-from gm.training.stages import Stages
+from gm.training.class_images import sample_images
+from gm.training.timings import Timings
 from gm.training.step import LossScale, MicroBatch, Trainer
 
 STATE_FILE = "training_state.ckpt"
@@ -67,7 +67,7 @@ class Job:
         self.unet_texts: dict[str, Text] = {}
         self.encoding: Optional[Future] = None  # of the prompts and photos, beside the main thread
         disk = DiskCache(Path(options.cache_dir) if options.cache_dir else None)
-        self.stages = Stages()
+        self.stages = Timings()
         self.caching = Caching(config.model, self.base, machine, ranks, disk)
 
     # -- weights ---------------------------------------------------------------------------------------------------

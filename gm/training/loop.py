@@ -14,13 +14,13 @@ from typing import Callable, Optional
 import numpy as np
 
 from gm.console import bar, log, waiting
-from gm.data.cache import Posteriors, text_rows
+from gm.data.crops import Posteriors, text_rows
 from gm.data.dreambooth import DreamBoothSchedule
 from gm.diffusion.schedule import train_sigmas
 from gm.parallel.ranks import Ranks
 from gm.pictures import plot_losses
 from gm.training.noise import draw_noise
-from gm.training.stages import Stages
+from gm.training.timings import Timings
 from gm.training.step import MicroBatch, Trainer
 
 
@@ -113,7 +113,7 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-def compile_first(trainer: Trainer, batch: MicroBatch, stages: Stages, hold: Callable[[], bool] = lambda: False) -> None:
+def compile_first(trainer: Trainer, batch: MicroBatch, stages: Timings, hold: Callable[[], bool] = lambda: False) -> None:
     """Compile the graph for micro-batches of this shape unless that is done; `hold` as in `waiting`."""
     if not trainer.compiled:
         with stages("compilation"), waiting("compiling the training graph", hold):
@@ -125,7 +125,7 @@ def fit(
     make_batch: BatchMaker,
     settings: LoopSettings,
     save: Callable[[Path, int], None],
-    stages: Stages,
+    stages: Timings,
     infer: Optional[Callable[[int], None]] = None,
     ranks: Ranks = Ranks(),
 ) -> Path:

@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from gm.config import OptimConfig
+from gm.config.types import OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: int, total_step: int) -> float:

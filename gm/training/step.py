@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from gm.config import Config
+from gm.config.types import Config
 from gm.diffusion.denoiser import Denoiser, DiffusionLoss
 from gm.graph_cache import graph_cache
 from gm.models.conditioner import TextEncoders

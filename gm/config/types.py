@@ -1,4 +1,4 @@
-"""What a run is: frozen dataclasses, one line per field with its unit. Reading them from YAML is gm/schema.py."""
+"""What a run is: frozen dataclasses, one line per field with its unit. Reading them from YAML is gm/config/load.py."""
 
 from dataclasses import dataclass
 from typing import Optional, Tuple

@@ -7,13 +7,13 @@ from typing import Iterable, Optional, Sequence
 
 import numpy as np
 
-from gm import lora
-from gm.apart import run_apart
+from gm.checkpoint import lora_stack as lora
+from gm.process import run_in_subprocess
 from gm.checkpoint.lora_files import open_lora
-from gm.config import ModelConfig, SampleSettings
+from gm.config.types import ModelConfig, SampleSettings
 from gm.models import sdxl
 from gm.runtime import Runtime
-from gm.sampling import PictureSampler, Text, TextEmbedder, unconditional
+from gm.sampling.pictures import PictureSampler, Text, TextEmbedder, unconditional
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Pipeline:
         self.texts = {prompt: self.texts[prompt] for prompt in prompts if prompt in self.texts}
         new = [prompt for prompt in prompts if prompt not in self.texts]
         if new:
-            self.texts |= self.embedder(new) if self.embedder else run_apart(embed_prompts, new, self.source)
+            self.texts |= self.embedder(new) if self.embedder else run_in_subprocess(embed_prompts, new, self.source)
 
     def load_text_encoders(self) -> None:
         """Load the text encoders, so that `embed` uses them."""

@@ -3,8 +3,8 @@
 from PIL import Image
 
 from gm.randomness import SUBJECT_PHOTOS, generator
-from tools.world.drawing import draw
-from tools.world.scenes import HELD_OUT_PLACES, SUBJECT, SUBJECT_PLACES, Scene, random_scene
+from tools.toy.drawing import draw
+from tools.toy.scenes import HELD_OUT_PLACES, SUBJECT, SUBJECT_PLACES, Scene, random_scene
 
 
 def subject_scenes(number: int, seed: int, held_out: bool) -> list[Scene]:

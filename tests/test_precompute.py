@@ -15,17 +15,17 @@ from gm import console
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_files import open_lora
 from gm.checkpoint.weights import open_base
-from gm.data.cache import Photos
+from gm.data.crops import Photos
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import INSTANCE, Draw
 from gm.data.images import image_size, read_image
 from gm.errors import UserError
-from gm.inference import embed_prompts
+from gm.sampling.pipeline import embed_prompts
 from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
-from gm.sampling import Text
-from gm.training import caching
-from gm.training.caching import Caching
+from gm.sampling.pictures import Text
+from gm.training import precompute
+from gm.training.precompute import Caching
 from test_images import halves
 from test_parallel import arguments, given  # noqa: F401  (a fixture)
 
@@ -33,7 +33,7 @@ from test_parallel import arguments, given  # noqa: F401  (a fixture)
 class Computed(list):
     """What has been computed, by stand-ins for the networks that are quick and depend on their input."""
 
-    def run_apart(self, function, *args):
+    def run_in_subprocess(self, function, *args):
         if function is embed_prompts:
             prompts, source = args
             assert not source.use_lora
@@ -62,9 +62,9 @@ class Computed(list):
 @pytest.fixture
 def computed(monkeypatch):
     done = Computed()
-    monkeypatch.setattr(caching, "run_apart", done.run_apart)
+    monkeypatch.setattr(caching, "run_in_subprocess", done.run_in_subprocess)
     monkeypatch.setattr(caching, "Encoder", done.encoder)
-    monkeypatch.setattr(caching.sdxl, "load", lambda cell, *_: cell)
+    monkeypatch.setattr(precompute.sdxl, "load", lambda cell, *_: cell)
     return done
 
 
@@ -171,7 +171,7 @@ def test_what_decides_the_numbers_decides_what_is_used_again(tiny_weights, photo
     assert computed.since() == []  # prompts are embedded without LoRA
 
     # the weights are hashed once as long as the file is the same
-    monkeypatch.setattr(caching.BaseWeights, "digest", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr(precompute.BaseWeights, "digest", lambda *_: pytest.fail("hashed again"))
     encode(tiny_weights, photos, folder)
     make(tiny_weights, folder).embed(["a cat"])
     assert computed.since() == []
@@ -310,7 +310,7 @@ def test_cached_or_not_the_training_is_the_same(shared, given, tmp_path, capfd, 
 
     kept = ("--cache_dir", tmp_path / "cache")
     _, losses, matrices = train("cold", *kept)
-    monkeypatch.setattr(caching, "run_apart", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(caching, "run_in_subprocess", lambda *_: pytest.fail("a process was started"))
     printed, warm, same_matrices = train("warm", *kept)
     assert "2 of 2 prompts from the cache in" in printed and "photos from the cache in" in printed
     assert warm == losses and all(np.array_equal(matrices[key], same_matrices[key]) for key in matrices)

@@ -9,20 +9,20 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from gm.apart import run_apart
+from gm.process import run_in_subprocess
 from gm.checkpoint.weights import BasePaths, BaseWeights, open_base
-from gm.config import ModelConfig
+from gm.config.types import ModelConfig
 from gm.console import bar, log
-from gm.data.cache import Photos, Posteriors, Square, Squares, plan_squares
+from gm.data.crops import Photos, Posteriors, Square, Squares, plan_squares
 from gm.data.disk_cache import DiskCache, Key
 from gm.data.images import read_image
-from gm.inference import Source, embed_prompts
+from gm.sampling.pipeline import Source, embed_prompts
 from gm.models import sdxl
 from gm.models.conditioner import CONDITIONER_PREFIX
 from gm.models.vae import VAE, VAE_PREFIX, VAEEncode
 from gm.parallel.ranks import Ranks, deal
 from gm.runtime import Runtime, gather_rows
-from gm.sampling import Compiling, Text
+from gm.sampling.pictures import Compiling, Text
 
 FORMAT = 1  # of the rows; another number makes what was kept unknown
 
@@ -48,7 +48,7 @@ class Caching:
             mine = [prompts[number] for number in numbers]
             weight, vae = self.base.paths
             source = Source(sdxl.without_lora(self.model), weight, self.machine, use_lora=False, vae=vae)
-            texts = run_apart(embed_prompts, mine, source)
+            texts = run_in_subprocess(embed_prompts, mine, source)
             rows = [np.concatenate([texts[prompt].context.reshape(-1), texts[prompt].pooled]) for prompt in mine]
             for number, row in zip(numbers, rows):
                 self.disk.put(keys[number], row)
@@ -70,7 +70,7 @@ class Caching:
 
         def compute(numbers: Sequence[int]) -> list[np.ndarray]:
             mine = [(keys[number], squares[number]) for number in numbers]
-            return run_apart(encode_squares, self.model, self.base.paths, self.machine, self.disk, mine)
+            return run_in_subprocess(encode_squares, self.model, self.base.paths, self.machine, self.disk, mine)
 
         rows, found = collect(keys, self.disk, self.ranks, compute)
         if self.disk.folder:

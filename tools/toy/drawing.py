@@ -2,10 +2,10 @@
 
 from PIL import Image
 
-from tools.world import places
-from tools.world.animals import COLOURS, GROWN, OUTLINE, body_of, draw_animal
-from tools.world.pen import Pen, ellipse, line, polygon
-from tools.world.scenes import ANIMALS, Scene
+from tools.toy import places
+from tools.toy.animals import COLOURS, GROWN, OUTLINE, body_of, draw_animal
+from tools.toy.pen import Pen, ellipse, line, polygon
+from tools.toy.scenes import ANIMALS, Scene
 
 FINER = 3  # pixels drawn along each side of a pixel of the picture
 # Where the head of every animal is, in all poses and places, and where things stand

@@ -14,7 +14,7 @@ import numpy as np
 from gm.checkpoint.lora_files import LoraFile, lora_in_base, open_lora
 from gm.checkpoint.rules import is_lora
 from gm.checkpoint.weights import BaseWeights, open_base, split_weight_argument
-from gm.config import ModelConfig
+from gm.config.types import ModelConfig
 from gm.errors import UserError
 from gm.randomness import LORA_INIT, generator
 

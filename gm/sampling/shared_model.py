@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Iterator, Optional
 
 from gm import console, runtime
-from gm.apart import Kept
-from gm.config import ModelConfig
+from gm.process import Worker
+from gm.config.types import ModelConfig
 from gm.console import Viewer
 
 
@@ -34,10 +34,10 @@ class Studio:
     def __init__(self):
         self._turn = threading.Lock()
         self._choice: Optional[Choice] = None
-        self._kept: Optional[Kept] = None
+        self._kept: Optional[Worker] = None
 
     @contextmanager
-    def open(self, choice: Choice, viewer: Viewer) -> Iterator[Kept]:
+    def open(self, choice: Choice, viewer: Viewer) -> Iterator[Worker]:
         """The `Pipeline` of this model with its text encoders, for the body alone. `viewer` is told who is waited for, and
         of the loading where that is necessary; what it raises ends this."""
         seconds = 0.0
@@ -47,7 +47,7 @@ class Studio:
         try:
             if choice != self._choice or not self._kept.alive:
                 self.close()
-                self._kept = Kept(viewer, load, choice)
+                self._kept = Worker(viewer, load, choice)
                 self._choice = choice
             yield self._kept
         finally:
@@ -64,7 +64,7 @@ def load(choice: Choice):
     """The `Pipeline` for these weights, loaded with its text encoders, in the process that calls it."""
     with console.waiting("starting MindSpore"):
         machine = runtime.start(choice.device, choice.mode, choice.amp_level, seed=0)
-        from gm.inference import Pipeline, Source
+        from gm.sampling.pipeline import Pipeline, Source
     with console.waiting("checking the weights"):
         pipeline = Pipeline(Source(choice.model, choice.weight, machine, vae=choice.vae))
     pipeline.load(keep_text_encoders=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageChops
 
-from tools.world.pen import Pen, Point, Shape, ellipse, line, polygon
-from tools.world.scenes import Look
+from tools.toy.pen import Pen, Point, Shape, ellipse, line, polygon
+from tools.toy.scenes import Look
 
 OUTLINE, GROWN = "#1b1720", 1.6
 STRIPE, PALE = "#ffdb1a", "#fff0d6"

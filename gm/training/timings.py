@@ -12,7 +12,7 @@ from gm.console import log
 from gm.runtime import peak_memory_gb
 
 
-class Stages:
+class Timings:
     """`with stages("loading"):` around a part of the run; a stage inside another one stops the clock of the outer.
 
     What another thread than the one that made this does beside the main thread's stages is kept apart.

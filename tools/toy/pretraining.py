@@ -10,20 +10,20 @@ from mindspore import Tensor
 from gm.checkpoint.io import convert, open_tensors, write_tensors
 from gm.checkpoint.rules import IGNORED_ON_LOAD, official_shapes, official_to_native, split_names
 from gm.checkpoint.weights import BaseWeights
-from gm.config import Config, OptimConfig
+from gm.config.types import Config, OptimConfig
 from gm.console import bar, log
 from gm.models import sdxl
 from gm.models.conditioner import tokenize
 from gm.models.vae import VAE, VAEDecode, VAEEncode
 from gm.pictures import contact_sheet, save_png
-from gm.pretraining.first_stage import FirstStageTrainer, normalised
-from gm.pretraining.initial import initial_weight
-from gm.pretraining.text_to_image import AveragingTrainer, CaptionedBatches, LearnedWords, OptionalCaption, learn_words, train_all
+from tools.toy.first_stage import FirstStageTrainer, normalised
+from tools.toy.initial import initial_weight
+from tools.toy.text_to_image import AveragingTrainer, CaptionedBatches, LearnedWords, OptionalCaption, learn_words, train_all
 from gm.randomness import FIRST_STAGE, generator
 from gm.runtime import Runtime
-from gm.sampling import Compiling, PictureSampler, SampleSettings, TextEmbedder, unconditional
+from gm.sampling.pictures import Compiling, PictureSampler, SampleSettings, TextEmbedder, unconditional
 from gm.training.loop import LoopSettings, Metrics, fit
-from gm.training.stages import Stages
+from gm.training.timings import Timings
 from gm.training.step import LossScale
 
 STATE = "{part}_state.ckpt"
@@ -163,7 +163,7 @@ class Pretraining:
 
         settings = LoopSettings(self.folder, save_every, 1, 50, infer_every, "sdxl_{step}.safetensors")
         if trainer.step < config.data.total_step:
-            fit(trainer, batches, settings, save, Stages(), infer)
+            fit(trainer, batches, settings, save, Timings(), infer)
         self._collect(trainer, encoders, learned)
 
     def _restore(self, trainer: AveragingTrainer, state: Mapping[str, np.ndarray]) -> None:

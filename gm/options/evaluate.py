@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional, Sequence
 
-from gm.arguments import FACTOR, POSITIVE, common_parser, parsed, prompt_text, read_prompts
+from gm.options.commands import FACTOR, POSITIVE, common_parser, parsed, prompt_text, read_prompts
 from gm.errors import UserError
 
 JUDGE = Path(__file__).resolve().parents[2] / "checkpoints" / "judge.safetensors"

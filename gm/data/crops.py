@@ -1,7 +1,7 @@
 """Which squares a run trains on, and the VAE posterior of each: computed once, or anew at every draw.
 
 A square is known by the content of its photo, so that a changed photo is another one and repeats that cut the same
-pixels share one posterior. Finding, computing and sharing posteriors is gm/training/caching.py.
+pixels share one posterior. Finding, computing and sharing posteriors is gm/training/precompute.py.
 """
 
 import hashlib

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from gm.config import ModelConfig, SampleSettings
+from gm.config.types import ModelConfig, SampleSettings
 from gm.console import bar, waiting
 from gm.diffusion.denoiser import Denoiser
 from gm.diffusion.guidance import vanilla_cfg

@@ -1,4 +1,4 @@
-"""Stages and objects in a process of their own: results, errors and a killed process come back as they should."""
+"""Timings and objects in a process of their own: results, errors and a killed process come back as they should."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gm import console
-from gm.apart import Kept, run_apart
+from gm.process import Worker, run_in_subprocess
 from gm.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,18 +29,18 @@ def be_killed() -> None:
 
 
 def test_the_result_comes_back_from_another_process():
-    number, other = run_apart(pid, 7)
+    number, other = run_in_subprocess(pid, 7)
     assert number == 7 and other != os.getpid()
 
 
 def test_errors_come_back_as_they_are():
     with pytest.raises(UserError, match="^this cannot be, give something else$"):
-        run_apart(refuse)
+        run_in_subprocess(refuse)
 
 
 def test_a_killed_process_is_an_error_in_words():
     with pytest.raises(UserError, match="be_killed was killed"):
-        run_apart(be_killed)
+        run_in_subprocess(be_killed)
 
 
 def wait_long(_: int) -> None:
@@ -49,7 +49,7 @@ def wait_long(_: int) -> None:
 
 def test_the_process_ends_with_the_one_that_started_it():
     """Even when that one is killed and cannot say anything."""
-    program = "import test_apart; from gm.apart import run_apart; run_apart(test_apart.wait_long, 0)"
+    program = "import test_process; from gm.process import run_in_subprocess; run_in_subprocess(test_process.wait_long, 0)"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     parent = subprocess.Popen([sys.executable, "-c", program], env=environment)
     deadline, child = time.monotonic() + 60, []
@@ -99,7 +99,7 @@ class Counter:
 def test_an_object_that_is_kept():
     """It keeps its state between calls; what goes on there is told here; an error leaves it as it was."""
     told = []
-    kept = Kept(lambda *told_now: told.append(told_now), Counter, 3)
+    kept = Worker(lambda *told_now: told.append(told_now), Counter, 3)
     number, pid_there = kept.call(print, "add", 4)
     assert number == 7 and pid_there != os.getpid()
     kept.call(lambda *told_now: told.append(told_now), "count_slowly", 4)
@@ -123,7 +123,7 @@ def test_a_call_that_is_given_up_ends_and_the_object_stays():
         if "step 3" in words:
             raise Enough
 
-    kept = Kept(print, Counter, 0)
+    kept = Worker(print, Counter, 0)
     for _ in range(2):  # the second time nothing is left of the first
         with pytest.raises(Enough):
             kept.call(enough, "count_slowly", 100_000)
@@ -134,8 +134,8 @@ def test_a_call_that_is_given_up_ends_and_the_object_stays():
 
 def test_an_object_that_cannot_be_made_or_is_killed_is_an_error_in_words():
     with pytest.raises(UserError, match="^this cannot be, give something else$"):
-        Kept(print, Counter, -1)
-    kept = Kept(print, Counter, 0)
+        Worker(print, Counter, -1)
+    kept = Worker(print, Counter, 0)
     for method in ("be_killed", "add"):
         with pytest.raises(UserError, match="the process with the model was killed"):
             kept.call(print, method, *([1] if method == "add" else []))

@@ -25,7 +25,7 @@ from gm.parallel.scheduler import without_cluster
 Result = TypeVar("Result")
 
 
-def run_apart(function: Callable[..., Result], *arguments) -> Result:
+def run_in_subprocess(function: Callable[..., Result], *arguments) -> Result:
     """`function(*arguments)` in a new process, which ends with it; progress and errors look the same as here.
 
     Function, arguments and result must be picklable. UserError when the process is killed from outside.
@@ -42,7 +42,7 @@ def run_apart(function: Callable[..., Result], *arguments) -> Result:
             ) from None
 
 
-class Kept:
+class Worker:
     """An object in a process of its own, for one call after another. Nothing that it computes holds up the threads here,
     and a call can be given up. Progress and errors look the same as here; it ends with this process.
     """
@@ -126,7 +126,7 @@ class _GivenUp(Exception):
 
 
 def _serve(pipe: connection.Connection, quiet: bool, make: Callable[..., object], arguments: tuple) -> None:
-    """The other side of `Kept`: answers (method, arguments) until the process is ended; None gives up what is at work."""
+    """The other side of `Worker`: answers (method, arguments) until the process is ended; None gives up what is at work."""
 
     def tell(words: str, share: Optional[float]) -> None:
         if pipe.poll():
@@ -159,7 +159,7 @@ def _serve(pipe: connection.Connection, quiet: bool, make: Callable[..., object]
 def beside(function: Callable[[], Result]) -> Iterator[Future]:
     """Run `function()` in a thread while the body runs; the body is given its future.
 
-    When the body fails, the processes that the function runs stages in (`run_apart`) are ended, and so the function.
+    When the body fails, the processes that the function runs stages in (`run_in_subprocess`) are ended, and so the function.
     """
     others = set(multiprocessing.active_children())
     with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""YAML + --set -> a checked gm.config.Config. What may stand in a YAML is the table in targets.py.
+"""YAML + --set -> a checked gm.config.types.Config. What may stand in a YAML is the table in targets.py.
 
 All problems of types and names are collected and reported in one UserError; what fits together is checked after.
 """
@@ -12,8 +12,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gm import targets as t
-from gm.config import Config, DataConfig, LoraConfig, ModelConfig, OptimConfig, TextEncoderConfig, UNetConfig, VAEConfig
+from gm.config import table as t
+from gm.config.types import Config, DataConfig, LoraConfig, ModelConfig, OptimConfig, TextEncoderConfig, UNetConfig, VAEConfig
 from gm.errors import UserError
 
 TARGET_SIZE = "data.dataset_config.params.target_size"

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from gm.config import OptimConfig
+from gm.config.types import OptimConfig
 from gm.models.vae import VAE, VAE_PREFIX, VAEDecode, VAEEncode
 from gm.parallel.ranks import Ranks
 from gm.training.optim import AdamW, FlatGradient, ReduceGradient, flatten, learning_rate

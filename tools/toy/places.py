@@ -3,7 +3,7 @@
 import math
 from typing import Callable
 
-from tools.world.pen import Colour, Shape, box, ellipse, line, polygon
+from tools.toy.pen import Colour, Shape, box, ellipse, line, polygon
 
 Painting = list[tuple[Shape, Colour]]
 
