@@ -20,7 +20,7 @@ from gm.config.types import Config
 from gm.errors import UserError
 from gm.pictures import contact_sheet, save_png
 from gm.config.load import load_config
-from gm.sampling.shared_model import Choice, Studio
+from gm.sampling.shared_model import Choice, SharedModel
 from gm.training.class_images import make_writable
 from sampling_without_streamlit import about, next_number, sample_settings
 
@@ -160,9 +160,9 @@ def lora_files(folder: Path) -> list[str]:
 
 
 @st.cache_resource(show_spinner=False)
-def studio() -> Studio:
+def shared_model() -> SharedModel:
     """The model that all sessions share."""
-    return Studio()
+    return SharedModel()
 
 
 class Display:
@@ -193,7 +193,7 @@ def make(options: SampleOptions, config: Config, status, gallery) -> None:
     flags = (options.vae, options.device_target, options.ms_mode, options.ms_amp_level)
     strength = options.lora_scale[0] if paths else 1.0
     prompts = [prompt for prompt in (options.prompt, options.negative_prompt) if prompt]
-    with studio().open(Choice(config.model, base, *flags), display) as pipeline:
+    with shared_model().open(Choice(config, base, *flags), display) as pipeline:
         start = time.monotonic()
         pipeline.call(display, "change_lora", paths, strength)
         pipeline.call(display, "embed", prompts)

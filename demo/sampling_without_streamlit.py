@@ -28,10 +28,11 @@ def main(argv: Sequence[str]) -> None:
     machine = runtime.start(options.device_target, options.ms_mode, options.ms_amp_level, options.seed)
     folder = Path(options.save_path)
 
-    from gm.sampling.pipeline import Pipeline, Source
+    from gm.encoding.source import source_of
+    from gm.sampling.pipeline import Pipeline
     from gm.pictures import contact_sheet, save_png
 
-    pipeline = Pipeline(Source(config.model, options.weight, machine, options.lora_scale or (), vae=options.vae))
+    pipeline = Pipeline(source_of(config, options.weight, machine, scales=options.lora_scale or (), vae=options.vae))
     make_writable({"--save_path": folder})
     pipeline.embed([*prompts, *([options.negative_prompt] if options.negative_prompt else [])])
     pipeline.load()

@@ -21,16 +21,28 @@ def graph_folder(root: Path, decides: Mapping[str, object]) -> Path:
     return root / digest.hexdigest()
 
 
-@contextmanager
-def graph_cache(folder: Optional[Path]) -> Iterator[None]:
-    """The graphs compiled in the body are taken from `folder`, and kept there when they are not yet; None: no cache."""
-    if folder is None:
-        yield
-        return
-    import mindspore as ms
+class GraphCache:
+    """`with cache("training graph"):` around every compilation of one network, the same in every run.
 
-    ms.set_context(enable_compile_cache=True, compile_cache_path=str(folder))
-    try:
-        yield
-    finally:
-        ms.set_context(enable_compile_cache=False)
+    The graphs compiled in the body are taken from the folder, and kept there when they are not yet. What was compiled
+    before decides the place of a graph, so a run that compiles in another order never gets a wrong one.
+    """
+
+    def __init__(self, folder: Optional[Path]):
+        """`folder`: of `graph_folder`; None: no cache."""
+        self._folder, self._before = folder, ""
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        if self._folder is None:
+            yield
+            return
+        import mindspore as ms
+
+        self._before += what + "\n"
+        place = self._folder / hashlib.blake2b(self._before.encode(), digest_size=6).hexdigest()
+        ms.set_context(enable_compile_cache=True, compile_cache_path=str(place))
+        try:
+            yield
+        finally:
+            ms.set_context(enable_compile_cache=False)

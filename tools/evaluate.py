@@ -42,14 +42,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     from gm.evaluation.measure import Measure, Photos
     from gm.evaluation.samples import Gallery, Row
-    from gm.sampling.pipeline import Pipeline, Source
+    from gm.encoding.source import Source
+    from gm.sampling.pipeline import Pipeline
 
     photos = Photos(
         _photos(options.subject_photos, "--subject_photos"), _photos(options.held_out, "--held_out") if options.held_out else None
     )
     if photos.held_out is None and len(photos.training) < 2:
         raise UserError(f"--subject_photos {options.subject_photos} holds one photo to compare with itself: give --held_out")
-    source = Source(config.model, options.weight, machine, use_lora=False, vae=options.vae)
+    source = Source(model=config.model, weight=options.weight, machine=machine, use_lora=False, vae=options.vae)
     pipeline = Pipeline(source)
     for _, path in options.lora:
         with open_lora(path, config.model) as file:
@@ -99,7 +100,7 @@ def _made_from(options: EvaluateOptions, pipeline, machine) -> dict[str, object]
     """What decides the base model's pictures besides prompt, seed and settings."""
     return {
         "model": asdict(pipeline.model),
-        "base": pipeline.base.stamps(),
+        "base": pipeline.weights.base.stamps(),
         "device": machine.device,
         "precision": machine.amp_level,
     }

@@ -1,36 +1,45 @@
-"""Which squares a run trains on, and the VAE posterior of each: computed once, or anew at every draw.
+"""What a run trains on: for each photo and repeat a sample, with its crop, its prompt and the weight of its loss.
 
-A square is known by the content of its photo, so that a changed photo is another one and repeats that cut the same
-pixels share one posterior. Finding, computing and sharing posteriors is gm/training/precompute.py.
+A crop is known by the content of its photo, so that a changed photo is another one and repeats that cut the same pixels
+share one posterior. Computing posteriors, keeping and sharing them is gm/training/precompute.py.
 """
 
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
-from gm.data.dreambooth import INSTANCE, Draw, crop_corner
+from gm.data.dreambooth import crop_corner
 from gm.data.images import image_size
 from gm.data.transforms import Crop, cut, place_crop
 from gm.errors import UserError
 
 
 @dataclass(frozen=True)
-class Photos:
-    """The images of one kind and how they are cut."""
+class Photo:
+    """A photo, and what is said about it."""
+
+    path: Path
+    prompt: str
+    loss_weight: float = 1.0  # of its loss in the whole: --prior_loss_weight for class images
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """The photos of one kind and how they are cut."""
 
     kind: int  # INSTANCE or CLASS
-    paths: Sequence[Path]
-    size: int  # pixels of the square
+    photos: Sequence[Photo]
+    size: tuple[int, int]  # pixels of a crop, (height, width)
     interpolation: int  # Pillow's resampling number
     crop: str  # "random" or "center"
     seed: int
 
 
 @dataclass(frozen=True)
-class Square:
+class PhotoCrop:
     """What decides the pixels of one crop; equal when they are."""
 
     photo: str  # hash of the file's bytes
@@ -39,56 +48,46 @@ class Square:
     path: Path = field(compare=False)
 
     def pixels(self, image: np.ndarray) -> np.ndarray:
-        """The square (3, size, size) in [-1, 1] of its photo (h, w, 3) uint8."""
+        """The crop (3, h, w) in [-1, 1] of its photo (H, W, 3) uint8."""
         return cut(image, self.crop, self.interpolation)
 
 
-Squares = Mapping[tuple[int, int, int], Square]  # (kind, image, repeat) -> its square
-
-
 @dataclass(frozen=True)
-class Posterior:
-    """The VAE posterior of one crop, and the crop's sizes."""
+class Sample:
+    """All that belongs to one repeat of a photo."""
 
-    mean: np.ndarray  # (z, h, w)
-    logvar: np.ndarray  # (z, h, w)
-    sizes: np.ndarray  # (6,) original (h, w), crop (top, left), target (h, w)
+    crop: PhotoCrop
+    prompt: str
+    loss_weight: float
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(6,) float32: original (h, w), crop (top, left), target (h, w)."""
+        return self.crop.crop.sizes
 
 
-def plan_squares(photos: Sequence[Photos], draws: Sequence[tuple[int, int, int]]) -> Squares:
-    """The square of every draw (kind, image, repeat). Every file is read for its hash and its size."""
-    of_kind = {kind.kind: kind for kind in photos}
+Samples = Mapping[tuple[int, int, int], Sample]  # (kind, image, repeat) -> its sample
+
+
+def plan_samples(sets: Sequence[PhotoSet], draws: Sequence[tuple[int, int, int]]) -> Samples:
+    """The sample of every draw (kind, image, repeat). Every file is read for its hash and its size."""
+    of_kind = {photos.kind: photos for photos in sets}
     known: dict[Path, tuple[str, tuple[int, int]]] = {}
-    squares = {}
+    samples = {}
     for kind, image, repeat in draws:
         given = of_kind[kind]
-        path = given.paths[image]
-        if path not in known:
-            try:
-                known[path] = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), image_size(path)
-            except OSError as error:
-                raise UserError(
-                    f"{path} cannot be read any more ({error}): leave the photos in place while training"
-                ) from None
-        photo, size = known[path]
+        photo = given.photos[image]
+        if photo.path not in known:
+            known[photo.path] = _hash_and_size(photo.path)
+        digest, size = known[photo.path]
         corner = crop_corner(given.seed, kind, image, repeat, given.crop)
-        squares[kind, image, repeat] = Square(photo, place_crop(size, given.size, corner), given.interpolation, path)
-    return squares
+        crop = PhotoCrop(digest, place_crop(size, given.size, corner), given.interpolation, photo.path)
+        samples[kind, image, repeat] = Sample(crop, photo.prompt, photo.loss_weight)
+    return samples
 
 
-class Posteriors:
-    """Draw -> Posterior. `row` gives mean and logvar (2, z, h, w) of a square, from memory or by encoding it."""
-
-    def __init__(self, squares: Squares, row: Callable[[Square], np.ndarray]):
-        self._squares, self._row = squares, row
-
-    def __getitem__(self, draw: Draw) -> Posterior:
-        square = self._squares[draw.kind, draw.image, draw.repeat]
-        mean, logvar = self._row(square)
-        return Posterior(mean, logvar, square.crop.sizes)
-
-
-def text_rows(kinds: Sequence[int], instance: tuple, classes: Optional[tuple]) -> tuple[np.ndarray, np.ndarray]:
-    """The two text arrays of every row, stacked: (context, pooled) or (tokens_l, tokens_g) of its kind's prompt."""
-    rows = [instance if kind == INSTANCE else classes for kind in kinds]
-    return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
+def _hash_and_size(path: Path) -> tuple[str, tuple[int, int]]:
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), image_size(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read any more ({error}): leave the photos in place while training") from None

@@ -22,7 +22,7 @@ class Draw:
     image: int  # index into the kind's images
     repeat: int  # which of the image's repeats, for its crop
     position: int  # the sample's number in the whole run, over all ranks: the key of its noise
-    loss_weight: float  # of this row's loss in the update's loss
+    share: float  # 1 / samples of its kind in the update
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,12 @@ class SampleOrder:
         number = int(_permutation(length, self.seed, self.kind, epoch)[place]) if self.shuffle else place
         return number % self.num_images, number // self.num_images
 
+    def first(self, samples: int) -> list[tuple[int, int]]:
+        """The distinct pairs among the first `samples`."""
+        if samples >= self.num_images * self.repeats:
+            return [(image, repeat) for repeat in range(self.repeats) for image in range(self.num_images)]
+        return list(dict.fromkeys(self.at(position) for position in range(samples)))
+
 
 @lru_cache(maxsize=8)
 def _permutation(length: int, seed: int, kind: int, epoch: int) -> np.ndarray:
@@ -57,39 +63,27 @@ def crop_corner(seed: int, kind: int, image: int, repeat: int, mode: str) -> tup
 
 @dataclass(frozen=True)
 class DreamBoothSchedule:
-    """The rows of every micro-batch. Losses weighted by `loss_weight` and summed over all micro-batches and ranks of an
-    update give mean(instance) + prior_loss_weight * mean(class) (arXiv 2208.12242, equation 2)."""
+    """The rows of every micro-batch. Losses times `share` and the weight of their sample, summed over all micro-batches
+    and ranks of an update, give mean(instance) + prior_loss_weight * mean(class) (arXiv 2208.12242, equation 2)."""
 
     instances: SampleOrder
     classes: Optional[SampleOrder]
     per_batch_size: int
     accumulation: int
     ranks: int
-    prior_loss_weight: float
+
+    @property
+    def orders(self) -> list[SampleOrder]:
+        return [self.instances] + ([self.classes] if self.classes else [])
 
     def micro_batch(self, step: int, micro: int, rank: int) -> list[Draw]:
         """per_batch_size instance rows, then as many class rows; step, micro and rank count from 0."""
         first = ((step * self.accumulation + micro) * self.ranks + rank) * self.per_batch_size
         share = 1.0 / (self.per_batch_size * self.accumulation * self.ranks)
-        rows = []
-        for kind, order, weight in ((INSTANCE, self.instances, 1.0), (CLASS, self.classes, self.prior_loss_weight)):
-            if order is not None:
-                for position in range(first, first + self.per_batch_size):
-                    rows.append(Draw(kind, *order.at(position), position, weight * share))
-        return rows
+        positions = range(first, first + self.per_batch_size)
+        return [Draw(order.kind, *order.at(at), at, share) for order in self.orders for at in positions]
 
     def distinct_draws(self, total_step: int) -> list[tuple[int, int, int]]:
         """All (kind, image, repeat) that `total_step` updates draw: what is worth computing once."""
         samples = total_step * self.accumulation * self.ranks * self.per_batch_size
-        found = []
-        for kind, order in ((INSTANCE, self.instances), (CLASS, self.classes)):
-            if order is not None:
-                epoch = min(samples, order.num_images * order.repeats)
-                whole = samples >= order.num_images * order.repeats
-                pairs = (
-                    [(i, r) for r in range(order.repeats) for i in range(order.num_images)]
-                    if whole
-                    else [order.at(position) for position in range(epoch)]
-                )
-                found += [(kind, image, repeat) for image, repeat in dict.fromkeys(pairs)]
-        return found
+        return [(order.kind, *pair) for order in self.orders for pair in order.first(samples)]

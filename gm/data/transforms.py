@@ -1,4 +1,4 @@
-"""A photo -> the square that is trained on, with the six numbers SDXL is told about it. Plain numpy and Pillow."""
+"""A photo -> the crop that is trained on, with the six numbers SDXL is told about it. Plain numpy and Pillow."""
 
 from dataclasses import dataclass
 
@@ -8,35 +8,34 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Crop:
-    """Which square is cut from a photo. All sizes are (height, width) in pixels."""
+    """Which rectangle is cut from a photo. All sizes are (height, width) in pixels."""
 
     original_size: tuple[int, int]  # of the photo
-    resized: tuple[int, int]  # of the photo before the square is cut
-    top_left: tuple[int, int]  # of the square in the resized photo
-    size: int  # of the square
+    resized: tuple[int, int]  # of the photo before the crop is cut
+    top_left: tuple[int, int]  # of the crop in the resized photo
+    size: tuple[int, int]  # of the crop
 
     @property
     def sizes(self) -> np.ndarray:
         """The micro-conditioning of arXiv 2307.01952, section 2.2, (6,) float32, each pair (height, width)."""
-        return np.array([*self.original_size, *self.top_left, self.size, self.size], np.float32)
+        return np.array([*self.original_size, *self.top_left, *self.size], np.float32)
 
 
-def place_crop(original_size: tuple[int, int], size: int, corner: tuple[float, float]) -> Crop:
-    """The square of a photo (h, w) whose shorter side is resized to `size`; `corner` (y, x) in [0, 1] says where in the
-    free range it lies."""
-    height, width = original_size
-    scale = size / min(height, width)
-    resized = max(size, round(height * scale)), max(size, round(width * scale))
-    top_left = round(corner[0] * (resized[0] - size)), round(corner[1] * (resized[1] - size))
-    return Crop((height, width), resized, top_left, size)
+def place_crop(original_size: tuple[int, int], size: tuple[int, int], corner: tuple[float, float]) -> Crop:
+    """The crop of `size` (h, w) from a photo (h, w) that is resized to just cover it; `corner` (y, x) in [0, 1] says where
+    in the free range it lies."""
+    scale = max(wanted / given for wanted, given in zip(size, original_size))
+    height, width = (max(wanted, round(given * scale)) for wanted, given in zip(size, original_size))
+    top_left = round(corner[0] * (height - size[0])), round(corner[1] * (width - size[1]))
+    return Crop(original_size=original_size, resized=(height, width), top_left=top_left, size=size)
 
 
 def cut(image: np.ndarray, crop: Crop, interpolation: int) -> np.ndarray:
-    """The square of image (h, w, 3) uint8 as (3, size, size) float32 in [-1, 1]; `interpolation` is Pillow's number."""
+    """The crop of image (H, W, 3) uint8 as (3, h, w) float32 in [-1, 1]; `interpolation` is Pillow's number."""
     assert image.shape[:2] == crop.original_size, f"{image.shape} is not {crop.original_size}"
     if image.shape[:2] != crop.resized:
         height, width = crop.resized
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(interpolation)))
     top, left = crop.top_left
-    square = image[top : top + crop.size, left : left + crop.size]
-    return np.ascontiguousarray(square.transpose(2, 0, 1), np.float32) / np.float32(127.5) - np.float32(1)
+    pixels = image[top : top + crop.size[0], left : left + crop.size[1]]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / np.float32(127.5) - np.float32(1)

@@ -39,14 +39,14 @@ class DiffusionLoss(nn.Cell):
 
     def construct(
         self,
+        context: Tensor,
+        pooled: Tensor,
         mean: Tensor,
         logvar: Tensor,
         posterior_noise: Tensor,
         noise: Tensor,
         sigma: Tensor,
         timestep: Tensor,
-        context: Tensor,
-        pooled: Tensor,
         sizes: Tensor,
     ) -> Tensor:
         x0 = self.scale_factor * (mean + ops.exp(0.5 * logvar) * posterior_noise)

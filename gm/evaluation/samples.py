@@ -19,7 +19,7 @@ from gm.data.images import read_image
 from gm.errors import UserError
 from gm.sampling.pipeline import Pipeline
 from gm.pictures import contact_sheet, save_png
-from gm.sampling.pictures import unconditional
+from gm.encoding.text import unconditional
 
 KEY = "evaluation_key"  # the PNG's text that tells what it was made from
 

@@ -3,71 +3,22 @@
 latent (B, z, h, w) float32, h = height / 8   context (77, c) and pooled (e,) of one prompt, float32
 """
 
-from typing import Callable, Iterable, NamedTuple, Sequence, Union
+from typing import Callable, Sequence
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
 from gm.config.types import ModelConfig, SampleSettings
-from gm.console import bar, waiting
+from gm.console import bar
 from gm.diffusion.denoiser import Denoiser
 from gm.diffusion.guidance import vanilla_cfg
 from gm.diffusion.samplers import SAMPLERS
 from gm.diffusion.schedule import DISCRETIZATIONS, nearest_timestep, train_sigmas
-from gm.models.conditioner import TextEncoders, tokenize
+from gm.encoding.compiling import Compiling
+from gm.encoding.text import TextEmbedding
 from gm.models.unet import UNet
 from gm.models.vae import VAE, VAEDecode
 from gm.randomness import PICTURE_NOISE, generator
-
-
-class Text(NamedTuple):
-    """What the text encoders make of one prompt."""
-
-    context: np.ndarray  # (77, c), or wider, as the UNet takes it
-    pooled: np.ndarray  # (e,)
-
-
-class Compiling:
-    """Calls a network on numpy arrays; says so while its graph is compiled, once for each shape."""
-
-    def __init__(self, cell: nn.Cell, what: str):
-        self.cell, self.what, self.compiled = cell, what, set()
-
-    def __call__(self, *arrays: Union[np.ndarray, Tensor]):
-        """The output (or outputs) as numpy arrays. A Tensor is for what comes again: it may be on the device already."""
-        shapes = tuple(array.shape for array in arrays)
-        if shapes in self.compiled or ms.get_context("mode") == ms.PYNATIVE_MODE:
-            return self._call(arrays)
-        with waiting(self.what):
-            outputs = self._call(arrays)
-        self.compiled.add(shapes)
-        return outputs
-
-    def _call(self, arrays: Sequence[Union[np.ndarray, Tensor]]):
-        outputs = self.cell(*(array if isinstance(array, Tensor) else Tensor(array) for array in arrays))
-        return tuple(o.asnumpy() for o in outputs) if isinstance(outputs, tuple) else outputs.asnumpy()
-
-
-class TextEmbedder:
-    """Prompts -> Text, one call of both encoders a prompt."""
-
-    def __init__(self, text_encoders: TextEncoders):
-        self.call = Compiling(text_encoders, "compiling the text encoders")
-
-    def __call__(self, prompts: Iterable[str]) -> dict[str, Text]:
-        texts = {}
-        self.call.cell.set_train(False)
-        for prompt in bar(dict.fromkeys(prompts), "encoding prompts", unit="prompt", leave=False):
-            context, pooled = self.call(*tokenize([prompt]))
-            texts[prompt] = Text(context[0], pooled[0])
-        return texts
-
-
-def unconditional(text: Text) -> Text:
-    """What stands for an empty negative prompt: zeros, as SDXL was trained (sgm `force_uc_zero_embeddings`). Products of
-    the text are zeros then too."""
-    return Text(np.zeros_like(text.context), np.zeros_like(text.pooled))
 
 
 class LatentSampler:
@@ -92,8 +43,8 @@ class LatentSampler:
 
     def __call__(
         self,
-        text: Text,
-        negative: Text,
+        text: TextEmbedding,
+        negative: TextEmbedding,
         settings: SampleSettings,
         noise: np.ndarray,
         draw: Callable[[int], np.ndarray],
@@ -133,7 +84,7 @@ class PictureSampler:
         self.channels = config.unet.in_channels
 
     def __call__(
-        self, text: Text, negative: Text, settings: SampleSettings, seeds: Sequence[int], what: str
+        self, text: TextEmbedding, negative: TextEmbedding, settings: SampleSettings, seeds: Sequence[int], what: str
     ) -> list[np.ndarray]:
         """One picture (h, w, 3) uint8 per seed, in one batch."""
 

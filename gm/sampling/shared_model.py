@@ -12,7 +12,7 @@ from typing import Iterator, Optional
 
 from gm import console, runtime
 from gm.process import Worker
-from gm.config.types import ModelConfig
+from gm.config.types import Config
 from gm.console import Viewer
 
 
@@ -20,7 +20,7 @@ from gm.console import Viewer
 class Choice:
     """Which model is wanted, and where it computes."""
 
-    model: ModelConfig
+    config: Config
     weight: str  # the base
     vae: Optional[str]  # another first stage than the base's
     device: str
@@ -28,7 +28,7 @@ class Choice:
     amp_level: Optional[str]
 
 
-class Studio:
+class SharedModel:
     """Holds the model that was wanted last; another takes its place."""
 
     def __init__(self):
@@ -64,8 +64,9 @@ def load(choice: Choice):
     """The `Pipeline` for these weights, loaded with its text encoders, in the process that calls it."""
     with console.waiting("starting MindSpore"):
         machine = runtime.start(choice.device, choice.mode, choice.amp_level, seed=0)
-        from gm.sampling.pipeline import Pipeline, Source
+        from gm.encoding.source import source_of
+        from gm.sampling.pipeline import Pipeline
     with console.waiting("checking the weights"):
-        pipeline = Pipeline(Source(choice.model, choice.weight, machine, vae=choice.vae))
+        pipeline = Pipeline(source_of(choice.config, choice.weight, machine, vae=choice.vae))
     pipeline.load(keep_text_encoders=True)
     return pipeline

@@ -1,19 +1,82 @@
 """The class images of prior preservation (arXiv 2208.12242, section 3.2): which are missing, and sampling them."""
 
-import os
-from contextlib import suppress
+import time
 from pathlib import Path
-from typing import Callable, Mapping, Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 
-from gm.console import bar
-from gm.data.images import count_images
+from gm.config.types import SampleSettings
+from gm.console import bar, log
+from gm.data.images import count_images, list_images
+from gm.encoding.text import TextEmbedding, unconditional
 from gm.errors import UserError
-from gm.checkpoint.io import remove_unfinished
+from gm.files import make_writable
+from gm.models.unet import UNet
+from gm.models.vae import VAE
+from gm.parallel.ranks import Ranks, deal
 from gm.pictures import save_png
+from gm.randomness import picture_seed
+from gm.sampling.pictures import PictureSampler
+from gm.training.inputs import Inputs
+from gm.training.setting import Setting
 
 NAME = "class_{:05d}.png"
+
+
+def missing_class_images(inputs: Inputs, ranks: Ranks) -> list[int]:
+    """The numbers of the class images that have to be sampled, the same on every rank."""
+    folder = inputs.class_folder
+    if folder is None:
+        return []
+    numbers = ranks.share(missing_images(folder, inputs.options.num_class_images) if ranks.is_main else None)[0]
+    if numbers:
+        words = "%d class images are missing in %s: sampling them from %r"
+        log.info(words, len(numbers), folder, inputs.options.class_prompt)
+        with ranks.agreeing():
+            make_writable({"--class_data_path": folder})
+    else:
+        log.info("%d class images in %s, none is missing", len(count_images(folder)), folder)
+    return numbers
+
+
+def sample_class_images(
+    setting: Setting, numbers: Sequence[int], text: TextEmbedding, load: Callable[[], tuple[UNet, VAE]]
+) -> None:
+    """Sample these class images. The ranks share them out in whole batches, so that a batch holds the same images for any
+    number of ranks; `load` is called on the ranks that get any."""
+    inputs, options = setting.inputs, setting.inputs.options
+    size = options.sample_batch_size
+    batches = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    mine = deal(batches, setting.ranks.size, setting.ranks.rank)
+    if not mine:
+        return
+    sampler = PictureSampler(*load(), inputs.class_config.model)
+    settings = SampleSettings.square(inputs.config.data.target_size, options.sample_step)
+
+    def sample(seeds: Sequence[int], what: str) -> list[np.ndarray]:
+        keyed = [picture_seed(options.seed, seed) for seed in seeds]
+        return sampler(text, unconditional(text), settings, keyed, what)
+
+    about = {"prompt": options.class_prompt, "sampler": settings.sampler, "steps": settings.steps}
+    with setting.timings("class images"):
+        sample_images(inputs.class_folder, mine, size, sample, about)
+
+
+def class_images_of(inputs: Inputs, ranks: Ranks) -> list[Path]:
+    """The class images that rank 0 sees when all ranks have sampled theirs; UserError when another rank lacks some."""
+    folder = inputs.class_folder
+    if folder is None:
+        return []
+    ranks.barrier()
+    names = ranks.share([path.name for path in list_images(folder, "--class_data_path")] if ranks.is_main else None)[0]
+    images, deadline = [folder / name for name in names], time.monotonic() + 30
+    with ranks.agreeing():
+        while not all(path.exists() for path in images):  # a network file system shows new files late
+            if time.monotonic() > deadline:
+                raise UserError(f"--class_data_path {folder} lacks images that rank 0 has: it must be shared by all hosts")
+            time.sleep(0.5)
+    return images
 
 
 def missing_images(folder: Path, wanted: int) -> list[int]:
@@ -29,27 +92,6 @@ def missing_images(folder: Path, wanted: int) -> list[int]:
             numbers.append(candidate)
         candidate += 1
     return numbers
-
-
-def make_writable(folders: Mapping[str, Path]) -> None:
-    """Create the folders, flag -> path, and make sure a file can be written in each; UserError naming the flag
-    otherwise, and then no folder is left that was not there before. What killed runs were writing is removed."""
-    created: list[Path] = []
-    for flag, folder in folders.items():
-        probe = folder / f".write_test.{os.uname().nodename}.{os.getpid()}"
-        try:
-            created += [path for path in (folder, *folder.parents) if not path.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"")
-            probe.unlink()
-            remove_unfinished(folder)
-        except OSError as error:
-            for path in sorted(created, reverse=True):
-                with suppress(OSError):
-                    path.rmdir()
-            raise UserError(
-                f"{flag} {folder} cannot be written to ({error.strerror or error}): give a folder in which files can be created"
-            ) from None
 
 
 def sample_images(

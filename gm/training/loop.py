@@ -14,14 +14,11 @@ from typing import Callable, Optional
 import numpy as np
 
 from gm.console import bar, log, waiting
-from gm.data.crops import Posteriors, text_rows
-from gm.data.dreambooth import DreamBoothSchedule
-from gm.diffusion.schedule import train_sigmas
 from gm.parallel.ranks import Ranks
 from gm.pictures import plot_losses
-from gm.training.noise import draw_noise
+from gm.training.batches import MicroBatch
+from gm.training.step import Trainer
 from gm.training.timings import Timings
-from gm.training.step import MicroBatch, Trainer
 
 
 @dataclass(frozen=True)
@@ -32,45 +29,6 @@ class LoopSettings:
     log_every: int  # updates between log lines
     infer_every: Optional[int]  # updates between progress pictures; None for none
     name: str = "SDXL_base_1.0_{step}_lora.ckpt"  # of a checkpoint
-
-
-class BatchMaker:
-    """(step, micro, rank) -> MicroBatch."""
-
-    def __init__(
-        self,
-        schedule: DreamBoothSchedule,
-        posteriors: Posteriors,
-        instance_text: tuple,
-        class_text: Optional[tuple],
-        seed: int,
-        num_timesteps: int,
-    ):
-        self.schedule, self.posteriors, self.seed = schedule, posteriors, seed
-        self.instance_text, self.class_text = instance_text, class_text
-        self.texts: dict[tuple[int, ...], tuple] = {}  # of rows of these kinds
-        self.sigmas = train_sigmas(num_timesteps)
-
-    def __call__(self, step: int, micro: int, rank: int) -> MicroBatch:
-        draws = self.schedule.micro_batch(step, micro, rank)
-        posteriors = [self.posteriors[draw] for draw in draws]
-        shape = posteriors[0].mean.shape
-        index, noise, posterior_noise = draw_noise(draws, self.seed, shape, len(self.sigmas))
-        kinds = tuple(draw.kind for draw in draws)
-        if kinds not in self.texts:
-            self.texts[kinds] = text_rows(kinds, self.instance_text, self.class_text)
-        return MicroBatch(
-            mean=np.stack([p.mean for p in posteriors]),
-            logvar=np.stack([p.logvar for p in posteriors]),
-            posterior_noise=posterior_noise,
-            noise=noise,
-            sigma=self.sigmas[index],
-            timestep=index,
-            text=self.texts[kinds],
-            sizes=np.stack([p.sizes for p in posteriors]),
-            weight=np.array([draw.loss_weight for draw in draws]),
-            kind=np.array(kinds),
-        )
 
 
 class Checkpoints:
@@ -113,24 +71,28 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-def compile_first(trainer: Trainer, batch: MicroBatch, stages: Timings, hold: Callable[[], bool] = lambda: False) -> None:
+def compile_first(trainer: Trainer, batch: MicroBatch, timings: Timings, hold: Callable[[], bool] = lambda: False) -> None:
     """Compile the graph for micro-batches of this shape unless that is done; `hold` as in `waiting`."""
-    if not trainer.compiled:
-        with stages("compilation"), waiting("compiling the training graph", hold):
+    if batch.latent_shape not in trainer.compiled:
+        with timings("compilation"), waiting("compiling the training graph", hold):
             trainer.compile(batch)
 
 
 def fit(
     trainer: Trainer,
-    make_batch: BatchMaker,
+    make_batch: Callable[[int, int, int], MicroBatch],
+    accumulation: int,
     settings: LoopSettings,
     save: Callable[[Path, int], None],
-    stages: Timings,
+    timings: Timings,
     infer: Optional[Callable[[int], None]] = None,
     ranks: Ranks = Ranks(),
 ) -> Path:
-    """Train from `trainer.step` to the last update; returns the last checkpoint. Only rank 0 calls save and infer."""
-    total, accumulation = trainer.config.data.total_step, make_batch.schedule.accumulation
+    """Train from `trainer.step` to the last update; returns the last checkpoint. Only rank 0 calls save and infer.
+
+    `make_batch(step, micro, rank)`; `accumulation`: micro-batches in an update.
+    """
+    total = trainer.config.data.total_step
     main = ranks.is_main
     checkpoints = Checkpoints(settings, save)
     metrics = Metrics(settings.folder / "metrics.jsonl", trainer.step) if main else None
@@ -140,20 +102,20 @@ def fit(
         while trainer.step < total:
             step, start = trainer.step, time.perf_counter()
             batches = [make_batch(step, micro, ranks.rank) for micro in range(accumulation)]
-            compile_first(trainer, batches[0], stages)
-            with stages("first step" if step == first else "further steps"):
+            for batch in batches:
+                compile_first(trainer, batch, timings)
+            with timings("first step" if step == first else "further steps"):
                 update = trainer.update(batches)
             done, seconds = step + 1, time.perf_counter() - start
             progress.update()
             if not main:
                 continue
-            instance, classes = update.instance_loss, update.class_loss
-            loss = instance + make_batch.schedule.prior_loss_weight * (classes or 0.0)
-            record = {"step": done, "loss": loss, "instance_loss": instance, "class_loss": classes}
+            record = {"step": done, "loss": update.loss}
+            record |= {"instance_loss": update.instance_loss, "class_loss": update.class_loss}
             record |= {"lr": update.lr, "grad_norm": update.grad_norm if np.isfinite(update.grad_norm) else None}
             record |= {"loss_scale": update.loss_scale, "skipped": trainer.skipped, "seconds": round(seconds, 4)}
             metrics.add(record)
-            progress.set_postfix(loss=f"{record['loss']:.4f}", refresh=False)
+            progress.set_postfix(loss=f"{update.loss:.4f}", refresh=False)
             if update.skipped:
                 log.warning(
                     "step %d: the gradient was not finite, nothing was applied (%d skipped so far)", done, trainer.skipped
@@ -161,13 +123,13 @@ def fit(
             if done % settings.log_every == 0:
                 log.info(
                     "step %d/%d: loss %.4f, lr %.3g, grad norm %.4g, %.2f s",
-                    *(done, total, record["loss"], update.lr, update.grad_norm, seconds),
+                    *(done, total, update.loss, update.lr, update.grad_norm, seconds),
                 )
             if done % settings.save_every == 0 or done == total:
-                with stages("saving"):
+                with timings("saving"):
                     last = checkpoints(done)
                     plot_losses(metrics.path, settings.folder / "loss.png")
             if infer is not None and settings.infer_every and (done % settings.infer_every == 0 or done == total):
-                with stages("progress pictures"):
+                with timings("progress pictures"):
                     infer(done)
     return last

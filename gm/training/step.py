@@ -1,7 +1,7 @@
 """One optimizer update: micro-batches whose gradients add up, then reduce, check, clip and apply.
 
-Four graphs are compiled, once each: the micro-batch (forward and backward), ahead of the first update, and three small
-ones that add its gradient to the window's, reduce it and apply it.
+The micro-batch (forward and backward) is compiled once for every latent shape, ahead of its first update; three small
+graphs add its gradient to the window's, reduce it and apply it.
 """
 
 import math
@@ -14,40 +14,21 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from gm.config.types import Config
+from gm.data.dreambooth import CLASS, INSTANCE
 from gm.diffusion.denoiser import Denoiser, DiffusionLoss
-from gm.graph_cache import graph_cache
+from gm.graph_cache import GraphCache
 from gm.models.conditioner import TextEncoders
 from gm.models.unet import UNet
 from gm.parallel.ranks import Ranks
+from gm.training.batches import MicroBatch
 from gm.training.optim import AdamW, FlatGradient, ReduceGradient, flatten, learning_rate
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """The rows of one forward and backward pass: instance samples, then class samples."""
-
-    mean: np.ndarray  # (B, z, h, w) VAE posterior
-    logvar: np.ndarray  # (B, z, h, w)
-    posterior_noise: np.ndarray  # (B, z, h, w) unit normal
-    noise: np.ndarray  # (B, z, h, w) unit normal
-    sigma: np.ndarray  # (B,) noise level
-    timestep: np.ndarray  # (B,) its index
-    text: tuple[np.ndarray, np.ndarray]  # (context as the UNet takes it, pooled), or (tokens_l, tokens_g) to train on
-    sizes: np.ndarray  # (B, 6)
-    weight: np.ndarray  # (B,) weight of each row's loss in the update's loss
-    kind: np.ndarray  # (B,) INSTANCE or CLASS
-
-    @classmethod
-    def blank(cls, latent: tuple[int, int, int, int], text: tuple[np.ndarray, np.ndarray]) -> "MicroBatch":
-        """One to compile for: latents of this shape (B, z, h, w), and text of the right shapes and types."""
-        image, row = np.zeros(latent, np.float32), np.zeros(latent[0])
-        return cls(*(image,) * 4, row + 1, row, text, np.zeros((latent[0], 6)), row, row.astype(int))
 
 
 @dataclass(frozen=True)
 class Update:
     """What one update was."""
 
+    loss: float  # what was trained: the sum of weight * loss over all samples of all ranks
     instance_loss: float  # plain mean over the instance samples of all ranks
     class_loss: Optional[float]  # the same for the class samples; None when there are none
     grad_norm: float  # before clipping
@@ -66,11 +47,12 @@ class WeightedLoss(nn.Cell):
         if self.trains_text:
             self.text_encoders = text_encoders
 
-    def construct(self, scale, weight, mean, logvar, posterior_noise, noise, sigma, timestep, text_1, text_2, sizes):
+    def construct(self, scale, weight, text_1, text_2, *row):
+        """`row`: the arguments of DiffusionLoss but for the text."""
         context, pooled = text_1, text_2
         if self.trains_text:
             context, pooled = self.text_encoders(text_1, text_2)
-        per_sample = self.loss(mean, logvar, posterior_noise, noise, sigma, timestep, context, pooled, sizes)
+        per_sample = self.loss(context, pooled, *row)
         return (per_sample * weight).sum() * scale, per_sample
 
 
@@ -85,11 +67,21 @@ class MicroStep(nn.Cell):
         self.loss = loss  # a graph from MindSpore's compile cache finds its weights through the cells that are attributes
         self.value_and_grad = ms.value_and_grad(loss, None, ms.ParameterTuple(parameters), has_aux=True)
 
-    def construct(self, scale, weight, mean, logvar, posterior_noise, noise, sigma, timestep, text_1, text_2, sizes):
-        (_, per_sample), gradients = self.value_and_grad(
-            scale, weight, mean, logvar, posterior_noise, noise, sigma, timestep, text_1, text_2, sizes
-        )
+    def construct(self, *inputs):
+        (_, per_sample), gradients = self.value_and_grad(*inputs)
         return per_sample, flatten(gradients)
+
+
+SUMS = 5  # numbers that an update sums over its micro-batches and ranks beside the gradient
+
+
+def batch_sums(per_sample: np.ndarray, batch: MicroBatch) -> np.ndarray:
+    """(SUMS,) float32: the weighted loss, which is what trains; then loss and number of the instance and class samples."""
+    sums = [float(batch.weight @ per_sample)]
+    for kind in (INSTANCE, CLASS):
+        of_kind = per_sample[batch.kind == kind]
+        sums += [float(of_kind.sum()), len(of_kind)]
+    return np.array(sums, np.float32)
 
 
 class LossScale:
@@ -133,7 +125,8 @@ class Trainer:
         self.config, self.loss_scale = config, loss_scale
         self.max_grad_norm, self.overflow_still_update = max_grad_norm, overflow_still_update
         self.step, self.applied, self.skipped = 0, 0, 0  # updates so far; of these applied, and skipped
-        self.compiled, self.graph_folder = False, graph_folder  # compiled: the graph of the micro-batch
+        self.graphs = GraphCache(graph_folder)
+        self.compiled: set[tuple] = set()  # latent shapes with a graph
         self.updates = 0  # of this run
         self._text: tuple[Optional[tuple], tuple] = (None, ())  # the arrays given last, and their Tensors
         loss = DiffusionLoss(Denoiser(unet, config.model), config.model.scale_factor)
@@ -146,15 +139,15 @@ class Trainer:
     @property
     def reduced_mb(self) -> float:
         """Size of one all-reduce: the gradient of all LoRA matrices, the losses and the numbers of samples."""
-        return (self.gradient.size + 4) * 4 / 1e6
+        return (self.gradient.size + SUMS) * 4 / 1e6
 
     def compile(self, batch: MicroBatch) -> None:
         """Compile the graph for micro-batches of this shape; nothing is computed. In PyNative mode there is none."""
         if ms.get_context("mode") == ms.GRAPH_MODE:
-            with graph_cache(self.graph_folder):
+            with self.graphs(f"micro-batch of {batch.latent_shape}"):
                 self._set_train()
                 self.micro_step.compile(*self._inputs(batch))
-        self.compiled = True
+        self.compiled.add(batch.latent_shape)
 
     def _set_train(self) -> None:
         for cell in self.cells:  # sampling pictures on the way switches dropout off
@@ -171,13 +164,13 @@ class Trainer:
         return (
             f32(self.loss_scale.value),
             f32(batch.weight),
+            *self._text_tensors(batch.text),
             f32(batch.mean),
             f32(batch.logvar),
             f32(batch.posterior_noise),
             f32(batch.noise),
             f32(batch.sigma.reshape(-1, 1, 1, 1)),
             f32(batch.timestep),
-            *self._text_tensors(batch.text),
             f32(batch.sizes),
         )
 
@@ -189,16 +182,19 @@ class Trainer:
 
     def update(self, batches: Sequence[MicroBatch]) -> Update:
         """One optimizer update from a window of micro-batches (of this rank)."""
-        with graph_cache(self.graph_folder if self.updates == 0 else None):
+        if self.updates:
             update = self._update(batches)
+        else:
+            with self.graphs("update"):
+                update = self._update(batches)
         self.updates += 1
         return update
 
     def _update(self, batches: Sequence[MicroBatch]) -> Update:
         self._set_train()
-        sums = np.zeros((2, 2), np.float32)  # of the losses and of the samples, by kind
+        sums = np.zeros(SUMS, np.float32)
         for batch in batches:
-            np.add.at(sums, batch.kind, np.stack([self.accumulate(batch), np.ones(len(batch.kind))], 1))
+            sums += batch_sums(self.accumulate(batch), batch)
         scale = self.loss_scale.value
         norm, sums = self._reduce(scale, sums)
         lr = learning_rate(self.config.optim, self.step, self.config.data.total_step)
@@ -210,15 +206,23 @@ class Trainer:
         self.gradient.clear()
         self.loss_scale.after(finite)
         self.step += 1
-        instance, classes = (float(loss / count) if count else None for loss, count in sums)
-        return Update(instance, classes, norm, lr, scale, not finite and not self.overflow_still_update)
+        loss, instance_sum, instances, class_sum, classes = (float(number) for number in sums)
+        return Update(
+            loss=loss,
+            instance_loss=instance_sum / instances,
+            class_loss=class_sum / classes if classes else None,
+            grad_norm=norm,
+            lr=lr,
+            loss_scale=scale,
+            skipped=not finite and not self.overflow_still_update,
+        )
 
     def _reduce(self, scale: float, sums: np.ndarray) -> tuple[float, np.ndarray]:
         """The norm of the gradient, and `sums` over all ranks; leaves the gradient summed and unscaled."""
         self.ranks.barrier()  # MindSpore's CPU collectives break when a rank comes 15 s later than another
-        norm, total = self.reduce(Tensor(1.0 / scale, ms.float32), Tensor(sums.reshape(-1)))
+        norm, total = self.reduce(Tensor(1.0 / scale, ms.float32), Tensor(sums))
         self.reductions += self.ranks.size > 1
-        return float(norm.asnumpy()), total.asnumpy().reshape(sums.shape)
+        return float(norm.asnumpy()), total.asnumpy()
 
     def _apply(self, lr: float, norm: float) -> None:
         self.applied += 1

@@ -17,7 +17,7 @@ from PIL import Image
 
 from gm.checkpoint.io import TensorFile, open_tensors
 from gm.errors import UserError
-from gm.sampling.pictures import Compiling
+from gm.encoding.compiling import Compiling
 
 SIZE, BATCH, WIDTH = 64, 32, 64
 STAGES = ((24, 1), (48, 2), (64, 2), (128, 2))  # channels and convolutions; each stage halves the picture

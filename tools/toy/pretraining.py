@@ -21,7 +21,10 @@ from tools.toy.initial import initial_weight
 from tools.toy.text_to_image import AveragingTrainer, CaptionedBatches, LearnedWords, OptionalCaption, learn_words, train_all
 from gm.randomness import FIRST_STAGE, generator
 from gm.runtime import Runtime
-from gm.sampling.pictures import Compiling, PictureSampler, SampleSettings, TextEmbedder, unconditional
+from gm.config.types import SampleSettings
+from gm.encoding.compiling import Compiling
+from gm.encoding.text import TextEmbedder, unconditional
+from gm.sampling.pictures import PictureSampler
 from gm.training.loop import LoopSettings, Metrics, fit
 from gm.training.timings import Timings
 from gm.training.step import LossScale
@@ -163,7 +166,7 @@ class Pretraining:
 
         settings = LoopSettings(self.folder, save_every, 1, 50, infer_every, "sdxl_{step}.safetensors")
         if trainer.step < config.data.total_step:
-            fit(trainer, batches, settings, save, Timings(), infer)
+            fit(trainer, batches, 1, settings, save, Timings(), infer)
         self._collect(trainer, encoders, learned)
 
     def _restore(self, trainer: AveragingTrainer, state: Mapping[str, np.ndarray]) -> None:

@@ -17,7 +17,8 @@ from gm.models.text_encoder import VOCABULARY
 from gm.randomness import CAPTION, generator
 from gm.training.noise import draw_noise
 from gm.training.optim import parts
-from gm.training.step import MicroBatch, Trainer
+from gm.training.batches import MicroBatch
+from gm.training.step import Trainer
 
 NO_CAPTION = 0.1  # share of rows whose text is zeros, which guidance starts from (arXiv 2207.12598)
 RARE_WORD = 0.15  # share of captions with a token of no meaning before the noun: a new subject's name changes nothing yet
@@ -93,14 +94,6 @@ class OptionalCaption(nn.Cell):
         return context * given.reshape((-1, 1, 1)), pooled * given
 
 
-@dataclass(frozen=True)
-class Plain:
-    """The schedule of a run without classes, as the training loop asks for it."""
-
-    accumulation: int = 1
-    prior_loss_weight: float = 0.0
-
-
 def loss_weights(sigmas: np.ndarray) -> np.ndarray:
     """Weights (n,) of the squared error of the noise at these noise levels, 1 in the mean.
 
@@ -130,7 +123,6 @@ class CaptionedBatches:
         self.order = SampleOrder(len(posteriors), 1, True, seed, INSTANCE)
         self.sigmas = train_sigmas(num_timesteps)
         self.weights = loss_weights(self.sigmas)
-        self.schedule = Plain()
 
     def __call__(self, step: int, micro: int, rank: int) -> MicroBatch:
         positions = range(step * self.rows, (step + 1) * self.rows)

@@ -1,0 +1,64 @@
+"""Which weights pictures and embeddings are made from: base weights and any LoRA, opened as one set of numbers."""
+
+from dataclasses import dataclass
+from typing import Callable, Mapping, Optional, Sequence
+
+import numpy as np
+
+from gm.checkpoint.lora_stack import merged, open_weights, with_given_lora
+from gm.checkpoint.weights import BaseWeights
+from gm.config.types import Adapters, Config, ModelConfig
+from gm.models import sdxl
+from gm.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a model is made from, and where it computes; picklable."""
+
+    model: ModelConfig
+    weight: str  # base[,lora,...]
+    machine: Runtime
+    scales: Sequence[float] = ()  # what each LoRA is multiplied by, that of a base + LoRA file first; () for 1 each
+    use_lora: bool = True  # False leaves aside LoRA that the base file holds
+    vae: Optional[str] = None  # another first stage than the base's
+    keeps_lora_apart: bool = False  # two more matrices beside a weight, as in training, instead of their sum
+    alpha: Optional[float] = None  # of a native LoRA that does not say its own; None: its rank
+
+    def open(self) -> "Weights":
+        """The files, opened; UserError when one is not what it should be. No array is read yet."""
+        base, stack = open_weights(self.weight, self.scales, self.model, self.alpha, self.use_lora, self.vae)
+        apart = self.keeps_lora_apart
+        read = with_given_lora(base.read, stack.read) if apart else merged(base.read, stack)
+        return Weights(base=base, read=read, adapters=stack.adapters if apart else {}, files=stack.files)
+
+
+def source_of(config: Config, weight: str, machine: Runtime, **more) -> Source:
+    """The Source of a YAML: its LoRA section says what LoRA of --weight become. `more`: further fields of Source."""
+    lora = next(iter(config.lora.values()), None)
+    return Source(
+        model=config.model,
+        weight=weight,
+        machine=machine,
+        keeps_lora_apart=lora is not None and not lora.merge_weights,
+        alpha=lora.alpha if lora else None,
+        **more,
+    )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The opened files of a Source."""
+
+    base: BaseWeights
+    read: Callable[[str], np.ndarray]  # native name -> array, LoRA included
+    adapters: Adapters  # the LoRA that stay apart
+    files: Sequence  # LoraFile of each LoRA
+
+    def check(self, model: ModelConfig) -> Mapping[str, tuple]:
+        """The shapes of the base weights; UserError unless all files are of this model."""
+        shapes, _ = sdxl.expected_shapes(model)
+        self.base.check(shapes)
+        for file in self.files:
+            file.check_against_base(shapes)
+        return shapes

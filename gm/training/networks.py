@@ -1,0 +1,135 @@
+"""The networks of a run, built and filled with what training starts from; and the trainer around them."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Callable, Mapping, Optional
+
+import numpy as np
+from mindspore import nn
+
+from gm.console import log, waiting
+from gm.encoding.text import TextEmbedding
+from gm.graph_cache import graph_folder
+from gm.models import sdxl, text_products
+from gm.models.conditioner import TextEncoders, tokenize
+from gm.models.unet import UNet
+from gm.models.vae import VAE
+from gm.training.batches import MicroBatch
+from gm.training.inputs import Inputs
+from gm.training.setting import Setting
+from gm.training.step import LossScale, Trainer
+
+FEW_PROMPTS = 4  # up to so many, the products of the text (52 MB a prompt in SDXL) pay
+Hold = Callable[[], bool]  # whether something else shows its progress at the moment
+
+
+def _never() -> bool:
+    return False
+
+
+def uses_text_products(inputs: Inputs) -> bool:
+    """Whether the products of the text with the frozen `to_k` and `to_v` are computed once a prompt."""
+    wanted = inputs.options.cache_text_products
+    if inputs.config.trains_text_encoders or wanted == "False":
+        return False
+    return wanted == "True" or len(inputs.prompts) <= FEW_PROMPTS
+
+
+def load_unet(setting: Setting, hold: Hold = _never) -> UNet:
+    """The UNet that is trained."""
+    inputs = setting.inputs
+    with setting.timings("building the UNet"):
+        unet = sdxl.build_unet(
+            inputs.config.model, setting.machine.dtype, setting.weights.adapters, uses_text_products(inputs)
+        )
+    with setting.timings("loading the UNet"):
+        return _fill(setting, unet, "the UNet", hold)
+
+
+def load_plain_unet(setting: Setting) -> UNet:
+    """The base model's UNet, without LoRA, that samples class images where the trained one cannot."""
+    unet = sdxl.build_unet(setting.inputs.class_config.model, setting.machine.dtype)
+    return sdxl.load(unet, setting.weights.base.read, "UNet")
+
+
+def load_text_encoders(setting: Setting, hold: Hold = _never) -> TextEncoders:
+    """The text encoders that are trained."""
+    cell = sdxl.build_text_encoders(setting.inputs.config.model, setting.machine.dtype, setting.weights.adapters)
+    return _fill(setting, cell, "the text encoders", hold)
+
+
+def load_vae(setting: Setting) -> VAE:
+    return sdxl.load(sdxl.build_vae(setting.inputs.config.model), setting.weights.base.read, "VAE")
+
+
+def _fill(setting: Setting, cell: nn.Cell, what: str, hold: Hold) -> nn.Cell:
+    with waiting(f"loading {what}", hold):
+        sdxl.fill([cell], setting.weights.read)
+    return cell
+
+
+def widened(setting: Setting, unet: UNet, texts: Mapping[str, TextEmbedding]) -> dict[str, TextEmbedding]:
+    """The embedded prompts as the UNet takes them: with their products, where it uses those."""
+    if not uses_text_products(setting.inputs) or not texts:
+        return dict(texts)
+    with setting.timings("prompts"):
+        contexts = np.stack([text.context for text in texts.values()])
+        contexts = text_products.widen(unet, contexts, setting.weights.base.read)
+    return {prompt: TextEmbedding(context, text.pooled) for (prompt, text), context in zip(texts.items(), contexts)}
+
+
+def make_trainer(setting: Setting, unet: UNet, text_encoders: Optional[TextEncoders], with_class: bool) -> Trainer:
+    """The trainer of these networks; `text_encoders` is given where their LoRA trains."""
+    options, weights = setting.inputs.options, setting.weights
+    dynamic = options.loss_scale_type == "dynamic"
+    half = setting.machine.amp_level == "O2"
+    scale = options.loss_scale or ((65536.0 if dynamic else 1024.0) if half else 1.0)
+    trainer = Trainer(
+        setting.inputs.config,
+        unet,
+        text_encoders,
+        LossScale(scale, dynamic, options.loss_scale_window),
+        options.max_grad_norm if options.clip_grad else None,
+        options.overflow_still_update,
+        setting.ranks,
+        _graph_folder(setting, with_class),
+    )
+    if weights.state is not None:
+        trainer.set_state(weights.state)
+        log.info("resuming after step %d", trainer.step)
+    return trainer
+
+
+def blank_batch(setting: Setting, unet: UNet, with_class: bool) -> MicroBatch:
+    """A micro-batch of the shapes that the run will have."""
+    model, data = setting.inputs.config.model, setting.inputs.config.data
+    rows = data.per_batch_size * (2 if with_class else 1)
+    if setting.inputs.config.trains_text_encoders:
+        text = tokenize([""] * rows)
+    else:
+        context = np.zeros((rows, 77, unet.context_width), np.float32)
+        text = context, np.zeros((rows, model.text_encoders[1].embed_dim), np.float32)
+    side = data.target_size // 8
+    return MicroBatch.blank((rows, model.unet.in_channels, side, side), text)
+
+
+def _graph_folder(setting: Setting, with_class: bool) -> Optional[Path]:
+    """Where the training graphs are kept: by all that decides them."""
+    options, config = setting.inputs.options, setting.inputs.config
+    if not options.compile_cache_dir:
+        return None
+    decides = {
+        "model": asdict(config.model),
+        "adapters": {name: asdict(adapter) for name, adapter in setting.weights.adapters.items()},
+        "text products": uses_text_products(setting.inputs),
+        "optim": asdict(config.optim),
+        "machine": asdict(setting.machine),
+        "pixels": config.data.target_size,
+        "rows": config.data.per_batch_size,
+        "class": with_class,
+        "ranks": setting.ranks.size,
+    }
+    folder = graph_folder(Path(options.compile_cache_dir), decides)
+    if folder.exists():
+        log.info("compiled graphs are in %s", folder)
+    return folder

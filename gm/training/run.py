@@ -1,0 +1,170 @@
+"""One training run, from checked inputs to the LoRA file. Read it from top to bottom:
+
+class images -> prompts and photos encoded, beside them the trainer built and compiled -> updates -> files.
+
+The loss is gm/diffusion/denoiser.py, the update step.py, the loop loop.py. The UNet that samples the class images is the
+one that is then trained, where nothing but LoRA at its start stands between the two.
+"""
+
+import time
+from functools import cache, partial
+from pathlib import Path
+from typing import Optional
+
+from gm.console import log
+from gm.data.crops import Photo, PhotoSet
+from gm.data.disk_cache import DiskCache
+from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder
+from gm.parallel.ranks import Ranks
+from gm.process import beside
+from gm.runtime import Runtime, peak_memory_gb
+from gm.training import networks, precompute, results
+from gm.training.batches import BatchMaker, TextRows
+from gm.training.class_images import class_images_of, missing_class_images, sample_class_images
+from gm.training.inputs import Inputs, make_folders
+from gm.training.loop import LoopSettings, compile_first, fit
+from gm.training.setting import Setting
+from gm.training.timings import Timings
+from gm.training.weights import open_starting_weights
+
+
+def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
+    """Train; returns the last LoRA file, or None when --stop_after_sampling ended the run before."""
+    setting = prepare(inputs, machine, ranks)
+    load_unet = cache(lambda: networks.load_unet(setting))
+    load_vae = cache(lambda: networks.load_vae(setting))
+
+    # class images
+    numbers, texts, unet_texts = missing_class_images(inputs, ranks), {}, {}
+    if numbers:
+        texts = precompute.embed(setting, inputs.prompts)
+        if inputs.class_config is inputs.config and setting.weights.lora is None:
+            unet_texts = networks.widened(setting, load_unet(), texts)
+            class_text, load_class_unet = unet_texts[inputs.options.class_prompt], load_unet
+        else:
+            class_text, load_class_unet = texts[inputs.options.class_prompt], lambda: networks.load_plain_unet(setting)
+        sample_class_images(setting, numbers, class_text, lambda: (load_class_unet(), load_vae()))
+    if inputs.options.stop_after_sampling:
+        log.info("stopping after the class images, as --stop_after_sampling asks: look at %s, then train", inputs.class_folder)
+        return None
+    class_images = class_images_of(inputs, ranks)
+    if ranks.is_main:
+        (inputs.folder / "config.yaml").write_text(inputs.config.raw)
+
+    # what is trained on
+    sets = photo_sets(inputs, class_images)
+    schedule = make_schedule(inputs, sets, ranks)
+    draws = schedule.distinct_draws(inputs.config.data.total_step)
+
+    # encode, and beside it build and compile
+    def encode() -> precompute.Encoded:
+        embedded = texts if texts or inputs.config.trains_text_encoders else precompute.embed(setting, inputs.prompts)
+        samples = precompute.plan(setting, sets, draws)
+        posterior = (
+            precompute.encode(setting, samples)
+            if inputs.options.cache_latents
+            else precompute.encode_when_drawn(load_vae())
+        )
+        return precompute.Encoded(texts=embedded, samples=samples, posterior=posterior)
+
+    alone = ranks.size > 1 or not inputs.options.cache_latents  # other ranks are waited for, or this process encodes
+    with beside(encode, wait=alone) as encoding:
+
+        def hold() -> bool:
+            return not encoding.done()
+
+        unet = networks.load_unet(setting, hold) if not numbers else load_unet()
+        trains_text = inputs.config.trains_text_encoders
+        text_encoders = networks.load_text_encoders(setting, hold) if trains_text else None
+        trainer = networks.make_trainer(setting, unet, text_encoders, bool(class_images))
+        if encoding.done() or not machine.shares_device:
+            encoding.result()
+        compile_first(trainer, networks.blank_batch(setting, unet, bool(class_images)), setting.timings, hold)
+        with setting.timings("waiting for prompts and photos"):
+            encoded = encoding.result()
+    unet_texts = unet_texts or networks.widened(setting, unet, encoded.texts)
+
+    # train
+    make_batch = BatchMaker(
+        schedule,
+        encoded.samples,
+        encoded.posterior,
+        TextRows(None if trains_text else unet_texts),
+        inputs.options.seed,
+        inputs.config.model.num_timesteps,
+    )
+    infer = None
+    if inputs.options.infer_during_train and ranks.is_main:
+        infer = results.progress_pictures(setting, unet, load_vae(), text_encoders, unet_texts)
+    log.info(
+        "training %d LoRA matrices (%d numbers) for %d steps of %d x %d samples",
+        *(len(trainer.parameters), trainer.gradient.size, inputs.config.data.total_step),
+        *(schedule.accumulation * schedule.ranks, schedule.per_batch_size * len(schedule.orders)),
+    )
+    start, first = time.perf_counter(), trainer.step
+    save = partial(results.save, setting, trainer)
+    last = fit(trainer, make_batch, schedule.accumulation, loop_settings(inputs), save, setting.timings, infer, ranks)
+    if ranks.is_main:
+        setting.timings.report(inputs.folder / "timings.json", trainer.step - first)
+    log.info("trained in %.1f s, peak memory %.1f GB", time.perf_counter() - start, peak_memory_gb())
+    if ranks.size > 1:
+        log.info("%d all-reduces of %.1f MB over %d ranks", trainer.reductions, trainer.reduced_mb, ranks.size)
+    log.info("done: %s\nsample from it:\n%s", last, results.next_command(setting, last))
+    return last
+
+
+def prepare(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Setting:
+    """The setting of a run: weight files opened and checked, folders made; nothing is loaded yet."""
+    with ranks.agreeing():
+        weights = open_starting_weights(inputs.options, inputs.config)
+        make_folders(inputs, ranks)
+    cache_dir = inputs.options.cache_dir
+    return Setting(
+        inputs=inputs,
+        weights=weights,
+        machine=machine,
+        ranks=ranks,
+        disk=DiskCache(Path(cache_dir) if cache_dir else None),
+        timings=Timings(),
+    )
+
+
+def photo_sets(inputs: Inputs, class_images: list[Path]) -> list[PhotoSet]:
+    """The photos of the subject, and those of its class where there are any, with what is said about each."""
+    options, data = inputs.options, inputs.config.data
+    photos = {INSTANCE: [Photo(path, options.instance_prompt) for path in inputs.instance_images]}
+    if class_images:
+        photos[CLASS] = [Photo(path, options.class_prompt, options.prior_loss_weight) for path in class_images]
+    size = (data.target_size, data.target_size)
+    return [
+        PhotoSet(kind=kind, photos=of_kind, size=size, interpolation=data.interpolation, crop=data.crop, seed=options.seed)
+        for kind, of_kind in photos.items()
+    ]
+
+
+def make_schedule(inputs: Inputs, sets: list[PhotoSet], ranks: Ranks) -> DreamBoothSchedule:
+    """Which samples are drawn in which update."""
+    options, data = inputs.options, inputs.config.data
+    repeats = {INSTANCE: options.train_data_repeat, CLASS: 1}
+    orders = [SampleOrder(len(s.photos), repeats[s.kind], data.shuffle, options.seed, s.kind) for s in sets]
+    return DreamBoothSchedule(
+        instances=orders[0],
+        classes=orders[1] if len(orders) > 1 else None,
+        per_batch_size=data.per_batch_size,
+        accumulation=options.gradient_accumulation_steps,
+        ranks=ranks.size,
+    )
+
+
+def loop_settings(inputs: Inputs) -> LoopSettings:
+    options = inputs.options
+    return LoopSettings(
+        folder=inputs.folder,
+        save_every=options.save_ckpt_interval,
+        keep=options.max_num_ckpt,
+        log_every=options.log_interval or max(1, inputs.config.data.total_step // LINES),
+        infer_every=options.infer_interval if options.infer_during_train else None,
+    )
+
+
+LINES = 30  # of the log, where --log_interval does not say otherwise

@@ -1,0 +1,20 @@
+"""What every stage of a run is given and none changes."""
+
+from dataclasses import dataclass
+
+from gm.data.disk_cache import DiskCache
+from gm.parallel.ranks import Ranks
+from gm.runtime import Runtime
+from gm.training.inputs import Inputs
+from gm.training.timings import Timings
+from gm.training.weights import StartingWeights
+
+
+@dataclass(frozen=True)
+class Setting:
+    inputs: Inputs
+    weights: StartingWeights
+    machine: Runtime
+    ranks: Ranks
+    disk: DiskCache  # of --cache_dir
+    timings: Timings
