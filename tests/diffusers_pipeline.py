@@ -13,7 +13,9 @@ import diffusers_models
 import tiny
 from gm.checkpoint import lora_stack as lora
 from gm.models import sdxl
-from gm.sampling.pictures import LatentSampler, SampleSettings, Text, unconditional
+from gm.config.types import SampleSettings
+from gm.encoding.text import TextEmbedding, unconditional
+from gm.sampling.pictures import LatentSampler
 
 POOLED = 32  # of the vector's columns
 CLIP_LAYER = 3  # hidden state that the first encoder gives
@@ -93,7 +95,7 @@ def our_latents(ours: OurNetworks, golden) -> np.ndarray:
     """The latent (1, 4, h, w) of the first golden prompt after 10 Euler steps, guidance 5, from `sample.x_T`."""
     context, pooled = (array.asnumpy()[0] for array in ours.text(*tokens(golden)))
     settings = SampleSettings(128, 128, tuple(int(n) for n in tiny.sizes(golden)[0]), steps=10)
-    text = Text(context, pooled)
+    text = TextEmbedding(context, pooled)
     return ours.sampler(text, unconditional(text), settings, golden["sample.x_T"], None, "ours")
 
 

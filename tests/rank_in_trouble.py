@@ -40,12 +40,12 @@ def prepare(trouble: str, where: str) -> None:
 
         Trainer.accumulate = in_trouble
     if trouble == "disk" and rank == 0:
-        from gm.training import job
+        from gm.training import results
 
         def full(*_, **__):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        job.write_tensors = full
+        results.write_tensors = full
 
 
 def main(argv, ranks):

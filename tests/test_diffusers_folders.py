@@ -19,7 +19,7 @@ from gm.checkpoint.io import convert, open_tensors, write_tensors
 from gm.checkpoint.rules import IGNORED_ON_LOAD, native_to_official, official_to_native, split_names
 from gm.checkpoint.weights import open_base, stream_whole
 from gm.config.types import UNetConfig, VAEConfig
-from gm.data.crops import plan_squares
+from gm.data.crops import plan_samples
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import INSTANCE
 from gm.errors import UserError
@@ -27,8 +27,9 @@ from gm.models.sdxl import expected_shapes
 from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
 from gm.config.load import load_config
-from gm.training.precompute import encode_squares
-from gm.training.job import Job
+from gm.encoding.photos import encode_crops
+from gm.training.inputs import check_inputs
+from gm.training.run import photo_sets, prepare
 from test_commands import run, sample, train_arguments  # noqa: F401 (a fixture is found by its name)
 from tools import convert_weight
 
@@ -348,17 +349,17 @@ def test_sampling_from_a_folder_with_another_vae(folder, other_vae, tmp_path, ru
 def test_training_from_a_folder_with_another_vae(folder, other_vae, shared, tmp_path):
     """The run's networks are read from the folder and the file, and the photos are encoded by that VAE."""
     given = ("--weight", folder, "--vae", other_vae["bare.safetensors"], "--prior_loss_weight", 0)
-    options = parse_train([str(word) for word in train_arguments(shared, tmp_path, *given)])
-    config, machine = load_config(options.config, options.set), Runtime("CPU", 0, "O0")
-    job = Job(options, config, None, machine, Ranks())
+    inputs = check_inputs([str(word) for word in train_arguments(shared, tmp_path, *given)], Ranks())
+    machine = Runtime("CPU", 0, "O0")
+    setting = prepare(inputs, machine, Ranks())
     whole = open_base(other_vae["whole.safetensors"])
     for name in ("first_stage_model.quant_conv.weight", "model.diffusion_model.out.2.weight"):
-        assert np.array_equal(job._read(name), whole.read(name))
-    photos = [job._photos(INSTANCE, sorted((shared / "data" / "dog").iterdir())[:1])]
-    squares = [({}, square) for square in plan_squares(photos, [(INSTANCE, 0, 0)]).values()]
+        assert np.array_equal(setting.weights.read(name), whole.read(name))
+    samples = plan_samples(photo_sets(inputs, []), [(INSTANCE, 0, 0)])
+    crops = [({}, sample.crop) for sample in samples.values()]
     found, expected, plain = (
-        encode_squares(config.model, paths, machine, DiskCache(None), squares)
-        for paths in (job.base.paths, whole.paths, open_base(folder).paths)
+        encode_crops(inputs.config.model, paths, machine, DiskCache(None), crops)
+        for paths in (setting.weights.base.paths, whole.paths, open_base(folder).paths)
     )
     assert np.array_equal(found, expected) and not np.array_equal(found, plain)
 

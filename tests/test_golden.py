@@ -11,8 +11,11 @@ from gm.diffusion.schedule import legacy_ddpm_sigmas, train_sigmas
 from gm.models import sdxl
 from gm.models.conditioner import SizeEmbedding, tokenize
 from gm.models.vae import VAEDecode, VAEEncode
-from gm.sampling.pictures import LatentSampler, SampleSettings, Text, TextEmbedder, unconditional
-from gm.training.step import LossScale, MicroBatch, Trainer
+from gm.config.types import SampleSettings
+from gm.encoding.text import TextEmbedder, TextEmbedding, unconditional
+from gm.sampling.pictures import LatentSampler
+from gm.training.batches import MicroBatch
+from gm.training.step import LossScale, Trainer
 
 POOLED = 32  # of the vector's 1568 columns
 
@@ -44,7 +47,7 @@ def vae(read):
 
 
 def text_of(golden, row: int = 0) -> Text:
-    return Text(golden["cond.context"][row], golden["cond.vector"][row, :POOLED])
+    return TextEmbedding(golden["cond.context"][row], golden["cond.vector"][row, :POOLED])
 
 
 def test_sigmas(golden):

@@ -15,17 +15,17 @@ from gm import console
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_files import open_lora
 from gm.checkpoint.weights import open_base
-from gm.data.crops import Photos
+from gm.data.crops import Photo, PhotoSet
 from gm.data.disk_cache import DiskCache
-from gm.data.dreambooth import INSTANCE, Draw
+from gm.data.dreambooth import INSTANCE
 from gm.data.images import image_size, read_image
 from gm.errors import UserError
-from gm.sampling.pipeline import embed_prompts
+from gm.encoding import photos as photos_of
+from gm.encoding.text import TextEmbedding, embed_prompts
 from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
-from gm.sampling.pictures import Text
 from gm.training import precompute
-from gm.training.precompute import Caching
+from gm.training.precompute import Precompute
 from test_images import halves
 from test_parallel import arguments, given  # noqa: F401  (a fixture)
 
@@ -39,7 +39,7 @@ class Computed(list):
             assert not source.use_lora
             self.extend(prompts)
             return {
-                prompt: Text(np.full((77, WIDTH), len(prompt), np.float32), np.full(POOLED, 0.5, np.float32))
+                prompt: TextEmbedding(np.full((77, WIDTH), len(prompt), np.float32), np.full(POOLED, 0.5, np.float32))
                 for prompt in prompts
             }
         return function(*args)
@@ -62,9 +62,9 @@ class Computed(list):
 @pytest.fixture
 def computed(monkeypatch):
     done = Computed()
-    monkeypatch.setattr(caching, "run_in_subprocess", done.run_in_subprocess)
-    monkeypatch.setattr(caching, "Encoder", done.encoder)
-    monkeypatch.setattr(precompute.sdxl, "load", lambda cell, *_: cell)
+    monkeypatch.setattr(precompute, "run_in_subprocess", done.run_in_subprocess)
+    monkeypatch.setattr(photos_of, "CropEncoder", done.encoder)
+    monkeypatch.setattr(photos_of.sdxl, "load", lambda cell, *_: cell)
     return done
 
 
@@ -84,16 +84,20 @@ ALL = ["a.png", "a.png", "b.png", "c.jpg", "c.jpg"]  # both repeats of a square 
 
 
 def make(weights, folder, model=None, ranks=Ranks(), level="O0"):
-    return Caching(model or tiny.model(), open_base(weights), Runtime("CPU", 0, level), ranks, DiskCache(folder))
+    return Precompute(model or tiny.model(), open_base(weights), Runtime("CPU", 0, level), ranks, DiskCache(folder))
 
 
 def encode(weights, photos, folder, size=32, **more):
-    return make(weights, folder, **more).encode([Photos(INSTANCE, photos, size, 3, "random", 42)], DRAWS)
+    """The samples and their posteriors."""
+    made = make(weights, folder, **more)
+    given = [Photo(path, "a dog") for path in photos]
+    samples = made.plan([PhotoSet(INSTANCE, given, (size, size), 3, "random", 42)], DRAWS)
+    return samples, made.encode(samples)
 
 
-def rows(posteriors) -> list[np.ndarray]:
-    found = [posteriors[Draw(*draw, 0, 1.0)] for draw in DRAWS]
-    return [array for posterior in found for array in (posterior.mean, posterior.logvar, posterior.sizes)]
+def rows(encoded) -> list[np.ndarray]:
+    samples, posterior = encoded
+    return [array for draw in DRAWS for array in (posterior(samples[draw].crop), samples[draw].sizes)]
 
 
 def same(first, second) -> bool:
@@ -167,7 +171,7 @@ def test_what_decides_the_numbers_decides_what_is_used_again(tiny_weights, photo
     assert computed.since() == ["a cat"]
     make(tiny_weights, folder, level="O2").embed(["a cat"])
     assert computed.since() == ["a cat"]
-    make(tiny_weights, folder, model=tiny.model(unet_lora=True, text_lora=True)).embed(["a cat"])
+    make(tiny_weights, folder, model=tiny.model()).embed(["a cat"])
     assert computed.since() == []  # prompts are embedded without LoRA
 
     # the weights are hashed once as long as the file is the same
@@ -248,7 +252,7 @@ def on_ranks(size, function):
 
 @pytest.mark.parametrize("ranks", [2, 3, 8])
 def test_ranks_compute_each_thing_once_together(tiny_weights, photos, tmp_path, computed, monkeypatch, ranks):
-    monkeypatch.setattr(caching, "gather_rows", gather_rows)
+    monkeypatch.setattr(precompute, "gather_rows", gather_rows)
     alone = encode(tiny_weights, photos, None)
     assert computed.since() == ALL
     folders = [tmp_path / f"host{rank}" for rank in range(ranks)]
@@ -310,7 +314,7 @@ def test_cached_or_not_the_training_is_the_same(shared, given, tmp_path, capfd, 
 
     kept = ("--cache_dir", tmp_path / "cache")
     _, losses, matrices = train("cold", *kept)
-    monkeypatch.setattr(caching, "run_in_subprocess", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(precompute, "run_in_subprocess", lambda *_: pytest.fail("a process was started"))
     printed, warm, same_matrices = train("warm", *kept)
     assert "2 of 2 prompts from the cache in" in printed and "photos from the cache in" in printed
     assert warm == losses and all(np.array_equal(matrices[key], same_matrices[key]) for key in matrices)

@@ -1,19 +1,24 @@
 """Which sample, crop and noise is drawn when: independent of ranks, accumulation and restarts."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gm.data.crops import PhotoCrop, Sample
 from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder, crop_corner
+from gm.data.transforms import place_crop
+from gm.encoding.text import TextEmbedding
+from gm.training.batches import BatchMaker, TextRows
 from gm.training.noise import draw_noise
 
 
-def schedule(batch: int = 1, accumulation: int = 1, ranks: int = 1, classes: int = 7, prior: float = 1.0, repeats: int = 3):
+def schedule(batch: int = 1, accumulation: int = 1, ranks: int = 1, classes: int = 7, repeats: int = 3):
     return DreamBoothSchedule(
         SampleOrder(5, repeats, True, 42, INSTANCE),
         SampleOrder(classes, 1, True, 42, CLASS) if classes else None,
-        *(batch, accumulation, ranks, prior),
+        *(batch, accumulation, ranks),
     )
 
 
@@ -28,10 +33,28 @@ def test_every_split_of_an_update_holds_the_same_samples(batch, accumulation, ra
         assert Counter(update(whole, step)) == Counter(update(split, step))
 
 
-def test_weights_add_up_to_the_two_means():
-    rows = update(schedule(2, 3, prior=0.5), 0)
-    assert sum(r.loss_weight for r in rows if r.kind == INSTANCE) == pytest.approx(1.0)
-    assert sum(r.loss_weight for r in rows if r.kind == CLASS) == pytest.approx(0.5)
+def test_shares_add_up_to_the_two_means():
+    rows = update(schedule(2, 3), 0)
+    assert sum(r.share for r in rows if r.kind == INSTANCE) == pytest.approx(1.0)
+    assert sum(r.share for r in rows if r.kind == CLASS) == pytest.approx(1.0)
+
+
+def test_the_weight_of_a_row_is_its_share_times_that_of_its_sample():
+    photo = PhotoCrop("hash", place_crop((32, 32), (32, 32), (0, 0)), 3, Path("a.png"))
+    samples = {
+        (kind, image, repeat): Sample(photo, prompt, weight)
+        for kind, prompt, weight in ((INSTANCE, "a sks dog", 1.0), (CLASS, "a dog", 0.5))
+        for image in range(7)
+        for repeat in range(3)
+    }
+    text = TextRows({p: TextEmbedding(np.full((2, 3), len(p)), np.zeros(4)) for p in ("a sks dog", "a dog")})
+    s = schedule(2, 3)
+    make = BatchMaker(s, samples, lambda crop: np.zeros((2, 4, 4, 4), np.float32), text, 42, 1000)
+    batches = [make(0, micro, 0) for micro in range(3)]
+    for kind, whole in ((INSTANCE, 1.0), (CLASS, 0.5)):
+        assert sum(float(batch.weight[batch.kind == kind].sum()) for batch in batches) == pytest.approx(whole)
+    assert list(batches[0].text[0][:, 0, 0]) == [9, 9, 5, 5]  # each row has the text of its own prompt
+    assert batches[1].text is batches[0].text  # and the same prompts the same arrays
 
 
 def test_an_epoch_holds_every_photo_and_repeat_once_in_an_order_of_its_own():

@@ -11,7 +11,7 @@ from gm.data.dreambooth import CLASS, INSTANCE
 from gm.diffusion.schedule import train_sigmas
 from gm.models import sdxl
 from gm.config.load import load_config
-from gm.training.step import MicroBatch
+from gm.training.batches import MicroBatch
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING = ROOT / "configs" / "training" / "tiny_dreambooth_lora_cpu.yaml"

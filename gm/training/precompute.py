@@ -9,6 +9,8 @@ from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
+from gm.checkpoint.weights import BaseWeights
+from gm.config.types import ModelConfig
 from gm.console import log
 from gm.data.crops import PhotoCrop, PhotoSet, Samples, plan_samples
 from gm.data.disk_cache import DiskCache, Key
@@ -21,7 +23,7 @@ from gm.models.vae import VAE, VAE_PREFIX, VAEEncode
 from gm.parallel.collectives import gather_rows
 from gm.parallel.ranks import Ranks, deal
 from gm.process import run_in_subprocess
-from gm.training.setting import Setting
+from gm.runtime import Runtime
 
 FORMAT = 2  # of the rows and keys; another number makes what was kept unknown
 Posterior = Callable[[PhotoCrop], np.ndarray]  # a crop's mean and logvar (2, z, h, w)
@@ -36,94 +38,90 @@ class Encoded:
     posterior: Posterior
 
 
-def embed(setting: Setting, prompts: Sequence[str]) -> dict[str, TextEmbedding]:
-    """The prompts by the base model's text encoders, without any LoRA."""
-    with setting.timings("prompts"):
-        return _embed(setting, list(dict.fromkeys(prompts)))
+@dataclass(frozen=True)
+class Precompute:
+    """Where and for what model things are computed and kept."""
 
+    model: ModelConfig
+    base: BaseWeights
+    machine: Runtime
+    ranks: Ranks
+    disk: DiskCache  # of --cache_dir
 
-def _embed(setting: Setting, prompts: Sequence[str]) -> dict[str, TextEmbedding]:
-    model, machine, disk = setting.inputs.config.model, setting.machine, setting.disk
-    about = {"what": "text", "encoders": [asdict(e) for e in model.text_encoders], "dtype": machine.amp_level}
-    keys = _keys(setting, about, (CONDITIONER_PREFIX,), [{"prompt": prompt} for prompt in prompts])
+    def embed(self, prompts: Sequence[str]) -> dict[str, TextEmbedding]:
+        """The prompts by the base model's text encoders, without any LoRA."""
+        prompts = list(dict.fromkeys(prompts))
+        encoders = [asdict(encoder) for encoder in self.model.text_encoders]
+        about = {"what": "text", "encoders": encoders, "dtype": self.machine.amp_level}
+        keys = self._keys(about, (CONDITIONER_PREFIX,), [{"prompt": prompt} for prompt in prompts])
 
-    def compute(numbers: Sequence[int]) -> list[np.ndarray]:
-        mine = [prompts[number] for number in numbers]
-        weight, vae = setting.weights.base.paths
-        source = Source(model=model, weight=weight, machine=machine, use_lora=False, vae=vae)
-        texts = run_in_subprocess(embed_prompts, mine, source)
-        rows = [np.concatenate([texts[prompt].context.reshape(-1), texts[prompt].pooled]) for prompt in mine]
-        for number, row in zip(numbers, rows):
-            disk.put(keys[number], row)
-        return rows
+        def compute(numbers: Sequence[int]) -> list[np.ndarray]:
+            mine = [prompts[number] for number in numbers]
+            weight, vae = self.base.paths
+            source = Source(model=self.model, weight=weight, machine=self.machine, use_lora=False, vae=vae)
+            texts = run_in_subprocess(embed_prompts, mine, source)
+            rows = [np.concatenate([texts[prompt].context.reshape(-1), texts[prompt].pooled]) for prompt in mine]
+            for number, row in zip(numbers, rows):
+                self.disk.put(keys[number], row)
+            return rows
 
-    rows, found = collect(keys, disk, setting.ranks, compute)
-    if disk.folder:
-        log.info("%d of %d prompts from the cache in %s", len(found), len(prompts), disk.folder)
-    width, pooled = sum(encoder.width for encoder in model.text_encoders), model.text_encoders[1].embed_dim
-    return {
-        prompt: TextEmbedding(row[:-pooled].reshape(-1, width), row[-pooled:]) for prompt, row in zip(prompts, rows)
-    }
+        rows, found = collect(keys, self.disk, self.ranks, compute)
+        if self.disk.folder:
+            log.info("%d of %d prompts from the cache in %s", len(found), len(prompts), self.disk.folder)
+        width, pooled = sum(encoder.width for encoder in self.model.text_encoders), self.model.text_encoders[1].embed_dim
+        return {
+            prompt: TextEmbedding(row[:-pooled].reshape(-1, width), row[-pooled:]) for prompt, row in zip(prompts, rows)
+        }
 
+    def plan(self, sets: Sequence[PhotoSet], draws: Sequence[tuple[int, int, int]]) -> Samples:
+        """The sample of every draw. UserError unless all ranks have the same photos."""
+        with self.ranks.agreeing():
+            samples = plan_samples(sets, draws)
+        photos = sorted({sample.crop.photo for sample in samples.values()})
+        self.ranks.require_same({"the content of the photos": photos})
+        return samples
 
-def plan(setting: Setting, sets: Sequence[PhotoSet], draws: Sequence[tuple[int, int, int]]) -> Samples:
-    """The sample of every draw. UserError unless all ranks have the same photos."""
-    with setting.ranks.agreeing():
-        samples = plan_samples(sets, draws)
-    photos = sorted({sample.crop.photo for sample in samples.values()})
-    setting.ranks.require_same({"the content of the photos": photos})
-    return samples
+    def encode(self, samples: Samples) -> Posterior:
+        """The posteriors of all crops, each computed once."""
+        crops = sorted({sample.crop for sample in samples.values()}, key=lambda crop: (crop.photo, crop.crop.top_left))
+        about = {"what": "posterior", "vae": asdict(self.model.vae), "dtype": "float32"}
+        own = [{"photo": c.photo, "crop": asdict(c.crop), "interpolation": c.interpolation} for c in crops]
+        keys = self._keys(about, (VAE_PREFIX + "encoder.", VAE_PREFIX + "quant_conv."), own)
 
+        def compute(numbers: Sequence[int]) -> list[np.ndarray]:
+            mine = [(keys[number], crops[number]) for number in numbers]
+            return run_in_subprocess(encode_crops, self.model, self.base.paths, self.machine, self.disk, mine)
 
-def encode(setting: Setting, samples: Samples) -> Posterior:
-    """The posteriors of all crops, each computed once."""
-    with setting.timings("photos"):
-        return _encode(setting, samples)
+        rows, found = collect(keys, self.disk, self.ranks, compute)
+        if self.disk.folder:
+            lacking = {crop.photo for number, crop in enumerate(crops) if number not in found}
+            count = len({crop.photo for crop in crops})
+            words = "%d of %d photos from the cache in %s (%d of %d crops)"
+            log.info(words, count - len(lacking), count, self.disk.folder, len(found), len(crops))
+        return dict(zip(crops, rows)).__getitem__
 
+    def _keys(self, about: dict, prefixes: tuple[str, ...], own: Sequence[dict]) -> list[Key]:
+        weights = self._digest(prefixes) if self.disk.folder else None
+        about = about | {"format": FORMAT, "weights": weights, "device": self.machine.device}
+        return [about | one for one in own]
 
-def _encode(setting: Setting, samples: Samples) -> Posterior:
-    model, disk = setting.inputs.config.model, setting.disk
-    crops = sorted({sample.crop for sample in samples.values()}, key=lambda crop: (crop.photo, crop.crop.top_left))
-    about = {"what": "posterior", "vae": asdict(model.vae), "dtype": "float32"}
-    own = [{"photo": c.photo, "crop": asdict(c.crop), "interpolation": c.interpolation} for c in crops]
-    keys = _keys(setting, about, (VAE_PREFIX + "encoder.", VAE_PREFIX + "quant_conv."), own)
-
-    def compute(numbers: Sequence[int]) -> list[np.ndarray]:
-        mine = [(keys[number], crops[number]) for number in numbers]
-        return run_in_subprocess(encode_crops, model, setting.weights.base.paths, setting.machine, disk, mine)
-
-    rows, found = collect(keys, disk, setting.ranks, compute)
-    if disk.folder:
-        lacking = {crop.photo for number, crop in enumerate(crops) if number not in found}
-        count = len({crop.photo for crop in crops})
-        words = "%d of %d photos from the cache in %s (%d of %d crops)"
-        log.info(words, count - len(lacking), count, disk.folder, len(found), len(crops))
-    return dict(zip(crops, rows)).__getitem__
+    def _digest(self, prefixes: tuple[str, ...]) -> str:
+        """The hash of a part of the base weights as rank 0 has them; remembered for as long as the files are the same."""
+        digest = None
+        if self.ranks.is_main:
+            key = {"what": "weights", "files": self.base.stamps(), "part": prefixes}
+            known = self.disk.get(key)
+            if known is None:
+                known = np.frombuffer(bytes.fromhex(self.base.digest(prefixes)), np.uint8)
+                self.disk.put(key, known)
+            digest = known.tobytes().hex()
+        return self.ranks.share(digest)[0]
 
 
 def encode_when_drawn(vae: VAE) -> Posterior:
     """The same posteriors, encoded by `vae` in this process whenever one is drawn, and forgotten."""
     encoder = CropEncoder(VAEEncode(vae))
     return lambda crop: encoder(crop, read_image(crop.path))
-
-
-def _keys(setting: Setting, about: dict, prefixes: tuple[str, ...], own: Sequence[dict]) -> list[Key]:
-    weights = _digest(setting, prefixes) if setting.disk.folder else None
-    about = about | {"format": FORMAT, "weights": weights, "device": setting.machine.device}
-    return [about | one for one in own]
-
-
-def _digest(setting: Setting, prefixes: tuple[str, ...]) -> str:
-    """The hash of a part of the base weights as rank 0 has them; remembered for as long as the files are the same."""
-    digest, base, disk = None, setting.weights.base, setting.disk
-    if setting.ranks.is_main:
-        key = {"what": "weights", "files": base.stamps(), "part": prefixes}
-        known = disk.get(key)
-        if known is None:
-            known = np.frombuffer(bytes.fromhex(base.digest(prefixes)), np.uint8)
-            disk.put(key, known)
-        digest = known.tobytes().hex()
-    return setting.ranks.share(digest)[0]
 
 
 def collect(

@@ -15,14 +15,16 @@ from gm.console import log
 from gm.data.crops import Photo, PhotoSet
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder
+from gm.encoding.text import TextEmbedding
 from gm.parallel.ranks import Ranks
 from gm.process import beside
 from gm.runtime import Runtime, peak_memory_gb
-from gm.training import networks, precompute, results
+from gm.training import networks, results
 from gm.training.batches import BatchMaker, TextRows
 from gm.training.class_images import class_images_of, missing_class_images, sample_class_images
 from gm.training.inputs import Inputs, make_folders
 from gm.training.loop import LoopSettings, compile_first, fit
+from gm.training.precompute import Encoded, Precompute, encode_when_drawn
 from gm.training.setting import Setting
 from gm.training.timings import Timings
 from gm.training.weights import open_starting_weights
@@ -37,7 +39,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     # class images
     numbers, texts, unet_texts = missing_class_images(inputs, ranks), {}, {}
     if numbers:
-        texts = precompute.embed(setting, inputs.prompts)
+        texts = embed(setting)
         if inputs.class_config is inputs.config and setting.weights.lora is None:
             unet_texts = networks.widened(setting, load_unet(), texts)
             class_text, load_class_unet = unet_texts[inputs.options.class_prompt], load_unet
@@ -57,15 +59,13 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     draws = schedule.distinct_draws(inputs.config.data.total_step)
 
     # encode, and beside it build and compile
-    def encode() -> precompute.Encoded:
-        embedded = texts if texts or inputs.config.trains_text_encoders else precompute.embed(setting, inputs.prompts)
-        samples = precompute.plan(setting, sets, draws)
-        posterior = (
-            precompute.encode(setting, samples)
-            if inputs.options.cache_latents
-            else precompute.encode_when_drawn(load_vae())
-        )
-        return precompute.Encoded(texts=embedded, samples=samples, posterior=posterior)
+    def encode() -> Encoded:
+        embedded = texts if texts or inputs.config.trains_text_encoders else embed(setting)
+        samples = setting.precompute.plan(sets, draws)
+        with setting.timings("photos"):
+            kept = inputs.options.cache_latents
+            posterior = setting.precompute.encode(samples) if kept else encode_when_drawn(load_vae())
+        return Encoded(texts=embedded, samples=samples, posterior=posterior)
 
     alone = ranks.size > 1 or not inputs.options.cache_latents  # other ranks are waited for, or this process encodes
     with beside(encode, wait=alone) as encoding:
@@ -113,6 +113,12 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     return last
 
 
+def embed(setting: Setting) -> dict[str, TextEmbedding]:
+    """All prompts of the run, by the base model's text encoders."""
+    with setting.timings("prompts"):
+        return setting.precompute.embed(setting.inputs.prompts)
+
+
 def prepare(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Setting:
     """The setting of a run: weight files opened and checked, folders made; nothing is loaded yet."""
     with ranks.agreeing():
@@ -124,7 +130,13 @@ def prepare(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Setting:
         weights=weights,
         machine=machine,
         ranks=ranks,
-        disk=DiskCache(Path(cache_dir) if cache_dir else None),
+        precompute=Precompute(
+            model=inputs.config.model,
+            base=weights.base,
+            machine=machine,
+            ranks=ranks,
+            disk=DiskCache(Path(cache_dir) if cache_dir else None),
+        ),
         timings=Timings(),
     )
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from gm.data.disk_cache import DiskCache
 from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
 from gm.training.inputs import Inputs
+from gm.training.precompute import Precompute
 from gm.training.timings import Timings
 from gm.training.weights import StartingWeights
 
@@ -16,5 +16,5 @@ class Setting:
     weights: StartingWeights
     machine: Runtime
     ranks: Ranks
-    disk: DiskCache  # of --cache_dir
+    precompute: Precompute
     timings: Timings
