@@ -23,7 +23,7 @@ from gm.checkpoint.single_file import new_output
 from gm.checkpoint.weights import BaseWeights, differences, open_base
 from gm.console import bar, log, table
 from gm.errors import UserError
-from gm.checkpoint.lora_stack import initial_value
+from gm.models.adapters import initial_value
 from tools.lora_arguments import add_config, add_output, layout_of, model_of
 
 TARGETS = {"attention": re.compile(r"\.(to_q|to_k|to_v|to_out\.0|q_proj|k_proj|v_proj|out_proj)$"), "linear": re.compile("")}

@@ -21,7 +21,7 @@ from gm.checkpoint.lora_files import LoraArrays, LoraFile
 from gm.checkpoint.single_file import new_output
 from gm.console import bar, log, table
 from gm.errors import UserError
-from gm.checkpoint.lora_stack import initial_value
+from gm.models.adapters import initial_value
 from tools.lora_arguments import add_lora, add_output, layout_of, open_given
 
 

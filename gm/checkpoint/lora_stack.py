@@ -1,36 +1,20 @@
-"""LoRA matrices as data: their initial values, their state, putting several together, and merging them into a weight.
+"""Several LoRA files as one: their matrices put together, and merged into weights.
 
-Where they sit in a network is models/layers.py (`Linear`); files are gm/checkpoint. Arrays are float32:
-`<module>.lora_A.weight` (rank, in), `<module>.lora_B.weight` (out, rank).
+Arrays are float32: `<module>.lora_A.weight` (rank, in), `<module>.lora_B.weight` (out, rank). Where they sit in a network
+is gm/models/adapters.py.
 """
 
-from __future__ import annotations
-
-import zlib
-from typing import TYPE_CHECKING, Callable, Iterable, Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 import numpy as np
 
 from gm.checkpoint.lora_files import LoraFile, lora_in_base, open_lora
 from gm.checkpoint.rules import is_lora
 from gm.checkpoint.weights import BaseWeights, open_base, split_weight_argument
-from gm.config.types import ModelConfig
+from gm.config.types import Adapter, Adapters, ModelConfig
 from gm.errors import UserError
-from gm.randomness import LORA_INIT, generator
-
-if TYPE_CHECKING:  # the commands on files alone do without it
-    from mindspore import Parameter, nn
 
 Read = Callable[[str], np.ndarray]
-
-
-def initial_value(name: str, shape: tuple, seed: int) -> np.ndarray:
-    """A uniform in +-1/sqrt(in) (Kaiming with a = sqrt(5), as the LoRA authors' code), B zero; keyed by seed and name,
-    so that it is the same on every rank and whatever else is built."""
-    if name.endswith(".lora_B.weight"):
-        return np.zeros(shape, np.float32)
-    bound = 1.0 / np.sqrt(shape[1])
-    return generator(seed, LORA_INIT, zlib.crc32(name.encode())).uniform(-bound, bound, shape).astype(np.float32)
 
 
 def with_given_lora(read: Read, lora: Read) -> Read:
@@ -52,6 +36,11 @@ class LoraStack:
         for file in self.files:
             for module, pair in file.modules.items():
                 self.ranks[module] = self.ranks.get(module, 0) + pair.rank
+
+    @property
+    def adapters(self) -> Adapters:
+        """What a network needs to hold this LoRA apart from its weights."""
+        return {module: Adapter(rank=rank, alpha=float(rank)) for module, rank in self.ranks.items()}
 
     def read(self, name: str) -> np.ndarray:
         """`<module>.lora_A.weight` (rank, in) or `<module>.lora_B.weight` (out, rank)."""
@@ -100,13 +89,3 @@ def merged(read: Read, stack: LoraStack) -> Read:
         return weight
 
     return read_merged
-
-
-def parameters(cells: Iterable[nn.Cell]) -> list[Parameter]:
-    """All LoRA parameters of `cells`, in network order."""
-    return [p for cell in cells for p in cell.get_parameters() if is_lora(p.name)]
-
-
-def state(cells: Iterable[nn.Cell]) -> dict[str, np.ndarray]:
-    """All LoRA matrices of `cells` by name, trained or not."""
-    return {p.name: p.asnumpy().astype(np.float32) for p in parameters(cells)}

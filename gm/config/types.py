@@ -1,7 +1,7 @@
 """What a run is: frozen dataclasses, one line per field with its unit. Reading them from YAML is gm/config/load.py."""
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Mapping, Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -11,6 +11,19 @@ class LoraConfig:
     dropout: float = 0.0  # share of the LoRA input zeroed while training
     merge_weights: bool = False  # sampling: add alpha / rank * B A to the weight instead of a second product
     only_save_lora: bool = True  # False: checkpoints carry the base weights as well
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is attached to one layer."""
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    kind: str = "lora"
+
+
+Adapters = Mapping[str, Adapter]  # native name of a layer -> what is attached to it
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,6 @@ class UNetConfig:
     adm_in_channels: int = 2816  # channels of the pooled text + sizes vector
     attention: str = "vanilla"  # or "flash-attention" (Ascend)
     use_recompute: bool = False  # recompute block activations in the backward pass
-    lora: Optional[LoraConfig] = None
 
     @property
     def downsampling(self) -> int:
@@ -43,7 +55,6 @@ class TextEncoderConfig:
     heads: int
     layer_idx: int  # hidden_states[layer_idx] is the context; 0 is the embedding
     embed_dim: int = 0  # channels of the pooled output; open_clip only
-    lora: Optional[LoraConfig] = None
 
 
 @dataclass(frozen=True)
@@ -65,15 +76,6 @@ class ModelConfig:
     size_embed_dim: int = 256  # channels of each of the six size numbers in the vector
     scale_factor: float = 0.13025  # latent = scale_factor * VAE posterior sample
     num_timesteps: int = 1000  # indices of the training noise schedule
-
-    @property
-    def lora(self) -> Optional[LoraConfig]:
-        """The LoRA of the UNet and the text encoders; rank and alpha are the same in all that have one."""
-        return next((part.lora for part in (self.unet, *self.text_encoders) if part.lora is not None), None)
-
-    @property
-    def trains_text_encoders(self) -> bool:
-        return any(e.lora is not None for e in self.text_encoders)
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,11 @@ class Config:
 
     version: str
     model: ModelConfig
+    lora: Mapping[str, LoraConfig]  # network ("unet", "text_encoder_1", "text_encoder_2") -> its LoRA, where it has one
     optim: Optional[OptimConfig]
     data: Optional[DataConfig]
     raw: str
+
+    @property
+    def trains_text_encoders(self) -> bool:
+        return any(network != "unet" for network in self.lora)

@@ -13,6 +13,7 @@ from mindspore import Tensor, nn, ops
 
 from gm.config.types import ModelConfig, TextEncoderConfig
 from gm.models.layers import TimestepEmbedding
+from gm.models.site import Site
 from gm.models.text_encoder import ClipTextModel, OpenClipTextModel
 from gm.models.tokenizer import CLIP_PAD, OPEN_CLIP_PAD, ClipTokenizer
 
@@ -20,17 +21,17 @@ CONDITIONER_PREFIX = "conditioner."
 
 
 class _Transformer(nn.Cell):
-    def __init__(self, config: TextEncoderConfig, dtype: ms.Type):
+    def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
-        self.text_model = ClipTextModel(config, dtype)
+        self.text_model = ClipTextModel(site / "text_model", config)
 
 
 class ClipEmbedder(nn.Cell):
     """`embedders.0`: tokens -> context (B, 77, width)."""
 
-    def __init__(self, config: TextEncoderConfig, dtype: ms.Type):
+    def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
-        self.transformer = _Transformer(config, dtype)
+        self.transformer = _Transformer(site / "transformer", config)
 
     def construct(self, tokens: Tensor) -> Tensor:
         return self.transformer.text_model(tokens)
@@ -39,9 +40,9 @@ class ClipEmbedder(nn.Cell):
 class OpenClipEmbedder(nn.Cell):
     """`embedders.1`: tokens -> context (B, 77, width), pooled (B, embed_dim)."""
 
-    def __init__(self, config: TextEncoderConfig, dtype: ms.Type):
+    def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
-        self.model = OpenClipTextModel(config, dtype)
+        self.model = OpenClipTextModel(site / "model", config)
 
     def construct(self, tokens: Tensor):
         return self.model(tokens)
@@ -50,10 +51,12 @@ class OpenClipEmbedder(nn.Cell):
 class TextEncoders(nn.Cell):
     """tokens_l, tokens_g -> context, pooled, both float32."""
 
-    def __init__(self, config: ModelConfig, dtype: ms.Type = ms.float32):
+    def __init__(self, site: Site, config: ModelConfig):
         super().__init__()
         clip, open_clip = config.text_encoders
-        self.embedders = nn.CellList([ClipEmbedder(clip, dtype), OpenClipEmbedder(open_clip, dtype)])
+        self.embedders = nn.CellList(
+            [ClipEmbedder(site / "embedders.0", clip), OpenClipEmbedder(site / "embedders.1", open_clip)]
+        )
 
     def construct(self, tokens_l: Tensor, tokens_g: Tensor):
         context_l = self.embedders[0](tokens_l)

@@ -1,9 +1,8 @@
 """The layers that every model here is made of: linear (with LoRA), convolution, norms, embedding, activations.
 
-Attention is in attention.py. Shapes: x (B, ..., C) for linear and layer norm, (B, C, h, w) for images.
-`dtype` is the compute type of a layer and the storage type of its frozen matrices; norms and LoRA matrices are stored
-and norms computed in float32 whatever it is. Layers use operator primitives (`ops.Reshape()`) rather than tensor
-methods: each use of a method costs graph compilation about ten times as much.
+Attention is attention.py; what the CPU computes in its own way is kernels.py. Shapes: x (B, ..., C) for linear and layer
+norm, (B, C, h, w) for images. `dtype` is the type in which a layer computes and its frozen matrices are stored. Norms are
+stored and computed in float32 whatever it is, LoRA matrices are stored in float32.
 """
 
 import math
@@ -14,25 +13,12 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, Normal, initializer
 
-from gm import runtime
-from gm.config.types import LoraConfig
+from gm.config.types import Adapter
+from gm.models import kernels
+from gm.models.kernels import add, as_rows, as_type, bias_add, mul, reshape
 
-
-reshape, transpose, cast, add, sub, mul = ops.Reshape(), ops.Transpose(), ops.Cast(), ops.Add(), ops.Sub(), ops.Mul()
-_matmul, _matmul_transposed = ops.MatMul(), ops.MatMul(transpose_b=True)
-_exp, _rsqrt, _zeros_like = ops.Exp(), ops.Rsqrt(), ops.ZerosLike()
-bias_add = ops.BiasAdd()  # not Add: on the CPU a broadcasting Add keeps four times its result in memory for good
+_matmul_transposed = ops.MatMul(transpose_b=True)
 _sigmoid, _erf, _sin, _cos, _concat_last = ops.Sigmoid(), ops.Erf(), ops.Sin(), ops.Cos(), ops.Concat(-1)
-
-
-def as_type(x: Tensor, dtype: ms.Type) -> Tensor:
-    """x as `dtype`; a cast that changes nothing would still be a node to compile and a kernel to run."""
-    return x if x.dtype == dtype else cast(x, dtype)
-
-
-def as_rows(x: Tensor) -> Tensor:
-    """x (..., C) -> (N, C)."""
-    return x if len(x.shape) == 2 else reshape(x, (-1, x.shape[-1]))
 
 
 class LoraMatrix(nn.Cell):
@@ -49,54 +35,47 @@ class LoraMatrix(nn.Cell):
         return _matmul_transposed(x, as_type(self.weight, self.dtype))
 
 
-class Linear(nn.Cell):
-    """y = x W^T + b, and with `lora` + alpha / rank * x A^T B^T (arXiv 2106.09685, equation 3).
+class Adapted(nn.Cell):
+    """A linear layer to which LoRA may be attached: alpha / rank * x A^T B^T is added to its output (arXiv 2106.09685,
+    equation 3). A is drawn as in the authors' code, B is zero: at the start nothing is changed."""
 
-    A is drawn as in the authors' code (uniform, Kaiming with a = sqrt(5)), B is zero: at the start y is unchanged.
-    `known`: there is no W here, every call is given x W^T.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        bias: bool,
-        dtype: ms.Type,
-        lora: Optional[LoraConfig] = None,
-        known: bool = False,
-    ):
+    def __init__(self, inputs: int, outputs: int, dtype: ms.Type, adapter: Optional[Adapter]):
         super().__init__()
-        self.known = known
-        if not known:
-            self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), (outputs, inputs), dtype))
+        self.has_lora, self.has_dropout = adapter is not None, adapter is not None and adapter.dropout > 0
+        if adapter is not None:
+            assert adapter.kind == "lora", adapter.kind
+            self.lora_A = LoraMatrix(adapter.rank, inputs, False, dtype)
+            self.lora_B = LoraMatrix(outputs, adapter.rank, True, dtype)
+            self.lora_scale = adapter.alpha / adapter.rank
+            if self.has_dropout:
+                self.lora_dropout = nn.Dropout(p=adapter.dropout)
+
+    def adapted(self, y: Tensor, x: Tensor) -> Tensor:
+        """y (N, outputs), with the LoRA of x (N, inputs) added where there is one."""
+        if not self.has_lora:
+            return y
+        low = self.lora_A(self.lora_dropout(x) if self.has_dropout else x)
+        if self.lora_scale != 1.0:
+            low = mul(low, self.lora_scale)
+        return add(y, self.lora_B(low))
+
+
+class Linear(Adapted):
+    """y = x W^T + b, with LoRA where an adapter is given; x (..., inputs) -> (..., outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool, dtype: ms.Type, adapter: Optional[Adapter] = None):
+        super().__init__(inputs, outputs, dtype, adapter)
+        self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), (outputs, inputs), dtype))
         self.bias = Parameter(initializer("zeros", (outputs,), dtype)) if bias else None
-        self.has_bias = bias
-        self.inputs, self.outputs, self.dtype = inputs, outputs, dtype
-        self.has_lora = self.has_dropout = False
-        if lora is not None:
-            self.add_lora(lora)
+        self.has_bias, self.outputs = bias, outputs
 
-    def add_lora(self, lora: LoraConfig) -> None:
-        """Give the layer the two matrices, before its first call."""
-        self.has_lora, self.has_dropout = True, lora.dropout > 0
-        self.lora_A = LoraMatrix(lora.rank, self.inputs, False, self.dtype)
-        self.lora_B = LoraMatrix(self.outputs, lora.rank, True, self.dtype)
-        self.lora_scale = lora.alpha / lora.rank
-        if lora.dropout > 0:
-            self.lora_dropout = nn.Dropout(p=lora.dropout)
-
-    def construct(self, x: Tensor, product: Optional[Tensor] = None) -> Tensor:
-        """x (..., inputs) -> (..., outputs); rows of a matrix need no reshaping. `product` (N, outputs) where it is known."""
+    def construct(self, x: Tensor) -> Tensor:
         shape = x.shape
         x = as_rows(x)
-        y = product if self.known else _matmul_transposed(x, self.weight)
+        y = _matmul_transposed(x, self.weight)
         if self.has_bias:
             y = bias_add(y, self.bias)
-        if self.has_lora:
-            low = self.lora_A(self.lora_dropout(x) if self.has_dropout else x)
-            if self.lora_scale != 1.0:
-                low = mul(low, self.lora_scale)
-            y = add(y, self.lora_B(low))
+        y = self.adapted(y, x)
         return y if len(shape) == 2 else reshape(y, shape[:-1] + (self.outputs,))
 
 
@@ -141,42 +120,11 @@ class LayerNorm(nn.Cell):
         super().__init__()
         self.gamma = Parameter(initializer("ones", (channels,), ms.float32))
         self.beta = Parameter(initializer("zeros", (channels,), ms.float32))
-        self.norm = NormaliseRows(channels, eps) if runtime.composes_kernels() else ops.LayerNorm(-1, -1, eps)
+        self.norm = kernels.layer_norm(eps)
 
     def construct(self, x: Tensor) -> Tensor:
         y = self.norm(as_rows(as_type(x, ms.float32)), self.gamma, self.beta)[0]
         return as_type(y if len(x.shape) == 2 else reshape(y, x.shape), x.dtype)
-
-
-class NormaliseRows(nn.Cell):
-    """ops.LayerNorm with a gradient of our own: MindSpore's CPU kernel for it takes three times as long.
-
-    x (N, C), gamma and beta (C,) -> y (N, C), mean and variance (N, 1). gamma and beta are frozen, so they get no gradient.
-    With r = 1 / sqrt(variance + eps) and means over a row, dx = r gamma dy + b x + c, where
-    b = -r^3 (mean(gamma dy x) - mean mean(gamma dy)) and c = -r mean(gamma dy) - b mean.
-    A row's mean is a product with a column, and a column spread over the rows a product with a row: reductions are
-    slower, and a broadcasting kernel keeps four times its result in memory for good.
-    """
-
-    def __init__(self, channels: int, eps: float):
-        super().__init__()
-        self.eps, self.channels = eps, channels
-        self.norm = ops.LayerNorm(-1, -1, eps)
-        self.ones = Tensor(np.ones((1, channels), np.float32))
-
-    def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.norm(x, gamma, beta)
-
-    def bprop(self, x, gamma, beta, out, dout):
-        dy, mean = dout[0], out[1]
-        column = reshape(mul(gamma, 1.0 / self.channels), (self.channels, 1))
-        first, second = _matmul(dy, column), _matmul(mul(dy, x), column)
-        r = _rsqrt(add(out[2], self.eps))
-        b = mul(mul(mul(r, r), r), sub(mul(mean, first), second))
-        c = sub(mul(mul(b, mean), -1.0), mul(r, first))
-        dx = mul(dy, _matmul(r, reshape(gamma, (1, self.channels))))
-        dx = add(add(dx, mul(x, _matmul(b, self.ones))), _matmul(c, self.ones))
-        return dx, _zeros_like(gamma), _zeros_like(beta)
 
 
 class Embedding(nn.Cell):
@@ -210,30 +158,6 @@ def silu(x: Tensor) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """The exact GELU, x * Phi(x)."""
     return mul(mul(x, 0.5), add(_erf(mul(x, math.sqrt(0.5))), 1.0))
-
-
-class GatedGelu(nn.Cell):
-    """GEGLU's product (arXiv 2002.05202): x (N, 2 C) is value and gate -> value * gelu(gate) (N, C), the exact GELU.
-
-    Its gradient is written out, from what the forward pass keeps: gelu'(g) = Phi(g) + g exp(-g^2 / 2) / sqrt(2 pi).
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.halves = ops.Split(-1, 2)
-
-    def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Also returns gelu(gate) and 2 Phi(gate), for the gradient."""
-        value, gate = self.halves(x)
-        twice = add(_erf(mul(gate, math.sqrt(0.5))), 1.0)
-        active = mul(mul(gate, 0.5), twice)
-        return mul(value, active), active, twice
-
-    def bprop(self, x, out, dout):
-        value, gate = self.halves(x)
-        bell = mul(_exp(mul(mul(gate, gate), -0.5)), 1.0 / math.sqrt(2.0 * math.pi))
-        slope = add(mul(out[2], 0.5), mul(gate, bell))
-        return (_concat_last((mul(dout[0], out[1]), mul(mul(dout[0], value), slope))),)
 
 
 def quick_gelu(x: Tensor) -> Tensor:

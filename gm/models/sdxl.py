@@ -5,8 +5,7 @@ The networks stay apart (text encoders, VAE, UNet) so that each can be loaded wh
 
 import mmap
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Iterable, Mapping, Sequence
+from typing import Iterable, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -14,53 +13,48 @@ from mindspore import Parameter, Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
 from gm.checkpoint.rules import is_lora
-from gm.config.types import LoraConfig, ModelConfig
+from gm.config.types import Adapters, ModelConfig
 from gm.console import bar
 from gm.models.conditioner import CONDITIONER_PREFIX, TextEncoders
-from gm.models.layers import Linear
+from gm.models.site import Site, check_adapters
+from gm.models.text_products import TextProducts
 from gm.models.unet import UNET_PREFIX, UNet
 from gm.models.vae import VAE, VAE_PREFIX
 
 
-def _name(cell: nn.Cell, prefix: str) -> nn.Cell:
-    """Give every parameter its full native name, and freeze all but LoRA."""
+def _name(cell: nn.Cell, site: Site) -> nn.Cell:
+    """Give every parameter of the network its full native name, and freeze all but LoRA."""
     for name, parameter in cell.parameters_and_names():
-        parameter.name = prefix + name
+        parameter.name = f"{site.name}.{name}"
         parameter.requires_grad = is_lora(name)
     cell.set_train(False)
-    return cell
-
-
-def _add_lora(cell: nn.Cell, prefix: str, ranks: Mapping[str, int]) -> nn.Cell:
-    """Put LoRA of these ranks into the linear layers with these native names, with alpha = rank."""
-    for name, child in list(cell.cells_and_names()):
-        rank = ranks.get(prefix + name)
-        if rank and isinstance(child, Linear):
-            child.add_lora(LoraConfig(rank, float(rank)))
+    check_adapters(site.adapters, site.name, [parameter.name for parameter in cell.get_parameters()])
     return cell
 
 
 def build_unet(
-    config: ModelConfig, dtype: ms.Type = ms.float32, lora_ranks: Mapping[str, int] = {}, text_products: bool = False
+    config: ModelConfig, dtype: ms.Type = ms.float32, adapters: Adapters = {}, text_products: bool = False
 ) -> UNet:
-    """The UNet with empty weights; `dtype` is its compute type. `lora_ranks`: native module name -> rank of LoRA to put
-    there besides what `config` says. With `text_products` it takes contexts that `add_text_products` has widened."""
+    """The UNet with empty weights; `dtype` is its compute type. With `text_products` it has no weights for them, and takes
+    contexts that text_products.widen has made, of `unet.context_width` columns."""
+    products = TextProducts(config.unet.context_dim) if text_products else None
+    site = Site(UNET_PREFIX.rstrip("."), dtype, adapters, products)
     with no_init_parameters():
-        return _name(_add_lora(UNet(config.unet, dtype, text_products), UNET_PREFIX, lora_ranks), UNET_PREFIX)
+        unet = _name(UNet(site, config.unet), site)
+    unet.text_products, unet.context_width = products, products.width if products else config.unet.context_dim
+    return unet
 
 
 def build_vae(config: ModelConfig) -> VAE:
     with no_init_parameters():
-        return _name(VAE(config.vae), VAE_PREFIX)
+        return _name(VAE(config.vae), Site(VAE_PREFIX.rstrip("."), ms.float32, {}))
 
 
-def build_text_encoders(
-    config: ModelConfig, dtype: ms.Type = ms.float32, lora_ranks: Mapping[str, int] = {}
-) -> TextEncoders:
-    """Both encoders with empty weights; `lora_ranks` as in `build_unet`. LoRA in layers whose output SDXL does not use
-    stays untrained."""
+def build_text_encoders(config: ModelConfig, dtype: ms.Type = ms.float32, adapters: Adapters = {}) -> TextEncoders:
+    """Both encoders with empty weights. LoRA in layers whose output SDXL does not use stays untrained."""
+    site = Site(CONDITIONER_PREFIX.rstrip("."), dtype, adapters)
     with no_init_parameters():
-        cell = _name(_add_lora(TextEncoders(config, dtype), CONDITIONER_PREFIX, lora_ranks), CONDITIONER_PREFIX)
+        cell = _name(TextEncoders(site, config), site)
     layers = list(cell.embedders[0].transformer.text_model.encoder.layers)
     for layer in layers[config.text_encoders[0].layer_idx :]:
         for parameter in layer.get_parameters():
@@ -68,10 +62,10 @@ def build_text_encoders(
     return cell
 
 
-def expected_shapes(config: ModelConfig) -> tuple[dict[str, tuple], dict[str, tuple]]:
+def expected_shapes(config: ModelConfig, adapters: Adapters = {}) -> tuple[dict[str, tuple], dict[str, tuple]]:
     """Names and shapes of the base weights and of the LoRA matrices that this model has; takes no weight memory."""
     shapes = {}
-    for cell in (build_unet(config), build_vae(config), build_text_encoders(config)):
+    for cell in (build_unet(config, adapters=adapters), build_vae(config), build_text_encoders(config, adapters=adapters)):
         shapes.update({parameter.name: tuple(parameter.shape) for parameter in cell.get_parameters()})
     base = {name: shape for name, shape in shapes.items() if not is_lora(name)}
     return base, {name: shape for name, shape in shapes.items() if is_lora(name)}
@@ -119,33 +113,7 @@ def set_values(parameters: Sequence[Parameter], read, progress=None) -> None:
         pool.shutdown(cancel_futures=True)
 
 
-def add_text_products(unet: UNet, contexts: np.ndarray, read) -> np.ndarray:
-    """Contexts (P, 77, context_dim) with what a UNet built with `text_products` needs behind them, float32
-    (P, 77, unet.context_width). `read` as in `fill`, for the weights that the UNet itself does not hold."""
-    layers = [(name, cell.outputs) for name, cell in unet.cells_and_names() if isinstance(cell, Linear) and cell.known]
-    ends = np.cumsum([contexts.shape[-1], *(outputs for _, outputs in layers)])
-    assert ends[-1] == unet.context_width
-    wide = np.empty((*contexts.shape[:2], unet.context_width), np.float32)
-    wide[..., : ends[0]] = contexts
-    flat = wide.reshape(-1, unet.context_width)
-    rows = np.array(flat[:, : ends[0]])
-
-    def put(number: int) -> None:
-        weight = read(f"{UNET_PREFIX}{layers[number][0]}.weight")
-        flat[:, ends[number] : ends[number + 1]] = rows @ np.asarray(weight, np.float32).T
-
-    with ThreadPoolExecutor(LOADERS) as pool:
-        list(pool.map(put, range(len(layers))))
-    return wide
-
-
 def load(cell: nn.Cell, read, what: str) -> nn.Cell:
     """`fill` one network with a progress bar that says what it is; returns it."""
     fill([cell], read, lambda items: bar(items, f"loading {what}", unit="tensor", leave=False))
     return cell
-
-
-def without_lora(model: ModelConfig) -> ModelConfig:
-    """The same model as plain SDXL."""
-    encoders = tuple(replace(encoder, lora=None) for encoder in model.text_encoders)
-    return replace(model, unet=replace(model.unet, lora=None), text_encoders=encoders)

@@ -11,7 +11,8 @@ from mindspore.common.initializer import Normal, initializer
 
 from gm.config.types import TextEncoderConfig
 from gm.models.attention import Attention
-from gm.models.layers import Embedding, LayerNorm, Linear, gelu, quick_gelu
+from gm.models.layers import Embedding, LayerNorm, gelu, quick_gelu
+from gm.models.site import Site
 
 VOCABULARY = 49408
 LENGTH = 77
@@ -19,38 +20,38 @@ END_OF_TEXT = 49407
 
 
 class SelfAttention(nn.Cell):
-    """Causal multi-head attention with biases; LoRA in q, k, v and out."""
+    """Causal multi-head attention with biases."""
 
-    def __init__(self, config: TextEncoderConfig, dtype: ms.Type):
+    def __init__(self, site: Site, width: int, heads: int):
         super().__init__()
-        self.q_proj = Linear(config.width, config.width, True, dtype, config.lora)
-        self.k_proj = Linear(config.width, config.width, True, dtype, config.lora)
-        self.v_proj = Linear(config.width, config.width, True, dtype, config.lora)
-        self.out_proj = Linear(config.width, config.width, True, dtype, config.lora)
-        self.attention = Attention(config.heads, config.width // config.heads)
+        self.q_proj = site.linear("q_proj", width, width)
+        self.k_proj = site.linear("k_proj", width, width)
+        self.v_proj = site.linear("v_proj", width, width)
+        self.out_proj = site.linear("out_proj", width, width)
+        self.attention = Attention(heads, width // heads)
         self.causal_mask = Tensor(np.triu(np.full((LENGTH, LENGTH), -1e9, np.float32), 1))
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.out_proj(self.attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), x.shape[0], self.causal_mask))
+        return self.out_proj(self.attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.causal_mask))
 
 
 class ClipMLP(nn.Cell):
-    def __init__(self, width: int, dtype: ms.Type):
+    def __init__(self, site: Site, width: int):
         super().__init__()
-        self.fc1 = Linear(width, 4 * width, True, dtype)
-        self.fc2 = Linear(4 * width, width, True, dtype)
+        self.fc1 = site.linear("fc1", width, 4 * width)
+        self.fc2 = site.linear("fc2", 4 * width, width)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.fc2(quick_gelu(self.fc1(x)))
 
 
 class ClipLayer(nn.Cell):
-    def __init__(self, config: TextEncoderConfig, dtype: ms.Type):
+    def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
         self.layer_norm1 = LayerNorm(config.width)
-        self.self_attn = SelfAttention(config, dtype)
+        self.self_attn = SelfAttention(site / "self_attn", config.width, config.heads)
         self.layer_norm2 = LayerNorm(config.width)
-        self.mlp = ClipMLP(config.width, dtype)
+        self.mlp = ClipMLP(site / "mlp", config.width)
 
     def construct(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
@@ -68,18 +69,18 @@ class ClipEmbeddings(nn.Cell):
 
 
 class ClipLayers(nn.Cell):
-    def __init__(self, config: TextEncoderConfig, dtype: ms.Type):
+    def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
-        self.layers = nn.CellList([ClipLayer(config, dtype) for _ in range(config.layers)])
+        self.layers = nn.CellList([ClipLayer(site / f"layers.{i}", config) for i in range(config.layers)])
 
 
 class ClipTextModel(nn.Cell):
     """hidden_states[layer_idx]: the output of the first layer_idx layers, without the final norm."""
 
-    def __init__(self, config: TextEncoderConfig, dtype: ms.Type):
+    def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
-        self.embeddings = ClipEmbeddings(config.width, dtype)
-        self.encoder = ClipLayers(config, dtype)
+        self.embeddings = ClipEmbeddings(config.width, site.dtype)
+        self.encoder = ClipLayers(site / "encoder", config)
         self.final_layer_norm = LayerNorm(config.width)  # in the checkpoint, not used by SDXL
         self.layer_idx = config.layer_idx
 
@@ -91,22 +92,22 @@ class ClipTextModel(nn.Cell):
 
 
 class OpenClipMLP(nn.Cell):
-    def __init__(self, width: int, dtype: ms.Type):
+    def __init__(self, site: Site, width: int):
         super().__init__()
-        self.c_fc = Linear(width, 4 * width, True, dtype)
-        self.c_proj = Linear(4 * width, width, True, dtype)
+        self.c_fc = site.linear("c_fc", width, 4 * width)
+        self.c_proj = site.linear("c_proj", 4 * width, width)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.c_proj(gelu(self.c_fc(x)))
 
 
 class OpenClipBlock(nn.Cell):
-    def __init__(self, config: TextEncoderConfig, dtype: ms.Type):
+    def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
         self.ln_1 = LayerNorm(config.width)
-        self.attn = SelfAttention(config, dtype)
+        self.attn = SelfAttention(site / "attn", config.width, config.heads)
         self.ln_2 = LayerNorm(config.width)
-        self.mlp = OpenClipMLP(config.width, dtype)
+        self.mlp = OpenClipMLP(site / "mlp", config.width)
 
     def construct(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
@@ -114,19 +115,20 @@ class OpenClipBlock(nn.Cell):
 
 
 class OpenClipBlocks(nn.Cell):
-    def __init__(self, config: TextEncoderConfig, dtype: ms.Type):
+    def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
-        self.resblocks = nn.CellList([OpenClipBlock(config, dtype) for _ in range(config.layers)])
+        self.resblocks = nn.CellList([OpenClipBlock(site / f"resblocks.{i}", config) for i in range(config.layers)])
 
 
 class OpenClipTextModel(nn.Cell):
     """Context from the input of the last block; pooled from the end-of-text row of the last block's output."""
 
-    def __init__(self, config: TextEncoderConfig, dtype: ms.Type):
+    def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
+        dtype = site.dtype
         self.token_embedding = Embedding(VOCABULARY, config.width, dtype)
         self.positional_embedding = Parameter(initializer(Normal(0.01), (LENGTH, config.width), dtype))
-        self.transformer = OpenClipBlocks(config, dtype)
+        self.transformer = OpenClipBlocks(site / "transformer", config)
         self.ln_final = LayerNorm(config.width)
         self.text_projection = Parameter(initializer(Normal(config.width**-0.5), (config.width, config.embed_dim), dtype))
         self.layer_idx = config.layer_idx

@@ -52,7 +52,7 @@ class AttnBlock(nn.Cell):
         q = self.q(y).reshape((b, c, h * w)).transpose((0, 2, 1))
         k = self.k(y).reshape((b, c, h * w)).transpose((0, 2, 1))
         v = self.v(y).reshape((b, c, h * w)).transpose((0, 2, 1))
-        out = self.attention(q, k, v, b).transpose((0, 2, 1)).reshape((b, c, h, w))
+        out = self.attention(q, k, v).transpose((0, 2, 1)).reshape((b, c, h, w))
         return x + self.proj_out(out)
 
 

@@ -10,8 +10,9 @@ from mindspore import nn
 from gm.console import log, waiting
 from gm.encoding.text import TextEmbedding
 from gm.graph_cache import graph_folder
-from gm.models import sdxl, text_products
+from gm.models import sdxl
 from gm.models.conditioner import TextEncoders, tokenize
+from gm.models.text_products import widen
 from gm.models.unet import UNet
 from gm.models.vae import VAE
 from gm.training.batches import MicroBatch
@@ -74,7 +75,7 @@ def widened(setting: Setting, unet: UNet, texts: Mapping[str, TextEmbedding]) ->
         return dict(texts)
     with setting.timings("prompts"):
         contexts = np.stack([text.context for text in texts.values()])
-        contexts = text_products.widen(unet, contexts, setting.weights.base.read)
+        contexts = widen(unet.text_products, contexts, setting.weights.base.read)
     return {prompt: TextEmbedding(context, text.pooled) for (prompt, text), context in zip(texts.items(), contexts)}
 
 
