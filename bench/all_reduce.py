@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from gm import runtime
+from gm.parallel import collectives
 from gm.parallel.launch import join
 
 ROUNDS = 20
@@ -22,7 +23,7 @@ def main(size: int) -> None:
     runtime.start("CPU", 0, "O0", 0, ranks)
     import mindspore as ms
 
-    add, numbers, seconds = runtime.sum_cell(), ms.Tensor(np.ones(size // 4, np.float32)), []
+    add, numbers, seconds = collectives.sum_cell(), ms.Tensor(np.ones(size // 4, np.float32)), []
     for _ in range(ROUNDS + 2):
         ranks.barrier()
         start = time.perf_counter()

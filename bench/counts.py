@@ -43,10 +43,10 @@ class Work:
         self.backward += 8 * rows * keys * width
 
 
-def unet_work(config: UNetConfig, pixels: int, text_products: bool = False) -> Work:
-    """One sample of a picture of `pixels` x `pixels`, with the LoRA of `config`. `text_products`: those of the text with
+def unet_work(config: UNetConfig, pixels: int, rank: int = 0, text_products: bool = False) -> Work:
+    """One sample of a picture of `pixels` x `pixels`, with LoRA of this rank. `text_products`: those of the text with
     the frozen weights are there already, as in training with frozen text encoders."""
-    work, width, rank = Work(), config.model_channels, config.lora.rank if config.lora else 0
+    work, width = Work(), config.model_channels
     emb, area, grad = 4 * width, (pixels // 8) ** 2, False  # no gradient is needed before the first LoRA matrix
 
     def residual(inputs: int, outputs: int) -> None:
@@ -145,9 +145,9 @@ def text_encoding(config: TextEncoderConfig) -> int:
     return work.forward
 
 
-def lora_numbers(config: UNetConfig) -> int:
+def lora_numbers(config: UNetConfig, rank: int) -> int:
     """Numbers in all LoRA matrices of the UNet."""
-    total, width, rank = 0, config.model_channels, config.lora.rank
+    total, width = 0, config.model_channels
     depths = [config.num_res_blocks * 2 + 1] * len(config.channel_mult)  # transformers of a level, down and up
     for level, mult in enumerate(config.channel_mult):
         if 2**level in config.attention_resolutions:
@@ -158,12 +158,14 @@ def lora_numbers(config: UNetConfig) -> int:
     return total + rank * (12 * wide + 2 * (config.context_dim + wide)) * config.transformer_depth[-1]
 
 
-def step_table(model: ModelConfig, pixels: int) -> str:
+def step_table(config: Config, pixels: int) -> str:
     """A step of one instance and one class sample, and the same step of the earlier example: Markdown."""
-    work, theirs = unet_work(model.unet, pixels, not model.trains_text_encoders), unet_work(model.unet, pixels)
+    model, rank = config.model, config.lora["unet"].rank
+    work = unet_work(model.unet, pixels, rank, not config.trains_text_encoders)
+    theirs = unet_work(model.unet, pixels, rank)
     unet, their_unet = (2 * (one.forward + one.backward) for one in (work, theirs))
     encoders = 2 * (vae_encoding(model.vae, pixels) + sum(map(text_encoding, model.text_encoders)))
-    gradient = 4 * (lora_numbers(model.unet) + 4)
+    gradient = 4 * (lora_numbers(model.unet, rank) + SUMS)
     rows = [
         ("UNet calls", "1, batch 2", "2, batch 1"),
         ("VAE encodings", "0", "2"),

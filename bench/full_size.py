@@ -51,7 +51,8 @@ class Setting:
     model: ModelConfig = field(init=False)
 
     def __post_init__(self) -> None:
-        self.model = load_config(str(self.config), training=True).model
+        self.checked = load_config(str(self.config), training=True)
+        self.model = self.checked.model
 
     @property
     def torch_python(self) -> Path:
@@ -96,7 +97,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     start = time.perf_counter()
     trainings, sampling, theirs = measure(setting, options.rounds or (1 if options.tiny else 2))
     table = results(setting, trainings, sampling, theirs)
-    count = counts.step_table(setting.model, setting.pixels if options.tiny else 1024)
+    count = counts.step_table(setting.checked, setting.pixels if options.tiny else 1024)
     print(f"\n{table}\n\n{count}\n")
     if options.tiny:
         print(f"measured in {time.perf_counter() - start:.0f} s")
@@ -207,7 +208,7 @@ def diffusers(setting: Setting, dtype: str) -> dict:
         "--dtype",
         dtype,
     ]
-    words += ["--steps", setting.steps, "--sample-steps", setting.sample_steps, "--rank", setting.model.unet.lora.rank]
+    words += ["--steps", setting.steps, "--sample-steps", setting.sample_steps, "--rank", setting.checked.lora["unet"].rank]
     words += ["--threads", setting.environment["OMP_NUM_THREADS"]]
     print(f"diffusers, {dtype} ...", flush=True)
     return json.loads(
@@ -313,7 +314,9 @@ def results(
     lines += [f"| {name} | {' | '.join(ours + others)} |" for name, ours, others in rows]
     ratio = {dtype: median / statistics.median(step_of[dtype]) for dtype in DTYPES}
     guided = {dtype: statistics.median(sampling) / statistics.median(sample_of[dtype]) for dtype in DTYPES}
-    work = counts.unet_work(setting.model.unet, setting.pixels, not setting.model.trains_text_encoders)
+    work = counts.unet_work(
+        setting.model.unet, setting.pixels, setting.checked.lora["unet"].rank, not setting.checked.trains_text_encoders
+    )
     operations = 2 * (work.forward + work.backward)
     lines += [
         "",

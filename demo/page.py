@@ -21,7 +21,7 @@ from gm.errors import UserError
 from gm.pictures import contact_sheet, save_png
 from gm.config.load import load_config
 from gm.sampling.shared_model import Choice, SharedModel
-from gm.training.class_images import make_writable
+from gm.files import make_writable
 from sampling_without_streamlit import about, next_number, sample_settings
 
 RUNS = Path("runs")  # where LoRA files are looked for

@@ -15,7 +15,7 @@ from gm.config.types import SampleSettings
 from gm.console import log
 from gm.errors import UserError
 from gm.config.load import load_config
-from gm.training.class_images import make_writable
+from gm.files import make_writable
 
 
 def main(argv: Sequence[str]) -> None:

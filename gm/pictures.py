@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from gm.checkpoint.io import unfinished_name
+from gm.files import replacing
 
 
 def save_png(path: Path, picture: np.ndarray, text: Mapping[str, object]) -> None:
@@ -19,12 +18,8 @@ def save_png(path: Path, picture: np.ndarray, text: Mapping[str, object]) -> Non
     for key, value in text.items():
         info.add_itxt(key, str(value))
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = unfinished_name(path)
-    try:
+    with replacing(path) as unfinished:
         Image.fromarray(picture).save(unfinished, format="PNG", pnginfo=info)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str], cell: int = 256) -> np.ndarray:
@@ -72,7 +67,8 @@ def plot_losses(metrics: Path, target: Path) -> Optional[Path]:
     rates.set_ylabel("learning rate")
     rates.set_ylim(bottom=0)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    FigureCanvasAgg(figure).print_png(str(target))
+    with replacing(target) as unfinished:
+        FigureCanvasAgg(figure).print_png(str(unfinished))
     return target
 
 
@@ -91,12 +87,8 @@ def plot_bars(values: Mapping[tuple[str, str], float], label: str, title: str, t
     axes.set(ylabel=label, title=title)
     axes.legend(frameon=False)
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = unfinished_name(target)
-    try:
+    with replacing(target) as unfinished:
         FigureCanvasAgg(figure).print_png(str(unfinished))
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return target
 
 

@@ -156,11 +156,16 @@ def _serve(pipe: connection.Connection, quiet: bool, make: Callable[..., object]
 
 
 @contextmanager
-def beside(function: Callable[[], Result]) -> Iterator[Future]:
-    """Run `function()` in a thread while the body runs; the body is given its future.
+def beside(function: Callable[[], Result], wait_first: bool = False) -> Iterator[Future]:
+    """Run `function()` in a thread while the body runs, or with `wait_first` here before it; the body is given its future.
 
-    When the body fails, the processes that the function runs stages in (`run_in_subprocess`) are ended, and so the function.
+    When the body fails, the processes that the function runs in (`run_in_subprocess`) are ended, and so the function.
     """
+    if wait_first:
+        done: Future = Future()
+        done.set_result(function())
+        yield done
+        return
     others = set(multiprocessing.active_children())
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(function)

@@ -8,6 +8,11 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
+def picture_seed(seed: int, number: int) -> int:
+    """The seed of picture `number` of a set that has the seed `seed`."""
+    return seed * 1_000_003 + number
+
+
 # What is drawn, the second number of a key
 TRAINING_NOISE, ORDER, CROP, LORA_INIT, PICTURE_NOISE, RANDOM_WEIGHTS, SUBJECT_PHOTOS, SKETCH = range(1, 9)
 WORLD, FIRST_STAGE, CAPTION, JUDGE = range(9, 13)

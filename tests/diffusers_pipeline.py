@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraLayer
 
 import diffusers_models
 import tiny
-from gm.checkpoint import lora_stack as lora
+from gm.checkpoint.lora_stack import LoraStack, merged
 from gm.models import sdxl
 from gm.config.types import SampleSettings
 from gm.encoding.text import TextEmbedding, unconditional
@@ -69,7 +69,7 @@ class OurNetworks:
         self.sampler = LatentSampler(self.unet, tiny.model())
 
     def fill(self, files, scales) -> None:
-        sdxl.fill([self.unet, self.text], lora.merged(self.base.read, lora.LoraStack(files, scales)))
+        sdxl.fill([self.unet, self.text], merged(self.base.read, LoraStack(files, scales)))
 
     def outputs(self, golden, files=(), scales=()) -> dict[str, np.ndarray]:
         self.fill(files, scales)

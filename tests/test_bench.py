@@ -45,7 +45,7 @@ def test_numbers_that_the_table_of_a_step_is_made_of():
 def test_lora_numbers_of_the_tiny_model():
     from gm.models.sdxl import expected_shapes
 
-    shapes = expected_shapes(tiny.model(unet_lora=True))[1]
+    shapes = expected_shapes(tiny.model(), tiny.adapters())[1]
     assert counts.lora_numbers(tiny.model(unet_lora=True).unet) == sum(int(np.prod(shape)) for shape in shapes.values())
 
 

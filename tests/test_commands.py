@@ -351,7 +351,7 @@ def kohya(path):
 def tiny_lora_shapes():
     from gm.models.sdxl import expected_shapes
 
-    return expected_shapes(tiny.model(unet_lora=True))[1]
+    return expected_shapes(tiny.model(), tiny.adapters())[1]
 
 
 @pytest.mark.xdist_group("bad")

@@ -253,7 +253,7 @@ def world(tmp_path_factory, tiny_weights):
         for i, image in enumerate(subject_pictures(number, 64, 0, held_out)):
             image.save(folder / name / f"{i}.png")
     random = np.random.default_rng(0)
-    shapes = expected_shapes(tiny.model(unet_lora=True, text_lora=True))[1]
+    shapes = expected_shapes(tiny.model(), tiny.adapters(text_lora=True))[1]
     much = {name: 0.3 * random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     save_lora(folder / "much.ckpt", much, {})
     save_lora(folder / "none.ckpt", {n: m * ("lora_A" in n) for n, m in much.items()}, {})

@@ -6,9 +6,10 @@ import pytest
 from mindspore import Tensor
 
 import tiny
-from gm.checkpoint import lora_stack as lora
 from gm.diffusion.schedule import legacy_ddpm_sigmas, train_sigmas
 from gm.models import sdxl
+from gm.models.adapters import lora_state
+from gm.models.text_products import widen
 from gm.models.conditioner import SizeEmbedding, tokenize
 from gm.models.vae import VAEDecode, VAEEncode
 from gm.config.types import SampleSettings
@@ -46,7 +47,7 @@ def vae(read):
     return filled(sdxl.build_vae(tiny.model()), read)
 
 
-def text_of(golden, row: int = 0) -> Text:
+def text_of(golden, row: int = 0) -> TextEmbedding:
     return TextEmbedding(golden["cond.context"][row], golden["cond.vector"][row, :POOLED])
 
 
@@ -82,7 +83,7 @@ def unet_output(unet, golden, read=None) -> np.ndarray:
         golden[name].astype(np.float32) for name in ("unet.x", "unet.timesteps", "cond.context", "cond.vector")
     )
     if read is not None:
-        context = sdxl.add_text_products(unet, context, read)
+        context = widen(unet.text_products, context, read)
     return unet(*(Tensor(array) for array in (x, timesteps, context, vector))).asnumpy()
 
 
@@ -92,7 +93,7 @@ def test_unet(golden, plain_unet):
 
 @pytest.mark.parametrize("text_products", [False, True])
 def test_unet_in_float16_is_close(golden, read, text_products):
-    half = filled(sdxl.build_unet(tiny.model(unet_lora=True), ms.float16, text_products=text_products), read)
+    half = filled(sdxl.build_unet(tiny.model(), ms.float16, tiny.adapters(), text_products), read)
     assert {p.dtype for p in half.get_parameters() if sdxl.is_lora(p.name)} == {ms.float32}
     fresh = {p.name: np.zeros(p.shape, np.float32) for p in half.get_parameters() if sdxl.is_lora(p.name)}
     sdxl.fill([half], lambda name: fresh[name] if name in fresh else read(name))
@@ -108,7 +109,7 @@ def test_samplers(golden, read, plain_unet, vae, sampler, name):
     unet, text = plain_unet, text_of(golden)
     if name == "heun_edm":  # as while training
         unet = filled(sdxl.build_unet(tiny.model(), text_products=True), read)
-        text = text._replace(context=sdxl.add_text_products(unet, text.context[None], read)[0])
+        text = text._replace(context=widen(unet.text_products, text.context[None], read)[0])
     run = LatentSampler(unet, tiny.model())
     latents = run(text, unconditional(text), settings, golden["sample.x_T"], None, name)
     assert tiny.relative_error(latents, golden[f"sample.{name}"]) < 1e-3
@@ -119,12 +120,12 @@ def test_samplers(golden, read, plain_unet, vae, sampler, name):
 
 def run_five_updates(golden, read, scale: float, text_products: bool, windows=(slice(0, 2),)):
     """The golden training run: losses, the first gradient (unscaled) by name, and the trained UNet."""
-    unet = filled(sdxl.build_unet(tiny.model(unet_lora=True), text_products=text_products), read)
+    unet = filled(sdxl.build_unet(tiny.model(), adapters=tiny.adapters(), text_products=text_products), read)
     assert any("attn2.to_k.weight" in p.name for p in unet.get_parameters()) != text_products
     trainer = Trainer(tiny.config(total_step=5), unet, None, LossScale(scale, dynamic=False))
     context = golden["train.context"]
     mode, rows = ms.get_context("mode"), windows[0].stop - windows[0].start
-    text = sdxl.add_text_products(unet, context, read) if text_products else context, golden["train.vector"][:, :POOLED]
+    text = widen(unet.text_products, context, read) if text_products else context, golden["train.vector"][:, :POOLED]
     trainer.compile(MicroBatch.blank((rows, *golden["train.step0.x0"].shape[1:]), tuple(part[:rows] for part in text)))
     losses, gradient = [], {}
     for step in range(5):
@@ -154,7 +155,7 @@ def test_five_updates(golden, read, mode, scale, text_products):
     assert np.allclose(losses, golden["train.losses"], rtol=1e-5)
     for name, value in gradient.items():
         assert tiny.relative_error(value, golden["train.grad0." + name.removesuffix(".weight")]) < 1e-4, name
-    for name, value in lora.state([unet]).items():
+    for name, value in lora_state([unet]).items():
         assert tiny.relative_error(value, golden["train.final." + name.removesuffix(".weight")]) < 1e-3, name
     if mode == ms.GRAPH_MODE:
         output = unet_output(unet, golden, read if text_products else None)
@@ -163,7 +164,7 @@ def test_five_updates(golden, read, mode, scale, text_products):
 
 def test_accumulation_of_single_rows_is_the_batch(golden, read):
     _, _, unet = run_five_updates(golden, read, 1.0, True, windows=(slice(0, 1), slice(1, 2)))
-    for name, value in lora.state([unet]).items():
+    for name, value in lora_state([unet]).items():
         assert tiny.relative_error(value, golden["train.final." + name.removesuffix(".weight")]) < 1e-3, name
 
 
@@ -172,9 +173,9 @@ def test_text_encoder_gradients(golden, tiny_weights):
     matrices = {f"x.{k.removeprefix('train.final.')}": v for k, v in golden.items() if k.startswith("train.final.")}
     matrices |= {f"x.{k.removeprefix('train_te.init.')}": v for k, v in golden.items() if k.startswith("train_te.init.")}
     read = tiny.reader(tiny_weights, matrices, "x.")
-    config = tiny.config(text_lora=True)
-    unet = filled(sdxl.build_unet(config.model), read)
-    encoders = filled(sdxl.build_text_encoders(config.model), read)
+    config, adapters = tiny.config(text_lora=True), tiny.adapters(text_lora=True)
+    unet = filled(sdxl.build_unet(config.model, adapters=adapters), read)
+    encoders = filled(sdxl.build_text_encoders(config.model, adapters=adapters), read)
     trainer = Trainer(config, unet, encoders, LossScale(1.0, dynamic=False))
     tokens = tuple(golden[name].astype(np.int32) for name in ("cond.tokens_l", "cond.tokens_g"))
     per_sample = trainer.accumulate(tiny.golden_batch(golden, 0, tokens))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tiny
-from gm.checkpoint import lora_stack as lora
+from gm.checkpoint.lora_stack import LoraStack, merged
 from gm.checkpoint.io import write_tensors
 from gm.checkpoint.lora_files import ADAPTER_METADATA, open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, UNET, LoraNames, lora_names, matrix_names, spatial_transformers
@@ -231,7 +231,7 @@ def test_damaged_peft_settings_are_named(base_shapes, tmp_path):
 @pytest.fixture(scope="module")
 def trained_shapes():
     """LoRA shapes of the tiny model with LoRA in its UNet, as its YAML has it."""
-    return expected_shapes(tiny.model(unet_lora=True))[1]
+    return expected_shapes(tiny.model(), tiny.adapters())[1]
 
 
 def native_file(path, shapes, metadata=None, rank=4):
@@ -280,11 +280,11 @@ def test_merging_is_the_sum_of_every_file_at_its_scale(base_shapes, tmp_path):
         open_lora(file_of(tmp_path / "a.safetensors", first, "kohya", {Q: 1.0, TE2: 6.0})),
         open_lora(file_of(tmp_path / "b.ckpt", second, "native", None, {"lora_alpha": "10"})),
     ]
-    stack = lora.LoraStack(files, [0.5, -1.0])
+    stack = LoraStack(files, [0.5, -1.0])
     assert stack.ranks == {Q: 7, TE2: 3, MLP: 5}
     rng = np.random.default_rng(1)
     weights = {f"{module}.weight": rng.standard_normal(base_shapes[f"{module}.weight"]).astype(np.float16) for module in MODULES}
-    read = lora.merged(weights.__getitem__, stack)
+    read = merged(weights.__getitem__, stack)
     update = {Q: 0.5 * 0.5 * first[Q][1] @ first[Q][0] - 2.0 * second[Q][1] @ second[Q][0]}
     update |= {TE2: 0.5 * 2.0 * first[TE2][1] @ first[TE2][0], MLP: -2.0 * second[MLP][1] @ second[MLP][0]}
     for module, expected in update.items():

@@ -23,7 +23,7 @@ from diffusers_pipeline import (
     tokens,
     unet_output,
 )
-from gm.checkpoint import lora_stack as lora
+from gm.checkpoint.lora_stack import LoraStack, with_given_lora
 from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, lora_names
 from gm.checkpoint.weights import open_base
@@ -176,9 +176,10 @@ def test_what_diffusers_saves_is_loaded(pipe, ours, golden, tmp_path, spelling):
 
 def test_lora_apart_from_the_weights_is_what_merging_gives(ours, golden, tiny_weights, larger, expected):
     """Two files with a rank of their own in every linear layer, as two matrices there."""
-    stack = lora.LoraStack([open_lora(larger), open_lora(larger)], [0.25, 0.75])
-    read = lora.with_given_lora(open_base(tiny_weights).read, stack.read)
-    unet, text = sdxl.build_unet(tiny.model(), lora_ranks=stack.ranks), sdxl.build_text_encoders(tiny.model(), lora_ranks=stack.ranks)
+    stack = LoraStack([open_lora(larger), open_lora(larger)], [0.25, 0.75])
+    read = with_given_lora(open_base(tiny_weights).read, stack.read)
+    unet = sdxl.build_unet(tiny.model(), adapters=stack.adapters)
+    text = sdxl.build_text_encoders(tiny.model(), adapters=stack.adapters)
     sdxl.fill([unet, text], read)
     context, pooled = (array.asnumpy() for array in text(*tokens(golden)))
     found = {"unet": unet_output(unet, golden), "context": context, "pooled": pooled}

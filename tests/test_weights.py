@@ -15,6 +15,7 @@ from gm.checkpoint.rules import native_to_official, official_shapes, official_to
 from gm.checkpoint.lora_files import lora_in_base
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
 from gm.errors import UserError
+from gm.models.adapters import adapters_of
 from gm.models.sdxl import expected_shapes
 from gm.config.load import load_config
 from tools import convert_weight
@@ -23,7 +24,7 @@ from tools import convert_weight
 @pytest.fixture(scope="module")
 def shapes():
     """Base and LoRA shapes of the tiny model with LoRA in its UNet."""
-    return expected_shapes(tiny.model(unet_lora=True))
+    return expected_shapes(tiny.model(), tiny.adapters())
 
 
 def test_full_size_names_and_shapes_are_the_official_2515(full_keys):
@@ -35,7 +36,8 @@ def test_full_size_names_and_shapes_are_the_official_2515(full_keys):
 
 def test_full_size_lora_is_that_of_the_design():
     path = "configs/training/sd_xl_base_finetune_dreambooth_textencoder_lora_910b.yaml"
-    _, matrices = expected_shapes(load_config(str(tiny.ROOT / path)).model)
+    config = load_config(str(tiny.ROOT / path))
+    _, matrices = expected_shapes(config.model, adapters_of(config.model, config.lora))
     unet = {name: shape for name, shape in matrices.items() if name.startswith("model.diffusion_model.")}
     assert len(unet) == 1120 and sum(a * b for a, b in unet.values()) == 5_806_080
     assert unet["model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.lora_A.weight"] == (4, 640)

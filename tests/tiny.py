@@ -1,15 +1,15 @@
 """The tiny golden model as this suite sees it: its configuration, its weights, and the golden micro-batches."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from gm.checkpoint.weights import open_base
-from gm.config.types import Config, DataConfig, LoraConfig, ModelConfig, OptimConfig
+from gm.config.types import Adapters, Config, DataConfig, LoraConfig, ModelConfig, OptimConfig
 from gm.data.dreambooth import CLASS, INSTANCE
 from gm.diffusion.schedule import train_sigmas
 from gm.models import sdxl
+from gm.models.adapters import adapters_of
 from gm.config.load import load_config
 from gm.training.batches import MicroBatch
 
@@ -19,20 +19,24 @@ TEXT_TRAINING = ROOT / "configs" / "training" / "tiny_dreambooth_textencoder_lor
 INFERENCE = ROOT / "configs" / "inference" / "tiny_sdxl.yaml"
 
 
-def model(unet_lora: bool = False, text_lora: bool = False) -> ModelConfig:
-    plain = load_config(str(INFERENCE), training=False).model
-    lora = LoraConfig(4, 4.0)
-    return replace(
-        plain,
-        unet=replace(plain.unet, lora=lora if unet_lora else None),
-        text_encoders=tuple(replace(e, lora=lora if text_lora else None) for e in plain.text_encoders),
-    )
+def model() -> ModelConfig:
+    return load_config(str(INFERENCE), training=False).model
+
+
+def adapters(text_lora: bool = False) -> Adapters:
+    """LoRA of rank and alpha 4 in the UNet, and in both text encoders if asked for."""
+    return adapters_of(model(), lora(text_lora))
+
+
+def lora(text_lora: bool = False) -> dict[str, LoraConfig]:
+    networks = ("unet", "text_encoder_1", "text_encoder_2") if text_lora else ("unet",)
+    return {network: LoraConfig(rank=4, alpha=4.0) for network in networks}
 
 
 def config(text_lora: bool = False, **data) -> Config:
     """Training with the golden run's optimizer."""
     optim = OptimConfig(base_learning_rate=1e-3, eps=1e-8, weight_decay=0.01)
-    return Config("SDXL-base-1.0", model(True, text_lora), optim, DataConfig(**data), "")
+    return Config(version="SDXL-base-1.0", model=model(), lora=lora(text_lora), optim=optim, data=DataConfig(**data), raw="")
 
 
 def reader(weights: Path, matrices: dict[str, np.ndarray], prefix: str = "train.init."):

@@ -26,7 +26,7 @@ from gm.evaluation import report
 from gm.options.evaluate import EvaluateOptions, parse_evaluate
 from gm.evaluation.features import load_features
 from gm.config.load import load_config
-from gm.training.class_images import make_writable
+from gm.files import make_writable
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -23,6 +23,7 @@ from gm.checkpoint.weights import open_base
 from gm.config.types import Config, DataConfig, OptimConfig
 from gm.console import bar, log
 from gm.errors import UserError
+from gm.files import replacing
 from gm.randomness import WORLD, generator
 from gm.config.load import load_config
 from tools.toy.drawing import draw
@@ -117,9 +118,8 @@ def drawn(path: Path, number: int, size: int, seed: int) -> np.ndarray:
     with ProcessPoolExecutor() as pool:
         pictures = pool.map(partial(_pixels, size, seed), range(number), chunksize=64)
         pixels = np.stack(list(bar(pictures, "drawing", total=number, unit="picture")))
-    unfinished = path.with_suffix(".part.npy")
-    np.save(unfinished, pixels)
-    unfinished.rename(path)
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        np.save(file, pixels)
     return pixels
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from gm.checkpoint import formats
 from gm.checkpoint.formats import BadFile, Entry
 from gm.errors import UserError
+from gm.files import replacing
 
 Array = Union[np.ndarray, "Raw"]
 
@@ -185,15 +186,13 @@ def write_tensors(
     """
     path = Path(path)
     kind, written = kind_of(path), 0
-    unfinished = unfinished_name(path)
     try:
-        with open(unfinished, "wb") as file:
+        with replacing(path) as unfinished, open(unfinished, "wb") as file:
             for chunk in _chunks(kind, items, metadata or {}, specs):
                 file.write(chunk)
                 written += len(chunk)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(path.parent).free
@@ -202,18 +201,3 @@ def write_tensors(
                 "untouched, make room and run again"
             ) from None
         raise UserError(f"{path} could not be written ({error.strerror or error}): check the folder and run again") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def unfinished_name(path: Path) -> Path:
-    """Where a file is written that will be renamed to `path` when it is complete."""
-    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Delete what processes of this host that no longer run were writing in `folder`."""
-    for path in folder.glob(f".*.{os.uname().nodename}.*.tmp"):
-        number = path.name.split(".")[-2]
-        if number.isdigit() and not Path(f"/proc/{number}").exists():
-            path.unlink(missing_ok=True)

@@ -34,18 +34,26 @@ def load_config(path: str, overrides: Sequence[str] = (), training: bool = True)
     if problems:
         raise UserError(f"--config {path}: " + "; ".join(problems))
     model = _model(values["model"]["params"], path)
+    lora = _lora(values["model"]["params"], path)
     optim = _optim(values["optim"], path) if values["optim"] else None
     data = _data(values["data"], model, path) if values["data"] else None
     if training:
         for section, found in (("optim", optim), ("data", data)):
             if found is None:
                 raise UserError(f"--config {path} has no section {section!r}: training needs it, give a training YAML")
-        if model.unet.lora is None:
+        if "unet" not in lora:
             raise UserError(
                 f"--config {path} trains nothing: this suite trains LoRA, so network_config must have the target "
                 f"{t.UNET_LORA}"
             )
-    return Config(values["version"], model, optim, data, OmegaConf.to_yaml(tree, resolve=True))
+    return Config(
+        version=values["version"],
+        model=model,
+        lora=lora,
+        optim=optim,
+        data=data,
+        raw=OmegaConf.to_yaml(tree, resolve=True),
+    )
 
 
 def _read(path: str):
@@ -174,16 +182,35 @@ def _one_of(given: Any, kind: t.OneOf, at: str, problems: list[str]) -> dict[str
     return {"target": target, "params": params, **_section(beside, t.Section(extra), at, problems)}
 
 
-def _lora(params: Mapping[str, Any], path: str) -> Optional[LoraConfig]:
-    if "lora_dim" not in params:
-        return None
+def _lora(params: Mapping[str, Any], path: str) -> dict[str, LoraConfig]:
+    """The LoRA of every network that has one."""
+    clip, open_clip = params["conditioner_config"]["params"]["emb_models"][:2]
+    given = {
+        "unet": params["network_config"]["params"],
+        "text_encoder_1": clip["params"],
+        "text_encoder_2": open_clip["params"],
+    }
+    found = {network: _one_lora(p, path) for network, p in given.items() if "lora_dim" in p}
+    if len({replace(lora, dropout=0.0) for lora in found.values()}) > 1:
+        raise UserError(
+            f"--config {path}: the LoRA of the UNet and of the text encoders go into one file: give all the same lora_dim, "
+            "lora_alpha, lora_merge_weights and only_save_lora"
+        )
+    return found
+
+
+def _one_lora(params: Mapping[str, Any], path: str) -> LoraConfig:
     alpha = params["lora_alpha"] if params["lora_alpha"] is not None else float(params["lora_dim"])
     if alpha <= 0:
         raise UserError(f"--config {path}: lora_alpha is {alpha:g}, but must be above 0, else the LoRA does nothing")
     if params["lora_dropout"] >= 1:
         raise UserError(f"--config {path}: lora_dropout is {params['lora_dropout']:g}, but must be below 1")
     return LoraConfig(
-        params["lora_dim"], alpha, params["lora_dropout"], params["lora_merge_weights"], params["only_save_lora"]
+        rank=params["lora_dim"],
+        alpha=alpha,
+        dropout=params["lora_dropout"],
+        merge_weights=params["lora_merge_weights"],
+        only_save_lora=params["only_save_lora"],
     )
 
 
@@ -197,19 +224,18 @@ def _model(params: Mapping[str, Any], path: str) -> ModelConfig:
     encoders, size_width = _text_encoders(params["conditioner_config"]["params"]["emb_models"], path)
     u = params["network_config"]["params"]
     unet = UNetConfig(
-        u["in_channels"],
-        u["out_channels"],
-        u["model_channels"],
-        u["num_res_blocks"],
-        tuple(u["attention_resolutions"]),
-        tuple(u["channel_mult"]),
-        u["num_head_channels"],
-        tuple(u["transformer_depth"]),
-        u["context_dim"],
-        u["adm_in_channels"],
-        u["spatial_transformer_attn_type"],
-        u["use_recompute"],
-        _lora(u, path),
+        in_channels=u["in_channels"],
+        out_channels=u["out_channels"],
+        model_channels=u["model_channels"],
+        num_res_blocks=u["num_res_blocks"],
+        attention_resolutions=tuple(u["attention_resolutions"]),
+        channel_mult=tuple(u["channel_mult"]),
+        num_head_channels=u["num_head_channels"],
+        transformer_depth=tuple(u["transformer_depth"]),
+        context_dim=u["context_dim"],
+        adm_in_channels=u["adm_in_channels"],
+        attention=u["spatial_transformer_attn_type"],
+        use_recompute=u["use_recompute"],
     )
     levels = len(unet.channel_mult)
     require(
@@ -233,22 +259,16 @@ def _model(params: Mapping[str, Any], path: str) -> ModelConfig:
         unet.adm_in_channels == vector,
         f"adm_in_channels is {unet.adm_in_channels}, but pooled text and sizes have {vector} channels together",
     )
-    loras = {replace(part.lora, dropout=0.0) for part in (unet, *encoders) if part.lora is not None}
-    require(
-        len(loras) < 2,
-        "the LoRA of the UNet and of the text encoders go into one file: give all the same lora_dim, lora_alpha, "
-        "lora_merge_weights and only_save_lora",
-    )
     first_stage = params["first_stage_config"]["params"]
     dd = first_stage["ddconfig"]
     vae = VAEConfig(
-        dd["in_channels"],
-        dd["out_ch"],
-        dd["ch"],
-        tuple(dd["ch_mult"]),
-        dd["num_res_blocks"],
-        dd["z_channels"],
-        first_stage["embed_dim"],
+        in_channels=dd["in_channels"],
+        out_ch=dd["out_ch"],
+        ch=dd["ch"],
+        ch_mult=tuple(dd["ch_mult"]),
+        num_res_blocks=dd["num_res_blocks"],
+        z_channels=dd["z_channels"],
+        embed_dim=first_stage["embed_dim"],
     )
     require(len(vae.ch_mult) == 4, f"ch_mult has {len(vae.ch_mult)} levels, but a first stage that reduces 8 times has 4")
     require(vae.ch % 32 == 0, f"ch is {vae.ch}, but must be a multiple of 32")
@@ -256,7 +276,13 @@ def _model(params: Mapping[str, Any], path: str) -> ModelConfig:
         unet.in_channels == unet.out_channels == vae.embed_dim,
         f"in_channels {unet.in_channels}, out_channels {unet.out_channels} and embed_dim {vae.embed_dim} must be equal",
     )
-    return ModelConfig(unet, encoders, vae, size_width, params["scale_factor"])
+    return ModelConfig(
+        unet=unet,
+        text_encoders=encoders,
+        vae=vae,
+        size_embed_dim=size_width,
+        scale_factor=params["scale_factor"],
+    )
 
 
 def _text_encoders(embedders: Sequence[Mapping[str, Any]], path: str) -> tuple[tuple, int]:
@@ -271,9 +297,10 @@ def _text_encoders(embedders: Sequence[Mapping[str, Any]], path: str) -> tuple[t
         )
     configs = []
     for embedder, kind in zip(embedders, ("clip", "open_clip")):
-        p, lora = embedder["params"], _lora(embedder["params"], path)
-        if embedder["is_trainable"] != (lora is not None):
-            wanted = f"{embedder['target']}_lora" if lora is None else "is_trainable: True"
+        p = embedder["params"]
+        has_lora = "lora_dim" in p
+        if embedder["is_trainable"] != has_lora:
+            wanted = "is_trainable: True" if has_lora else f"{embedder['target']}_lora"
             raise UserError(
                 f"--config {path}: {embedder['target']} has is_trainable: {embedder['is_trainable']}, but text encoders "
                 f"train by their LoRA alone: use {wanted}"
@@ -284,9 +311,8 @@ def _text_encoders(embedders: Sequence[Mapping[str, Any]], path: str) -> tuple[t
                 f"--config {path}: {embedder['target']} has layer_idx {layer_idx} of {p['layers']} layers and {p['heads']} "
                 f"heads for width {p['width']}: the first must not be above the layers, and heads must divide the width"
             )
-        configs.append(
-            TextEncoderConfig(kind, p["width"], p["layers"], p["heads"], layer_idx, p.get("embed_dim", 0), lora)
-        )
+        sizes = {"width": p["width"], "layers": p["layers"], "heads": p["heads"], "embed_dim": p.get("embed_dim", 0)}
+        configs.append(TextEncoderConfig(kind=kind, layer_idx=layer_idx, **sizes))
     widths = {embedder["params"]["outdim"] for embedder in embedders[2:]}
     if len(widths) != 1:
         raise UserError(f"--config {path}: the three ConcatTimestepEmbedderND must have the same outdim, not {sorted(widths)}")

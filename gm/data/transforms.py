@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from gm.data.pixels import to_network
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -38,4 +40,4 @@ def cut(image: np.ndarray, crop: Crop, interpolation: int) -> np.ndarray:
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(interpolation)))
     top, left = crop.top_left
     pixels = image[top : top + crop.size[0], left : left + crop.size[1]]
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / np.float32(127.5) - np.float32(1)
+    return to_network(pixels)

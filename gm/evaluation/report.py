@@ -1,13 +1,12 @@
 """The evaluation as a table (Markdown), as JSON and as a plot. The figures are fidelity.py."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import fill
 from typing import Mapping, Optional
 
-from gm.checkpoint.io import unfinished_name
+from gm.files import replacing
 from gm.evaluation.fidelity import Figures, way
 
 REAL, BASE = "real pictures", "base model"
@@ -65,12 +64,8 @@ def write_json(path: Path, rows: Mapping[str, Figures], settings: Mapping[str, o
         "by prompt": by_prompt,
         "settings": settings,
     }
-    unfinished = unfinished_name(path)
-    try:
+    with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def draw(path: Path, rows: Mapping[str, Figures], spread: Optional[Mapping[str, Mapping[str, tuple[float, float]]]] = None) -> None:
@@ -100,12 +95,8 @@ def draw(path: Path, rows: Mapping[str, Figures], spread: Optional[Mapping[str, 
         axes.set_title(COLUMNS[field], fontsize=10)
         axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
         axes.legend(frameon=False, fontsize=7, loc="upper left")
-    unfinished = unfinished_name(path)
-    try:
+    with replacing(path) as unfinished:
         FigureCanvasAgg(figure).print_png(str(unfinished))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _value(row: Figures, field: str) -> Optional[float]:

@@ -10,6 +10,7 @@ from mindspore import Tensor
 
 from gm.config.types import ModelConfig, SampleSettings
 from gm.console import bar
+from gm.data.pixels import to_pixels
 from gm.diffusion.denoiser import Denoiser
 from gm.diffusion.guidance import vanilla_cfg
 from gm.diffusion.samplers import SAMPLERS
@@ -92,9 +93,4 @@ class PictureSampler:
             return np.stack([latent_noise(seed, settings, self.channels, step) for seed in seeds])
 
         latents = self.latents(text, negative, settings, draw(0), lambda i: draw(i + 1), what)
-        return [_to_picture(self.decode(latent[None])[0]) for latent in latents]
-
-
-def _to_picture(image: np.ndarray) -> np.ndarray:
-    """(3, h, w) in about [-1, 1] -> (h, w, 3) uint8."""
-    return np.round((np.clip(image, -1, 1).transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+        return [to_pixels(self.decode(latent[None])[0]) for latent in latents]

@@ -4,7 +4,7 @@ The flat vector is in the order of `parameters`; it is also what ranks all-reduc
 """
 
 import math
-from typing import Iterator
+from typing import Iterator, Optional
 
 import mindspore as ms
 import numpy as np
@@ -25,6 +25,11 @@ def learning_rate(config: OptimConfig, step: int, total_step: int) -> float:
     else:
         factor = 1.0
     return config.base_learning_rate * factor
+
+
+def clip_factor(norm: float, largest: Optional[float]) -> float:
+    """What a gradient of this norm is multiplied by, so that its norm is at most `largest` (None: any), as PyTorch does."""
+    return 1.0 if largest is None else min(1.0, largest / (norm + 1e-6))
 
 
 _reshape, _flat = ops.Reshape(), ops.Concat(0)

@@ -68,7 +68,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         return Encoded(texts=embedded, samples=samples, posterior=posterior)
 
     alone = ranks.size > 1 or not inputs.options.cache_latents  # other ranks are waited for, or this process encodes
-    with beside(encode, wait=alone) as encoding:
+    with beside(encode, wait_first=alone) as encoding:
 
         def hold() -> bool:
             return not encoding.done()

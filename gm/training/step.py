@@ -21,7 +21,7 @@ from gm.models.conditioner import TextEncoders
 from gm.models.unet import UNet
 from gm.parallel.ranks import Ranks
 from gm.training.batches import MicroBatch
-from gm.training.optim import AdamW, FlatGradient, ReduceGradient, flatten, learning_rate
+from gm.training.optim import AdamW, FlatGradient, ReduceGradient, clip_factor, flatten, learning_rate
 
 
 @dataclass(frozen=True)
@@ -226,10 +226,7 @@ class Trainer:
 
     def _apply(self, lr: float, norm: float) -> None:
         self.applied += 1
-        clip = 1.0
-        if self.max_grad_norm is not None:
-            clip = min(1.0, self.max_grad_norm / (norm + 1e-6))
-        self.adamw.apply(lr, clip, self.applied)
+        self.adamw.apply(lr, clip_factor(norm, self.max_grad_norm), self.applied)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything a resumed run needs beside the LoRA matrices."""

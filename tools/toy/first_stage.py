@@ -12,7 +12,7 @@ from mindspore import Tensor, nn, ops
 from gm.config.types import OptimConfig
 from gm.models.vae import VAE, VAE_PREFIX, VAEDecode, VAEEncode
 from gm.parallel.ranks import Ranks
-from gm.training.optim import AdamW, FlatGradient, ReduceGradient, flatten, learning_rate
+from gm.training.optim import AdamW, FlatGradient, ReduceGradient, clip_factor, flatten, learning_rate
 
 EDGES, KL = 0.5, 1e-5  # weights of parts of the loss; a KL of 1e-3 leaves channels of the latent empty
 
@@ -69,7 +69,7 @@ class FirstStageTrainer:
         norm = float(norm.asnumpy())
         if np.isfinite(norm):
             lr = learning_rate(self.optim, self.step, self.total_step)
-            self.adamw.apply(lr, min(1.0, self.max_grad_norm / (norm + 1e-6)), self.step + 1)
+            self.adamw.apply(lr, clip_factor(norm, self.max_grad_norm), self.step + 1)
         self.gradient.clear()
         self.step += 1
         return float(pixels.asnumpy())

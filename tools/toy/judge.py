@@ -17,6 +17,7 @@ from PIL import Image
 
 from gm.checkpoint.io import TensorFile, open_tensors
 from gm.errors import UserError
+from gm.data.pixels import to_network
 from gm.encoding.compiling import Compiling
 
 SIZE, BATCH, WIDTH = 64, 32, 64
@@ -133,7 +134,7 @@ def to_input(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """(h, w, 3) uint8 each -> (n, 3, 64, 64) float32 in [-1, 1]; a picture that is not square is squeezed."""
     images = [Image.fromarray(picture) for picture in pictures]
     images = [i if i.size == (SIZE, SIZE) else i.resize((SIZE, SIZE), Image.Resampling.LANCZOS) for i in images]
-    return np.stack([np.asarray(image, np.float32) for image in images]).transpose(0, 3, 1, 2) / np.float32(127.5) - 1
+    return to_network(np.stack([np.asarray(image) for image in images]))
 
 
 def state(network: JudgeNetwork) -> Mapping[str, np.ndarray]:

@@ -22,6 +22,8 @@ from tools.toy.text_to_image import AveragingTrainer, CaptionedBatches, LearnedW
 from gm.randomness import FIRST_STAGE, generator
 from gm.runtime import Runtime
 from gm.config.types import SampleSettings
+from gm.data.pixels import to_network, to_pixels
+from gm.files import replacing
 from gm.encoding.compiling import Compiling
 from gm.encoding.text import TextEmbedder, unconditional
 from gm.sampling.pictures import PictureSampler
@@ -116,8 +118,8 @@ class Pretraining:
             vae = sdxl.build_vae(self.config.model)
             sdxl.fill([vae], first_stage.__getitem__)
             rows = np.concatenate([part.astype(np.float16) for part in self._posteriors(vae, pixels)])
-            np.save(path.with_suffix(".part.npy"), rows)
-            path.with_suffix(".part.npy").rename(path)
+            with replacing(path) as unfinished, unfinished.open("wb") as file:
+                np.save(file, rows)
         return np.load(path)
 
     def text_to_image(
@@ -199,16 +201,6 @@ class Pretraining:
         shapes = official_shapes({name: array.shape for name, array in weights.items()})
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, ((name, convert(read(name), "float16")) for name in shapes), {"format": "pt"})
-
-
-def to_network(pixels: np.ndarray) -> np.ndarray:
-    """(n, h, w, 3) uint8 -> (n, 3, h, w) float32 in [-1, 1]."""
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / 127.5 - 1.0
-
-
-def to_pixels(images: np.ndarray) -> np.ndarray:
-    """The way back, rounded."""
-    return np.round((np.clip(images, -1, 1).transpose(0, 2, 3, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def _read_all(path: Path) -> dict[str, np.ndarray]:
