@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from gm import runtime
-from gm.options.commands import TrainOptions, parse_train
+from gm.options.train import TrainOptions, parse_train
 from gm.config.types import Config
 from gm.console import log
 from gm.data.images import check_images, count_images, list_images

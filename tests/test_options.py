@@ -6,7 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import tiny
-from gm.options.commands import SD_XL_BASE_RATIOS, parse_sample, parse_train
+from gm.options.sample import SD_XL_BASE_RATIOS, parse_sample
+from gm.options.train import parse_train
 from gm.errors import UserError
 from gm.config.load import load_config
 

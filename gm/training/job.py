@@ -16,7 +16,7 @@ from mindspore.nn import Cell
 
 from gm.checkpoint import lora_stack as lora
 from gm.process import beside
-from gm.options.commands import TrainOptions
+from gm.options.train import TrainOptions
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
@@ -230,7 +230,7 @@ class Job:
             folder,
             options.save_ckpt_interval,
             options.max_num_ckpt,
-            options.log_interval,
+            options.log_interval or max(1, self.config.data.total_step // 30),
             options.infer_interval if options.infer_during_train else None,
         )
         infer = self._progress_pictures(folder) if options.infer_during_train and self.ranks.is_main else None
