@@ -13,13 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from gm import console
+from gm.checkpoint import lora_rules
 from gm.checkpoint import svd as low_rank
 from gm.checkpoint.blocks import NETWORKS, by_block, network_of
 from gm.checkpoint.folder import open_source, open_vae
 from gm.checkpoint.io import TensorFile
 from gm.checkpoint.lora_export import targets
 from gm.checkpoint.lora_files import LoraFile, lora_in_base, open_lora
-from gm.checkpoint.lora_rules import parse
 from gm.checkpoint.weights import BaseWeights, examples
 from gm.console import bar, log, table
 from gm.errors import UserError
@@ -74,7 +74,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 def opened(path: Path, options: Options) -> tuple[TensorFile, Optional[LoraFile], Optional[BaseWeights]]:
     """The file, and what it holds as LoRA and as base weights. UserError when it holds neither."""
     file = open_source(path)
-    others = [name for name in file.names if parse(name) is None]
+    others = [name for name in file.names if lora_rules.parse(name) is None]
     if len(others) < len(file.names) and not any(name.startswith("state.") or network_of(name) != "other" for name in others):
         return file, open_lora(path, model_of(options)), None  # or says what kind of LoRA it is that is not supported
     base = BaseWeights(file)

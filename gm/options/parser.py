@@ -14,7 +14,7 @@ numbers separated by commas. No MindSpore import.
 import argparse
 import difflib
 import sys
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence, TypeVar, Union, get_args, get_origin, get_type_hints
 
