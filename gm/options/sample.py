@@ -100,7 +100,7 @@ def parse_sample(argv: Sequence[str]) -> SampleOptions:
 
 
 def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
-    """SampleSettings from the options; UserError when the network, which needs `multiple`s of pixels, cannot make that size."""
+    """SampleSettings from the options; UserError when a side is no multiple of `multiple` pixels, which the network needs."""
     height, width = options.size()
     for flag, pixels in (("height", height), ("width", width)):
         if pixels % multiple:
