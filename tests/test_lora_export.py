@@ -52,7 +52,7 @@ def test_there_and_back_is_the_same_lora(trained, tmp_path, layout):
         assert back.metadata == {**ABOUT, "lora_alpha": "4.0"}
 
 
-@pytest.mark.parametrize("layout", [None, *LAYOUTS[1:]])
+@pytest.mark.parametrize("layout", [None, *list(LAYOUTS)[1:]])
 def test_metadata(trained, tmp_path, layout):
     path = run(export_lora, trained, tmp_path / "my dog.safetensors", *(("--format", layout) if layout else ()))
     content = path.read_bytes()

@@ -27,13 +27,7 @@ from gm.options.parser import REQUIRED, option, parse
 from gm.pictures import plot_bars
 from tools.lora_arguments import OfAModel, model_of
 
-LAYOUT_WORDS = {
-    "native": "native, of this suite",
-    "kohya": "kohya, sgm's blocks",
-    "kohya-diffusers": "kohya, diffusers' blocks",
-    "peft": "PEFT",
-    "diffusers": "diffusers' scripts",
-}
+LAYOUT_WORDS = {"native": "native, of this suite", **lora_rules.LAYOUTS}
 
 
 @dataclass(frozen=True)

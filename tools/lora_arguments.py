@@ -14,6 +14,8 @@ from gm.console import log
 from gm.errors import UserError
 from gm.options.parser import REQUIRED, option
 
+USUAL_LAYOUT = "kohya"  # which all tools read
+
 
 @dataclass(frozen=True)
 class OfAModel:
@@ -47,7 +49,7 @@ class WrittenLora:
         "of a .safetensors; kohya: with sgm's blocks, read by all; kohya-diffusers: with diffusers' blocks; peft, "
         "diffusers: for diffusers",
         choices=LAYOUTS,
-        shown=LAYOUTS[0],
+        shown=USUAL_LAYOUT,
         group="what is written",
     )
     dtype: str = option("float32", "number type", choices=FLOATS, group="what is written")
@@ -61,7 +63,7 @@ def model_of(options: OfAModel) -> Optional[ModelConfig]:
 def layout_of(options: WrittenLora) -> str:
     """The layout to write: native into a .ckpt, --format into a .safetensors. UserError when they do not fit."""
     if kind_of(options.output) == "safetensors":
-        return options.format or LAYOUTS[0]
+        return options.format or USUAL_LAYOUT
     if options.format:
         raise UserError(f"--format {options.format} is for .safetensors, but --output is {options.output}: change one of them")
     return "native"

@@ -89,10 +89,10 @@ def parse(
     for name, values in ignored.items():
         parser.add_argument(name, choices=tuple(values), help=argparse.SUPPRESS, default=argparse.SUPPRESS)
     argv = list(sys.argv[1:] if argv is None else argv)
-    flags = [name for name in parser._option_string_actions if name.startswith("--")]
+    flags = ["--help", *(f"--{one.name}" for one in fields(options) if not one.metadata["flag"].positional)]
     for name in (word.split("=", 1)[0] for word in argv if word.startswith("--")):
-        if name not in flags:
-            near = difflib.get_close_matches(name, [flag for flag in flags if flag not in ignored], 1)
+        if name not in flags and name not in ignored:
+            near = difflib.get_close_matches(name, flags, 1)
             raise UserError(
                 f"unknown flag {name}" + (f", did you mean {near[0]}?" if near else "; --help lists the known ones")
             )
@@ -156,7 +156,9 @@ def item_type(annotation: Any) -> Any:
 
 
 def _is_tuple(annotation: Any) -> bool:
-    return annotation is tuple or any(_is_tuple(part) for part in get_args(annotation)) or get_origin(annotation) is tuple
+    """Whether it is tuple[...] or Optional of one."""
+    parts = get_args(annotation) if get_origin(annotation) is Union else (annotation,)
+    return any(get_origin(part) is tuple for part in parts)
 
 
 def _reader(annotation: Any, flag: Flag) -> Callable[[str], Any]:
