@@ -10,9 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gm.config.types import ModelConfig, TextEncoderConfig, UNetConfig, VAEConfig
+from gm.config.types import Config, TextEncoderConfig, UNetConfig, VAEConfig
 
 TOKENS = 77
+SUMS = 5  # numbers that an update sums over the ranks beside the gradient
 
 
 @dataclass

@@ -12,17 +12,18 @@ from typing import Mapping, NamedTuple, Optional, Sequence
 import numpy as np
 import streamlit as st
 
-from gm import console, runtime
-from gm.options.commands import SAMPLERS, SampleOptions, parse_sample
+from gm import console
 from gm.checkpoint.lora_files import open_lora
 from gm.checkpoint.weights import split_weight_argument
-from gm.config.types import Config
-from gm.errors import UserError
-from gm.pictures import contact_sheet, save_png
 from gm.config.load import load_config
+from gm.config.types import Config
+from gm.diffusion.samplers import SAMPLERS
+from gm.errors import UserError
+from gm.options.sample import SampleOptions, parse_sample, sample_settings
+from gm.pictures import contact_sheet, save_png
+from gm.sampling.output import about, next_number
 from gm.sampling.shared_model import Choice, SharedModel
 from gm.files import make_writable
-from sampling_without_streamlit import about, next_number, sample_settings
 
 RUNS = Path("runs")  # where LoRA files are looked for
 MOST = 16  # pictures at a click
@@ -84,7 +85,7 @@ def _gives(argv: Sequence[str], *flags: str) -> bool:
 def options_of(spec: Mapping[str, object], argv: Sequence[str]) -> SampleOptions:
     """The flags of the spec with those of the command line over them."""
     flags = [word for flag, value in spec.items() for word in (f"--{flag}", str(value))]
-    options = parse_sample([*flags, "--device_target", runtime.device_here(), *argv])
+    options = parse_sample([*flags, *argv])
     if options.prompt.endswith(".txt"):
         raise UserError(f"--prompt {options.prompt} is a file of prompts, but the page takes one in words: give the words")
     scales = options.lora_scale or ()
@@ -126,7 +127,7 @@ def ask(options: SampleOptions, multiple: int) -> Optional[SampleOptions]:
             left, right = st.columns(2)
             wide = left.number_input("Width", multiple, value=width, step=multiple)
             high = right.number_input("Height", multiple, value=height, step=multiple)
-            sampler = st.selectbox("Sampler", SAMPLERS, SAMPLERS.index(options.sampler))
+            sampler = st.selectbox("Sampler", list(SAMPLERS), list(SAMPLERS).index(options.sampler))
     if not pressed:
         return None
     if not prompt.strip():

@@ -10,17 +10,22 @@ from typing import Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gm import console, runtime
-from gm.options.commands import SampleOptions, parse_sample, read_prompts
-from gm.config.types import SampleSettings
-from gm.console import log
-from gm.errors import UserError
 from gm.config.load import load_config
+from gm.console import log
+from gm.options.prompts import read_prompts
+from gm.options.sample import SampleOptions, parse_sample, sample_settings
+from gm.sampling.output import about, next_number
 from gm.files import make_writable
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command: one PNG per picture and one contact sheet under --save_path."""
+    """The command: what --task says."""
     options = parse_sample(argv)
+    {"txt2img": text_to_image}[options.task](options)
+
+
+def text_to_image(options: SampleOptions) -> None:
+    """One PNG per picture and one contact sheet under --save_path."""
     runtime.quiet_environment()  # MindSpore is imported from here on
     config = load_config(options.config, options.set, training=False)
     prompts = read_prompts(options.prompt, "--prompt") if options.prompt.endswith(".txt") else [options.prompt]
@@ -53,59 +58,6 @@ def main(argv: Sequence[str]) -> None:
     sheet = folder / f"sheet_{start:05d}.png"
     save_png(sheet, contact_sheet(rows, prompts), {"prompts": "\n".join(prompts), "seeds": seeds, "weight": options.weight})
     log.info("contact sheet: %s", sheet)
-
-
-def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
-    """SampleSettings from the options; UserError when the network cannot make that size."""
-    height, width = options.size()
-    for flag, pixels in (("height", height), ("width", width)):
-        if pixels % multiple:
-            lower = max(multiple, pixels // multiple * multiple)
-            raise UserError(f"{flag} {pixels} is not a multiple of {multiple}: take {lower} or {lower + multiple}")
-    given = lambda value, default: default if value is None else value  # noqa: E731
-    sizes = (
-        given(options.orig_height, height),
-        given(options.orig_width, width),
-        given(options.crop_coords_top, 0),
-        given(options.crop_coords_left, 0),
-        given(options.target_height, height),
-        given(options.target_width, width),
-    )
-    return SampleSettings(
-        height,
-        width,
-        sizes,
-        options.sampler,
-        options.sample_step,
-        options.guider,
-        options.guidance_scale,
-        options.discretization,
-    )
-
-
-def next_number(folder: Path) -> int:
-    """The first number no picture of `folder` has, so that nothing is overwritten."""
-    numbers = [int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()]
-    return max(numbers, default=-1) + 1
-
-
-def about(options: SampleOptions, settings, prompt: str, seed: int) -> dict[str, object]:
-    """What goes into a PNG's text chunks: enough to make it again."""
-    return {
-        "prompt": prompt,
-        "negative_prompt": options.negative_prompt,
-        "seed": seed,
-        "sampler": settings.sampler,
-        "steps": settings.steps,
-        "guider": settings.guider,
-        "guidance_scale": settings.guidance_scale,
-        "discretization": settings.discretization,
-        "size": f"{settings.width}x{settings.height}",
-        "sizes": ",".join(str(number) for number in settings.sizes),
-        "weight": options.weight,
-        **({"vae": options.vae} if options.vae else {}),
-        **({"lora_scale": ",".join(f"{scale:g}" for scale in options.lora_scale)} if options.lora_scale else {}),
-    }
 
 
 if __name__ == "__main__":

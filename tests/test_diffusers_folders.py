@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import diffusers_models
 import tiny
-from gm.options.commands import parse_train
+from gm.options.train import parse_train
 from gm.checkpoint.diffusers_rules import PARTS, diffusers_to_official, official_to_diffusers
 from gm.checkpoint.folder import open_source, open_vae
 from gm.checkpoint.io import convert, open_tensors, write_tensors

@@ -52,7 +52,7 @@ def test_there_and_back_is_the_same_lora(trained, tmp_path, layout):
         assert back.metadata == {**ABOUT, "lora_alpha": "4.0"}
 
 
-@pytest.mark.parametrize("layout", [None, *LAYOUTS[1:]])
+@pytest.mark.parametrize("layout", [None, *list(LAYOUTS)[1:]])
 def test_metadata(trained, tmp_path, layout):
     path = run(export_lora, trained, tmp_path / "my dog.safetensors", *(("--format", layout) if layout else ()))
     content = path.read_bytes()
@@ -131,7 +131,8 @@ def test_a_lora_of_the_earlier_example(base_shapes, tmp_path, project_log):  # n
 def test_a_unet_with_other_blocks(base_shapes, tmp_path):  # noqa: F811
     """kohya's names are those of this model: with three residual blocks a level, level 1 starts at input block 5."""
     config = tmp_path / "three.yaml"
-    config.write_text(tiny.INFERENCE.read_text().replace("num_res_blocks: 2", "num_res_blocks: 3"))
+    more_blocks = "model: {params: {network_config: {params: {num_res_blocks: 3}}}}"
+    config.write_text(f"base: {tiny.INFERENCE}\n{more_blocks}\n")
     module = Q.replace("input_blocks.4", "input_blocks.5")
     a, b = np.ones((4, 64), np.float32), np.ones((64, 4), np.float32)
     save_lora(tmp_path / "a.ckpt", {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}, {"lora_alpha": "4"})

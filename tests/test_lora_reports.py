@@ -80,8 +80,8 @@ def test_resizing_refuses_what_cannot_be(trained, tiny_weights, tmp_path):
     target = tmp_path / "out" / "a.ckpt"
     common = ("--lora", trained, "--output", target)
     refused(resize_lora, "neither --rank nor --keep was given", *common)
-    refused(resize_lora, "--rank 0 must be at least 1", *common, "--rank", 0)
-    refused(resize_lora, "--keep 1.5 must be above 0 and at most 1", *common, "--keep", 1.5)
+    refused(resize_lora, "--rank: 0 is too small: at least 1", *common, "--rank", 0)
+    refused(resize_lora, "--keep: 1.5 is too large: at most 1", *common, "--keep", 1.5)
     refused(resize_lora, "--alpha 3 was given, but .* says its alpha", *common, "--rank", 2, "--alpha", 3)
     refused(resize_lora, "--format peft is for .safetensors", *common, "--rank", 2, "--format", "peft")
     refused(resize_lora, "is not a LoRA file", "--lora", tiny_weights, "--output", target, "--rank", 2)

@@ -209,7 +209,7 @@ def test_a_rank_above_a_weights_own_is_filled_up(base, tiny_weights, merged, tra
 
 def test_extraction_refuses_what_cannot_be(base, tiny_weights, merged, trained, tmp_path):
     target, common = tmp_path / "out" / "a.ckpt", ("--base", tiny_weights, "--tuned", merged)
-    refused(extract_lora, "--rank 0 must be at least 1", *common, "--rank", 0, "--output", target)
+    refused(extract_lora, "--rank: 0 is too small: at least 1", *common, "--rank", 0, "--output", target)
     refused(
         extract_lora,
         "the same in all 168 targets: nothing to extract",

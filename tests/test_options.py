@@ -1,14 +1,25 @@
 """Command lines and YAMLs: what is accepted, and one sentence for what is not."""
 
+import importlib
 import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Optional
 
 import pytest
 from omegaconf import OmegaConf
 
 import tiny
-from gm.options.commands import SD_XL_BASE_RATIOS, parse_sample, parse_train
-from gm.errors import UserError
+from gm import runtime
 from gm.config.load import load_config
+from gm.diffusion.guidance import GUIDERS
+from gm.diffusion.samplers import SAMPLERS
+from gm.diffusion.schedule import DISCRETIZATIONS
+from gm.errors import UserError
+from gm.options.evaluate import EvaluateOptions
+from gm.options.parser import REQUIRED, option, parse, parser_of
+from gm.options.sample import SD_XL_BASE_RATIOS, SampleOptions, parse_sample
+from gm.options.train import TrainOptions, parse_train
 
 TRAIN = ["--instance_data_path", "photos", "--instance_prompt", "a sks dog"]
 WITH_CLASS = TRAIN + ["--class_data_path", "class", "--class_prompt", "a dog"]
@@ -280,3 +291,158 @@ def test_a_misspelt_path_names_the_nearest(monkeypatch):
     monkeypatch.chdir(tiny.ROOT)
     with pytest.raises(UserError, match="did you mean configs/training/tiny_dreambooth_lora_cpu.yaml"):
         load_config("configs/training/tiny_dreambooth_lora_gpu.yaml")
+
+
+# -- one field is one flag ------------------------------------------------------------------------------------
+
+
+def commands() -> dict[str, type]:
+    """name -> dataclass of every command's options."""
+    found = {"train_dreambooth": TrainOptions, "sampling_without_streamlit": SampleOptions, "evaluate": EvaluateOptions}
+    for path in sorted((tiny.ROOT / "tools").glob("*.py")):
+        module = importlib.import_module(f"tools.{path.stem}")
+        if hasattr(module, "Options"):
+            found[path.stem] = module.Options
+    return found
+
+
+@pytest.mark.parametrize("name, options", commands().items(), ids=commands())
+def test_every_option_is_in_help(name, options):
+    text = parser_of(options, name, "").format_help()
+    for field in fields(options):
+        flag = field.metadata["flag"]
+        assert flag.help
+        assert (flag.metavar if flag.positional else f"--{field.name} ") in text, field.name
+    assert "None" not in text and "()" not in text
+    assert len(commands()) >= 12
+
+
+def test_every_flag_of_the_readmes_tables_exists():
+    known = {f"--{field.name}" for options in commands().values() for field in fields(options)}
+    for readme in ("README.md", "README_CN.md"):
+        rows = [line for line in (tiny.ROOT / readme).read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+        flags = {flag for row in rows for flag in re.findall(r"--\w+", row)}
+        assert flags and flags <= known, flags - known
+
+
+def test_help_is_in_groups_with_defaults(capsys):
+    with pytest.raises(SystemExit):
+        parse_train(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--clip_grad True|False clip the gradient's norm (default: False)" in text
+    assert "where to compute (default: Ascend where there is one, else CPU)" in text
+    assert "class images: --class_data_path FOLDER" in text and "--task" not in text
+
+
+def test_what_nobody_says():
+    options = parse_train(WITH_CLASS)
+    assert options.device_target == runtime.device_here() and options.set == () and options.version is None
+    assert options.cache_text_products is None and options.log_interval == 0
+    assert parse_train([*WITH_CLASS, "--cache_text_products", "False"]).cache_text_products is False
+    assert parse_train([*WITH_CLASS, "--task", "txt2img", "--version", "SDXL-base-1.0"]).version == "SDXL-base-1.0"
+    assert parse_sample(["--lora_scale", "0.8,0.5", "--set", "a=1", "--set", "b=2"]).lora_scale == (0.8, 0.5)
+    assert parse_sample(["--set", "a=1", "--set", "b=2"]).set == ("a=1", "b=2")
+    with pytest.raises(UserError, match="--task: invalid choice"):
+        parse_train([*WITH_CLASS, "--task", "img2img"])
+    with pytest.raises(TypeError):
+        SampleOptions(no_such=1)
+
+
+def test_names_are_listed_where_the_formulas_are():
+    for sampler in SAMPLERS:
+        assert parse_sample(["--sampler", sampler]).sampler == sampler
+    for guider in GUIDERS:
+        assert parse_sample(["--guider", guider]).guider == guider
+    for discretization in DISCRETIZATIONS:
+        assert parse_sample(["--discretization", discretization]).discretization == discretization
+
+
+@dataclass(frozen=True)
+class Everything:
+    path: Path = option(REQUIRED, "a path")
+    share: Optional[float] = option(None, "a share, 100 % at most", above=0, most=1)
+    sizes: tuple[int, ...] = option((1, 2), "sizes", least=1, metavar="N[,N]")
+    names: tuple[str, ...] = option((), "names", repeated=True)
+
+
+def test_the_annotation_says_how_a_value_is_read():
+    read = lambda *argv: parse(Everything, ["--path", "a/b", *argv], "a.py", "A command.")  # noqa: E731
+    assert read() == Everything(Path("a/b"))
+    given = read("--share", "0.5", "--sizes", "3,4,5", "--names", "x,y", "--names", "z")
+    assert given == Everything(Path("a/b"), 0.5, (3, 4, 5), ("x,y", "z"))
+    for argv, words in (
+        (("--share", "0"), "0 is too small: more than 0"),
+        (("--share", "2"), "2 is too large: at most 1"),
+        (("--sizes", "3,0"), "0 is too small: at least 1"),
+        (("--sizes", "3,"), "'' is not a whole number"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)):
+            read(*argv)
+    with pytest.raises(UserError, match="required: --path"):
+        parse(Everything, [], "a.py", "A command.")
+    with pytest.raises(TypeError, match="was not given"):
+        Everything()
+    assert "100 % at most" in parser_of(Everything, "a.py", "").format_help()
+
+
+# -- YAMLs that say what differs ------------------------------------------------------------------------------
+
+
+def test_a_yaml_with_a_base_says_what_differs(earlier, tmp_path):
+    (tmp_path / "folder").mkdir()
+    middle, top = tmp_path / "folder" / "middle.yaml", tmp_path / "top.yaml"
+    middle.write_text("base: ../earlier.yaml\ndata: {total_step: 7, dataset_config: {params: {target_size: 512}}}\n")
+    encoder = "conditioner_config: {params: {emb_models: {0: {params: {layer_idx: 5}}}}}"
+    network = "network_config: {params: {lora_dim: 8, channel_mult: [1, 2, 3]}}"
+    top.write_text(f"base: folder/middle.yaml\nmodel: {{params: {{{encoder}, {network}}}}}\ndata: {{total_step: 9}}\n")
+    size = "data.dataset_config.params.transforms=null"
+    plain, config = load_config(str(earlier)), load_config(str(top), [size, "data.per_batch_size=3"])
+    assert config.data.total_step == 9 and config.data.target_size == 512 and config.data.per_batch_size == 3
+    assert config.model.unet.channel_mult == (1, 2, 3) and config.optim == plain.optim  # lists are replaced
+    assert [encoder.layer_idx for encoder in config.model.text_encoders] == [5, 31]  # numbers change an item
+    raw = OmegaConf.create(config.raw)
+    assert "base" not in raw and raw.model.params.network_config.params.lora_dim == 8
+    (tmp_path / "whole.yaml").write_text(config.raw)
+    assert load_config(str(tmp_path / "whole.yaml")) == config  # what a run folder keeps needs no other file
+
+
+def test_of_several_bases_the_later_counts_more(earlier, tmp_path):
+    (tmp_path / "few.yaml").write_text("data: {total_step: 3}\n")
+    (tmp_path / "top.yaml").write_text("base: [earlier.yaml, few.yaml]\n")
+    config = load_config(str(tmp_path / "top.yaml"))
+    assert config.data.total_step == 3 and config.model == load_config(str(earlier)).model
+
+
+@pytest.mark.parametrize(
+    "base, words",
+    [
+        ("nowhere.yaml", "top.yaml: its base .*nowhere.yaml does not exist"),
+        (".", "its base .* does not exist"),
+        ("top.yaml", "leads back to itself: .*top.yaml -> .*top.yaml"),
+        ("circle.yaml", "leads back to itself: .*top.yaml -> .*circle.yaml -> .*top.yaml"),
+        ("list.yaml", "its base .*list.yaml is not a mapping"),
+        ("bad.yaml", "its base .*bad.yaml is not valid YAML"),
+        ("3", "has the base 3: give the name of a YAML file"),
+        ("[a.yaml, 3]", "has the base .*: give the name of a YAML file"),
+        ("deep0.yaml", "is more than 8 files deep"),
+        ("item.yaml", "changes item 9 of a list with 5"),
+    ],
+)
+def test_a_base_that_cannot_be(earlier, tmp_path, base, words):
+    (tmp_path / "circle.yaml").write_text("base: top.yaml\n")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "bad.yaml").write_text("a: [\n")
+    for i in range(9):
+        (tmp_path / f"deep{i}.yaml").write_text(f"base: deep{i + 1}.yaml\n")
+    item = "model: {params: {conditioner_config: {params: {emb_models: {9: {is_trainable: True}}}}}}"
+    (tmp_path / "item.yaml").write_text(f"base: earlier.yaml\n{item}\n")
+    (tmp_path / "top.yaml").write_text(f"base: {base}\n")
+    with pytest.raises(UserError, match=words) as error:
+        load_config(str(tmp_path / "top.yaml"))
+    assert "\n" not in str(error.value)
+
+
+def test_the_version_is_the_yamls(earlier):
+    assert load_config(str(earlier), version="SDXL-base-1.0").version == "SDXL-base-1.0"
+    with pytest.raises(UserError, match="--version SDXL-2 was given, but --config .* is of SDXL-base-1.0"):
+        load_config(str(earlier), version="SDXL-2")

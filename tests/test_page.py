@@ -120,7 +120,7 @@ def test_the_models_to_choose_from(page, tmp_path, monkeypatch):
     """Each is described by flags that fit together; where the weights are missing, the page says so."""
     from page import options_of
     from sampling import VERSION2SPECS
-    from sampling_without_streamlit import sample_settings
+    from gm.options.sample import sample_settings
 
     assert list(VERSION2SPECS)[0].startswith("Small")
     (tmp_path / "configs").symlink_to(tiny.ROOT / "configs")

@@ -228,7 +228,8 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
         assert np.abs(one - other).max() <= 2e-3 * max(np.abs(one).max(), 1e-3), name
 
     config = tmp_path / "deeper.yaml"
-    config.write_text(Path(CONFIG).read_text().replace("transformer_depth: [1, 1]", "transformer_depth: [1, 2]"))
+    deeper = "model: {params: {network_config: {params: {transformer_depth: [1, 2]}}}}"
+    config.write_text(f"base: {Path(CONFIG).resolve()}\n{deeper}\n")
     with pytest.raises(UserError, match=r"^--init .*unbroken\.safetensors does not fit the model of --config"):
         wrong = ["--config", str(config), "--init", str(tmp_path / "unbroken.safetensors"), "--weight", str(tmp_path / "no.safetensors")]
         pretrain.main([*arguments, *wrong, "--output", str(tmp_path / "unbroken")])

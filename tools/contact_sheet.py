@@ -5,8 +5,8 @@
 A row is named by what stands before "=" and by the prompts that the pictures of this project carry in their text chunks.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -18,30 +18,42 @@ from gm import console
 from gm.console import log
 from gm.data.images import list_images, read_image
 from gm.errors import UserError
+from gm.options.parser import REQUIRED, option, parse
 from gm.pictures import contact_sheet, save_png
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise UserError(f"--row {text} is not NAME=FOLDER")
+    return name, Path(folder)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked."""
+
+    row: tuple[tuple[str, Path], ...] = option(
+        REQUIRED, "repeat for more rows", repeated=True, read=_named_folder, metavar="NAME=FOLDER"
+    )
+    output: Path = option(REQUIRED, "the .png to write", metavar="FILE")
+    size: int = option(144, "pixels of one picture's longer side", least=1)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--row", action="append", required=True, metavar="NAME=FOLDER", help="repeat for more rows")
-    parser.add_argument("--output", required=True, help="the .png to write")
-    parser.add_argument("--size", type=int, default=144, help="pixels of one picture's longer side")
-    options = parser.parse_args(argv)
-    if Path(options.output).suffix != ".png" or options.size < 1:
-        raise UserError(f"--output {options.output} must end with .png, and --size {options.size} be at least 1")
+    options = parse(Options, argv, "contact_sheet.py", __doc__.splitlines()[0])
+    if options.output.suffix != ".png":
+        raise UserError(f"--output {options.output} must end with .png")
     rows, labels = [], []
-    for row in options.row:
-        name, equals, folder = row.partition("=")
-        if not (name and equals and folder):
-            raise UserError(f"--row {row} is not NAME=FOLDER")
-        paths = [path for path in list_images(Path(folder), "--row") if not path.name.startswith("sheet_")]
+    for name, folder in options.row:
+        paths = [path for path in list_images(folder, "--row") if not path.name.startswith("sheet_")]
         if not paths:
-            raise UserError(f"--row {row}: {folder} holds contact sheets only: give a folder with pictures")
+            raise UserError(f"--row {name}={folder}: {folder} holds contact sheets only: give a folder with pictures")
         rows.append([read_image(path) for path in paths])
         prompts = "; ".join(prompts_of(paths))
         labels.append(f"{name}: {prompts}" if prompts else name)
-    save_png(Path(options.output), contact_sheet(rows, labels, options.size), {"rows": "\n".join(labels)})
+    save_png(options.output, contact_sheet(rows, labels, options.size), {"rows": "\n".join(labels)})
     log.info("%s", options.output)
 
 

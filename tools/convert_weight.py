@@ -3,8 +3,8 @@
 What the input is is told by its content. Tensors are read, renamed and written one by one.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -16,18 +16,22 @@ from gm.checkpoint.single_file import FLOATS, new_output, write_single_file
 from gm.checkpoint.weights import open_base
 from gm.console import log
 from gm.errors import UserError
+from gm.options.parser import REQUIRED, option, parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked."""
+
+    input: str = option(REQUIRED, "an official .safetensors file, diffusers' folder, or a MindSpore .ckpt", metavar="PATH")
+    output: Path = option(REQUIRED, "a .safetensors or .ckpt file of another kind; it must not exist", metavar="FILE")
+    dtype: str = option("keep", "number type of the output", choices=("keep", *FLOATS))
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument(
-        "--input", required=True, help="an official .safetensors file, diffusers' folder, or a MindSpore .ckpt"
-    )
-    parser.add_argument("--output", required=True, help="a .safetensors or .ckpt file of another kind; it must not exist")
-    parser.add_argument("--dtype", choices=("keep", *FLOATS), default="keep", help="number type of the output")
-    options = parser.parse_args(argv)
-    output = Path(options.output)
+    options = parse(Options, argv, "convert_weight.py", __doc__.splitlines()[0])
+    output = options.output
     base = open_base(options.input)
     if kind_of(output) == base.file.kind:
         raise UserError(

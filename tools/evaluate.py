@@ -18,14 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gm import console, runtime
 from gm.checkpoint.lora_files import open_lora
-from gm.console import bar, log
+from gm.config.load import load_config
 from gm.config.types import SampleSettings
+from gm.console import bar, log
 from gm.data.images import list_images, read_image
 from gm.errors import UserError
 from gm.evaluation import report
-from gm.options.evaluate import EvaluateOptions, parse_evaluate
 from gm.evaluation.features import load_features
-from gm.config.load import load_config
+from gm.options.evaluate import EvaluateOptions, parse_evaluate
 from gm.files import make_writable
 
 
@@ -46,7 +46,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from gm.sampling.pipeline import Pipeline
 
     photos = Photos(
-        _photos(options.subject_photos, "--subject_photos"), _photos(options.held_out, "--held_out") if options.held_out else None
+        _photos(options.subject_photos, "--subject_photos"),
+        _photos(options.held_out, "--held_out") if options.held_out else None,
     )
     if photos.held_out is None and len(photos.training) < 2:
         raise UserError(f"--subject_photos {options.subject_photos} holds one photo to compare with itself: give --held_out")

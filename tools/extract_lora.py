@@ -3,9 +3,9 @@
 Each weight's difference is cut to its first singular values, which is the nearest there is of that rank.
 """
 
-import argparse
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -24,29 +24,36 @@ from gm.checkpoint.weights import BaseWeights, differences, open_base
 from gm.console import bar, log, table
 from gm.errors import UserError
 from gm.models.adapters import initial_value
-from tools.lora_arguments import add_config, add_output, layout_of, model_of
+from gm.options.parser import REQUIRED, option, parse
+from tools.lora_arguments import OfAModel, WrittenLora, layout_of, model_of
 
 TARGETS = {"attention": re.compile(r"\.(to_q|to_k|to_v|to_out\.0|q_proj|k_proj|v_proj|out_proj)$"), "linear": re.compile("")}
 
 
+@dataclass(frozen=True)
+class Options(WrittenLora, OfAModel):
+    """What was asked."""
+
+    base: str = option(
+        REQUIRED,
+        "the weights from before: .safetensors, .ckpt or diffusers' folder",
+        metavar="PATH",
+        group="what is read",
+    )
+    tuned: str = option(REQUIRED, "the weights from after, of any kind", metavar="PATH", group="what is read")
+    rank: int = option(16, "rank of the LoRA", least=1, group="what is written")
+    targets: str = option(
+        "attention",
+        "attention: the projections that training here has; linear: every linear layer of the transformers",
+        choices=TARGETS,
+        group="what is written",
+    )
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--base", required=True, help="the weights from before: .safetensors, .ckpt or diffusers' folder")
-    parser.add_argument("--tuned", required=True, help="the weights from after, of any kind")
-    parser.add_argument("--rank", type=int, default=16, help="rank of the LoRA (default: 16)")
-    parser.add_argument(
-        "--targets",
-        choices=tuple(TARGETS),
-        default="attention",
-        help="attention: the projections that training here has; linear: every linear layer of the transformers",
-    )
-    add_output(parser)
-    add_config(parser)
-    options = parser.parse_args(argv)
+    options = parse(Options, argv, "extract_lora.py", __doc__.splitlines()[0])
     layout, model = layout_of(options), model_of(options)
-    if options.rank < 1:
-        raise UserError(f"--rank {options.rank} must be at least 1")
     base, tuned = open_base(options.base), open_base(options.tuned)
     for file in (base, tuned):
         if file.lora_names() or not file.shapes:
@@ -62,7 +69,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if not targets:
         raise UserError(f"--base {base.file.path} holds none of the layers that LoRA goes into: give SDXL's weights")
     found = Extraction(base, tuned, targets, options.rank)
-    output = new_output(Path(options.output))
+    output = new_output(options.output)
     write_lora(LoraArrays(output, found.arrays, {}), output, layout, options.dtype, model=model)
     print(found.report())
     log.info("%s: %d modules of rank %d in the %s layout", output, len(found.arrays), options.rank, layout)

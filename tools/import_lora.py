@@ -1,7 +1,7 @@
 """Write a LoRA of any layout as a native .ckpt, under the names of this suite."""
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -12,19 +12,24 @@ from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.single_file import new_output
 from gm.console import log
 from gm.errors import UserError
-from tools.lora_arguments import add_lora, open_given
+from gm.options.parser import REQUIRED, option, parse
+from tools.lora_arguments import GivenLora, open_given
+
+
+@dataclass(frozen=True)
+class Options(GivenLora):
+    """What was asked."""
+
+    output: Path = option(REQUIRED, "the .ckpt to write; it must not exist", metavar="FILE", group="what is written")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    add_lora(parser)
-    parser.add_argument("--output", required=True, help="the .ckpt to write; it must not exist")
-    options = parser.parse_args(argv)
-    if Path(options.output).suffix != ".ckpt":
+    options = parse(Options, argv, "import_lora.py", __doc__.splitlines()[0])
+    if options.output.suffix != ".ckpt":
         raise UserError(f"--output {options.output} must end in .ckpt")
     file, model = open_given(options)
-    output = new_output(Path(options.output))
+    output = new_output(options.output)
     with file:
         write_lora(file, output, "native", alpha=options.alpha, model=model)
     log.info("%s: %d modules from the %s layout", output, len(file.modules), file.layout)

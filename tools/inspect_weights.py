@@ -2,9 +2,9 @@
 for base weights the networks, types and numbers; and the metadata of either.
 """
 
-import argparse
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
@@ -13,39 +13,42 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from gm import console
+from gm.checkpoint import lora_rules
 from gm.checkpoint import svd as low_rank
 from gm.checkpoint.blocks import NETWORKS, by_block, network_of
 from gm.checkpoint.folder import open_source, open_vae
 from gm.checkpoint.io import TensorFile
 from gm.checkpoint.lora_export import targets
 from gm.checkpoint.lora_files import LoraFile, lora_in_base, open_lora
-from gm.checkpoint.lora_rules import parse
 from gm.checkpoint.weights import BaseWeights, examples
 from gm.console import bar, log, table
 from gm.errors import UserError
+from gm.options.parser import REQUIRED, option, parse
 from gm.pictures import plot_bars
-from tools.lora_arguments import add_config, model_of
+from tools.lora_arguments import OfAModel, model_of
 
-LAYOUT_WORDS = {
-    "native": "native, of this suite",
-    "kohya": "kohya, sgm's blocks",
-    "kohya-diffusers": "kohya, diffusers' blocks",
-    "peft": "PEFT",
-    "diffusers": "diffusers' scripts",
-}
+LAYOUT_WORDS = {"native": "native, of this suite", **lora_rules.LAYOUTS}
+
+
+@dataclass(frozen=True)
+class Options(OfAModel):
+    """What was asked."""
+
+    input: Path = option(
+        REQUIRED, "a LoRA, base weights, a VAE, or diffusers' folder", positional=True, metavar="PATH", group="what is read"
+    )
+    plot: Optional[Path] = option(
+        None, "draw the size of a LoRA's update in every block; a new file", metavar="PNG", group="what is written"
+    )
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description="Tell what a weight file holds.", allow_abbrev=False)
-    parser.add_argument("input", help="a LoRA, base weights, a VAE, or diffusers' folder")
-    parser.add_argument("--plot", metavar="PNG", help="draw the size of a LoRA's update in every block; a new file")
-    add_config(parser)
-    options = parser.parse_args(argv)
-    plot = Path(options.plot) if options.plot else None
+    options = parse(Options, argv, "inspect_weights.py", "Tell what a weight file holds.")
+    plot = options.plot
     if plot and (plot.suffix != ".png" or plot.exists()):
         raise UserError(f"--plot {plot} {'exists already: give another name' if plot.exists() else 'must end in .png'}")
-    file, lora, base = opened(Path(options.input), options)
+    file, lora, base = opened(options.input, options)
     if plot and lora is None:
         raise UserError(f"--plot draws the update of a LoRA, but {file.path} holds none: leave it away")
     told = [f"{file.path}: {kind(file, lora, base)}"]
@@ -55,22 +58,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         norms = update_norms(lora)
         told.append(about_lora(lora, norms))
         if plot:
-            plot_bars(
-                block_norms(norms), "|alpha / rank * B A|", f"{file.path.name}: size of the update in each block", plot
-            )
+            plot_bars(block_norms(norms), "|alpha / rank * B A|", f"{file.path.name}: size of the update in each block", plot)
             log.info("%s written", plot)
     if file.metadata:
         told.append(table(("metadata", ""), [(key, _short(text)) for key, text in sorted(file.metadata.items())]))
     print("\n\n".join(told))
 
 
-def opened(path: Path, options: argparse.Namespace) -> tuple[TensorFile, Optional[LoraFile], Optional[BaseWeights]]:
+def opened(path: Path, options: Options) -> tuple[TensorFile, Optional[LoraFile], Optional[BaseWeights]]:
     """The file, and what it holds as LoRA and as base weights. UserError when it holds neither."""
     file = open_source(path)
-    others = [name for name in file.names if parse(name) is None]
-    if len(others) < len(file.names) and not any(
-        name.startswith("state.") or network_of(name) != "other" for name in others
-    ):
+    others = [name for name in file.names if lora_rules.parse(name) is None]
+    if len(others) < len(file.names) and not any(name.startswith("state.") or network_of(name) != "other" for name in others):
         return file, open_lora(path, model_of(options)), None  # or says what kind of LoRA it is that is not supported
     base = BaseWeights(file)
     if is_state(base) or any(network_of(name) != "other" for name in base.shapes):

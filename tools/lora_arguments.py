@@ -1,6 +1,6 @@
 """Flags that the commands on LoRA files share, and what they mean."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
@@ -8,52 +8,68 @@ from gm.checkpoint.io import kind_of
 from gm.checkpoint.lora_files import LoraFile, open_lora
 from gm.checkpoint.lora_rules import LAYOUTS
 from gm.checkpoint.single_file import FLOATS
+from gm.config.load import load_config
 from gm.config.types import ModelConfig
 from gm.console import log
 from gm.errors import UserError
-from gm.config.load import load_config
+from gm.options.parser import REQUIRED, option
+
+USUAL_LAYOUT = "kohya"  # which all tools read
 
 
-def add_lora(parser: argparse.ArgumentParser) -> None:
-    """--lora --alpha --config: the LoRA that is given."""
-    parser.add_argument("--lora", required=True, help="a LoRA of any layout, .ckpt or .safetensors")
-    parser.add_argument("--alpha", type=float, help="alpha of a LoRA .ckpt that does not say it (default: its rank)")
-    add_config(parser)
+@dataclass(frozen=True)
+class OfAModel:
+    """The model that a LoRA is for."""
 
-
-def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="YAML", help="the model, when its UNet has other blocks than SDXL's")
-
-
-def add_output(parser: argparse.ArgumentParser, suffixes: str = ".ckpt (native) or .safetensors") -> None:
-    """--output --format --dtype: the LoRA that is written."""
-    parser.add_argument("--output", required=True, help=f"the {suffixes} to write; it must not exist")
-    parser.add_argument(
-        "--format",
-        choices=LAYOUTS,
-        help="of a .safetensors; kohya: with sgm's blocks, read by all (default); kohya-diffusers: with diffusers' blocks; "
-        "peft, diffusers: for diffusers",
+    config: Optional[str] = option(
+        None, "the model, when its UNet has other blocks than SDXL's", metavar="YAML", group="what is read"
     )
-    parser.add_argument("--dtype", choices=FLOATS, default="float32", help="number type (default: float32)")
 
 
-def model_of(options: argparse.Namespace) -> Optional[ModelConfig]:
+@dataclass(frozen=True)
+class GivenLora(OfAModel):
+    """The LoRA that is given."""
+
+    lora: str = option(REQUIRED, "a LoRA of any layout, .ckpt or .safetensors", metavar="FILE", group="what is read")
+    alpha: Optional[float] = option(None, "alpha of a LoRA .ckpt that does not say it", shown="its rank", group="what is read")
+
+
+@dataclass(frozen=True)
+class WrittenLora:
+    """The LoRA that is written."""
+
+    output: Path = option(
+        REQUIRED,
+        "the .ckpt (native) or .safetensors to write; it must not exist",
+        metavar="FILE",
+        group="what is written",
+    )
+    format: Optional[str] = option(
+        None,
+        "of a .safetensors; kohya: with sgm's blocks, read by all; kohya-diffusers: with diffusers' blocks; peft, "
+        "diffusers: for diffusers",
+        choices=LAYOUTS,
+        shown=USUAL_LAYOUT,
+        group="what is written",
+    )
+    dtype: str = option("float32", "number type", choices=FLOATS, group="what is written")
+
+
+def model_of(options: OfAModel) -> Optional[ModelConfig]:
     """The model of --config; None for SDXL."""
     return load_config(options.config, training=False).model if options.config else None
 
 
-def layout_of(options: argparse.Namespace) -> str:
+def layout_of(options: WrittenLora) -> str:
     """The layout to write: native into a .ckpt, --format into a .safetensors. UserError when they do not fit."""
-    if kind_of(Path(options.output)) == "safetensors":
-        return options.format or LAYOUTS[0]
+    if kind_of(options.output) == "safetensors":
+        return options.format or USUAL_LAYOUT
     if options.format:
-        raise UserError(
-            f"--format {options.format} is for .safetensors, but --output is {options.output}: change one of them"
-        )
+        raise UserError(f"--format {options.format} is for .safetensors, but --output is {options.output}: change one of them")
     return "native"
 
 
-def open_given(options: argparse.Namespace) -> tuple[LoraFile, Optional[ModelConfig]]:
+def open_given(options: GivenLora) -> tuple[LoraFile, Optional[ModelConfig]]:
     """The LoRA, and the model of --config; UserError for an --alpha that does not fit."""
     model = model_of(options)
     file = open_lora(options.lora, model)

@@ -4,9 +4,9 @@ For trying the commands and for measuring: the names and shapes are those of the
 Every tensor is drawn and written by itself, so that the full size (6.9 GB in float16) takes little memory.
 """
 
-import argparse
 import sys
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, Optional, Sequence
 
@@ -17,24 +17,32 @@ import numpy as np
 from gm import console, runtime
 from gm.checkpoint.io import Array, convert, kind_of, write_tensors
 from gm.checkpoint.rules import official_shapes
+from gm.checkpoint.single_file import FLOATS
+from gm.config.load import load_config
 from gm.console import bar, log
 from gm.errors import UserError
+from gm.options.model import SDXL
+from gm.options.parser import REQUIRED, option, parse
 from gm.randomness import RANDOM_WEIGHTS, generator
-from gm.config.load import load_config
 
 BLOCK = 1 << 20  # numbers drawn for one tensor; larger tensors repeat them
 
 
+@dataclass(frozen=True)
+class Options:
+    """What was asked."""
+
+    config: str = option(SDXL, "YAML of the model", metavar="YAML")
+    set: tuple[str, ...] = option((), "override one entry of the YAML; repeatable", repeated=True, metavar="KEY=VALUE")
+    output: Path = option(REQUIRED, "the .safetensors file to write; it must not exist", metavar="FILE")
+    dtype: str = option("float16", "number type", choices=FLOATS)
+    seed: int = option(0, "the same seed gives the same numbers", least=0)
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--config", default="configs/inference/sd_xl_base.yaml", help="YAML of the model")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one entry of the YAML")
-    parser.add_argument("--output", required=True, help="the .safetensors file to write; it must not exist")
-    parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
-    output = Path(options.output)
+    options = parse(Options, argv, "make_random_checkpoint.py", __doc__.splitlines()[0])
+    output = options.output
     config = load_config(options.config, options.set, training=False)
     if kind_of(output) != "safetensors":
         raise UserError(f"--output {output} must end in .safetensors: the official layout is one")

@@ -3,49 +3,58 @@
 W + scale * alpha / rank * B A, computed in float32 and rounded to the output's type; all else is copied byte for byte.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gm import console
-from gm.options.commands import scale_list
+from gm.checkpoint.lora_stack import merged, open_weights
 from gm.checkpoint.single_file import FLOATS, new_output, write_single_file
 from gm.console import log
 from gm.errors import UserError
-from gm.checkpoint.lora_stack import merged, open_weights
-from tools.lora_arguments import add_config, model_of
+from gm.options.parser import REQUIRED, option, parse
+from tools.lora_arguments import OfAModel, model_of
 
 ABOUT_LORA = ("lora_", "step", "instance_prompt")  # what a base + LoRA file says of its LoRA
 
 
+@dataclass(frozen=True)
+class Options(OfAModel):
+    """What was asked."""
+
+    weight: str = option(
+        REQUIRED,
+        "base weights (.safetensors, .ckpt or diffusers' folder), then LoRA of any tool, separated by commas",
+        metavar="BASE,LORA[,LORA]",
+        group="what is read",
+    )
+    lora_scale: tuple[float, ...] = option(
+        (), "strength of each", metavar="NUMBER[,NUMBER]", shown="1 each", group="what is read"
+    )
+    alpha: Optional[float] = option(
+        None, "alpha of LoRA .ckpt files that do not say it", shown="their rank", group="what is read"
+    )
+    output: Path = option(
+        REQUIRED,
+        "the .safetensors (official names) or .ckpt (native) to write, a new file",
+        metavar="FILE",
+        group="what is written",
+    )
+    dtype: str = option("keep", "number type; keep: the base's", choices=("keep", *FLOATS), group="what is written")
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument(
-        "--weight",
-        required=True,
-        metavar="BASE,LORA[,LORA]",
-        help="base weights (.safetensors, .ckpt or diffusers' folder), then LoRA of any tool, separated by commas",
-    )
-    parser.add_argument("--lora_scale", type=scale_list, default=(), metavar="NUMBER[,NUMBER]", help="strength of each (1)")
-    parser.add_argument("--alpha", type=float, help="alpha of LoRA .ckpt files that do not say it (default: their rank)")
-    parser.add_argument(
-        "--output", required=True, help="the .safetensors (official names) or .ckpt (native) to write, a new file"
-    )
-    parser.add_argument("--dtype", choices=("keep", *FLOATS), default="keep", help="number type (keep: the base's)")
-    add_config(parser)
-    options = parser.parse_args(argv)
+    options = parse(Options, argv, "merge_lora.py", __doc__.splitlines()[0])
     base, stack = open_weights(options.weight, options.lora_scale, model_of(options), options.alpha)
     if not stack.files:
-        raise UserError(
-            f"--weight {options.weight} names no LoRA: give base,lora, or convert it with tools/convert_weight.py"
-        )
+        raise UserError(f"--weight {options.weight} names no LoRA: give base,lora, or convert it with tools/convert_weight.py")
     for file in stack.files:
         file.check_against_base(base.shapes)
-    output = new_output(Path(options.output))
+    output = new_output(options.output)
     about = {key: text for key, text in base.file.metadata.items() if not key.startswith(ABOUT_LORA)}
     about["merged_lora"] = ", ".join(f"{file.path.name} x {scale:g}" for file, scale in zip(stack.files, stack.scales))
     changed = {f"{module}.weight" for module in stack.ranks}

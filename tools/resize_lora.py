@@ -4,8 +4,8 @@ The singular values of scale * B A come from the small core between the QR facto
 product is never formed. A rank above the LoRA's own adds rows that begin like a fresh LoRA's: the update stays the same.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -22,32 +22,36 @@ from gm.checkpoint.single_file import new_output
 from gm.console import bar, log, table
 from gm.errors import UserError
 from gm.models.adapters import initial_value
-from tools.lora_arguments import add_lora, add_output, layout_of, open_given
+from gm.options.parser import option, parse
+from tools.lora_arguments import GivenLora, WrittenLora, layout_of, open_given
+
+
+@dataclass(frozen=True)
+class Options(WrittenLora, GivenLora):
+    """What was asked."""
+
+    rank: Optional[int] = option(
+        None, "the new rank; with --keep the largest that a module may have", least=1, group="what is written"
+    )
+    keep: Optional[float] = option(
+        None,
+        "share of each module's energy to keep, e.g. 0.95: the smallest rank that does",
+        above=0,
+        most=1,
+        group="what is written",
+    )
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    add_lora(parser)
-    parser.add_argument("--rank", type=int, help="the new rank; with --keep the largest that a module may have")
-    parser.add_argument(
-        "--keep",
-        type=float,
-        help="share of each module's energy to keep, above 0 and at most 1: the smallest rank that does",
-    )
-    add_output(parser)
-    options = parser.parse_args(argv)
+    options = parse(Options, argv, "resize_lora.py", __doc__.splitlines()[0])
     layout = layout_of(options)
     if options.rank is None and options.keep is None:
         raise UserError("neither --rank nor --keep was given: say the new rank, or the share of the energy to keep")
-    if options.rank is not None and options.rank < 1:
-        raise UserError(f"--rank {options.rank} must be at least 1")
-    if options.keep is not None and not 0 < options.keep <= 1:
-        raise UserError(f"--keep {options.keep:g} must be above 0 and at most 1, e.g. 0.95")
     file, model = open_given(options)
     with file:
         arrays, energies = resized(file, options.rank, options.keep, options.alpha)
-    output = new_output(Path(options.output))
+    output = new_output(options.output)
     write_lora(LoraArrays(output, arrays, file.metadata), output, layout, options.dtype, model=model)
     print(report(arrays, energies))
     log.info("%s: %d modules in the %s layout", output, len(arrays), layout)

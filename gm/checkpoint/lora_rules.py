@@ -13,7 +13,13 @@ from typing import NamedTuple, Optional
 from gm.checkpoint.diffusers_rules import official_to_diffusers, unet_blocks
 from gm.config.types import ModelConfig, UNetConfig
 
-LAYOUTS = ("kohya", "kohya-diffusers", "peft", "diffusers")  # those of other tools
+# those of other tools, in words
+LAYOUTS = {
+    "kohya": "kohya, sgm's blocks",
+    "kohya-diffusers": "kohya, diffusers' blocks",
+    "peft": "PEFT",
+    "diffusers": "diffusers' scripts",
+}
 
 # native, kohya's and diffusers' prefix of each network
 NETWORKS = (

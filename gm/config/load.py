@@ -1,30 +1,29 @@
-"""YAML + --set -> a checked gm.config.types.Config. What may stand in a YAML is the table in targets.py.
+"""YAML + --set -> a checked gm.config.types.Config. What may stand in a YAML is table.py, files and --set are tree.py.
 
 All problems of types and names are collected and reported in one UserError; what fits together is checked after.
 """
 
 import difflib
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gm.config import table as t
+from gm.config.tree import read_tree
 from gm.config.types import Config, DataConfig, LoraConfig, ModelConfig, OptimConfig, TextEncoderConfig, UNetConfig, VAEConfig
 from gm.errors import UserError
 
-TARGET_SIZE = "data.dataset_config.params.target_size"
 
-
-def load_config(path: str, overrides: Sequence[str] = (), training: bool = True) -> Config:
-    """Read, override, check. `training` demands the sections optim and data and a LoRA to train.
+def load_config(
+    path: str, overrides: Sequence[str] = (), training: bool = True, version: Optional[str] = None
+) -> Config:
+    """Read, override, check. `training` demands the sections optim and data and a LoRA to train; `version`, the YAML's.
 
     Raises UserError naming the key, what was given and what is accepted.
     """
-    tree = _override(_read(path), overrides, path)
+    tree = read_tree(path, overrides)
     try:
         plain = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
@@ -33,6 +32,8 @@ def load_config(path: str, overrides: Sequence[str] = (), training: bool = True)
     values = _section(plain, t.ROOT, "", problems)
     if problems:
         raise UserError(f"--config {path}: " + "; ".join(problems))
+    if version is not None and version != values["version"]:
+        raise UserError(f"--version {version} was given, but --config {path} is of {values['version']}: make them equal")
     model = _model(values["model"]["params"], path)
     lora = _lora(values["model"]["params"], path)
     optim = _optim(values["optim"], path) if values["optim"] else None
@@ -54,45 +55,6 @@ def load_config(path: str, overrides: Sequence[str] = (), training: bool = True)
         data=data,
         raw=OmegaConf.to_yaml(tree, resolve=True),
     )
-
-
-def _read(path: str):
-    file = Path(path)
-    if not file.is_file():
-        near = sorted(str(p) for p in Path("configs").glob("*/*.yaml")) if Path("configs").is_dir() else []
-        match = difflib.get_close_matches(path, near, 1)
-        raise UserError(f"--config {path} does not exist" + (f", did you mean {match[0]}?" if match else ": give a YAML file"))
-    try:
-        tree = OmegaConf.load(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} cannot be read ({error}): give a YAML text file") from None
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not OmegaConf.is_dict(tree) or not len(tree):
-        raise UserError(f"--config {path} is not a mapping with the sections version, model, optim and data")
-    return tree
-
-
-def _override(tree, overrides: Sequence[str], path: str):
-    """Apply KEY=VALUE entries; a literal Resize size that equals target_size goes with it."""
-    size_before = OmegaConf.select(tree, TARGET_SIZE)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"--set {override!r} is not KEY=VALUE, e.g. --set data.total_step=20")
-        try:
-            value = yaml.safe_load(text)
-            OmegaConf.update(tree, key, value, merge=False)
-        except (yaml.YAMLError, OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
-            raise UserError(f"--set {override}: {str(error).splitlines()[0]}") from None
-    size = OmegaConf.select(tree, TARGET_SIZE)
-    transforms = OmegaConf.select(tree, "data.dataset_config.params.transforms")
-    if size != size_before and OmegaConf.is_list(transforms):
-        for transform in transforms:
-            if OmegaConf.is_dict(transform) and transform.get("target") == t.RESIZE:
-                if OmegaConf.select(transform, "params.size") == size_before:
-                    transform.params.size = size
-    return tree
 
 
 def _near(word: Any, known: Sequence[str]) -> str:
@@ -144,6 +106,8 @@ def _value(given: Any, entry: t.Entry, at: str, problems: list[str]) -> Any:
         problems.append(f"{at} is {value!r}, but only {accepted} is supported")
     elif isinstance(value, (int, float)) and value < entry.least:
         problems.append(f"{at} is {value}, but must be at least {entry.least:g}")
+    elif isinstance(value, (int, float)) and value > entry.most:
+        problems.append(f"{at} is {value}, but must be at most {entry.most:g}")
     elif kind == [int] and any(number < 1 for number in value):
         problems.append(f"{at} is {value}, but its numbers must be at least 1")
     return value
@@ -327,20 +291,15 @@ def _optim(values: Mapping[str, Any], path: str) -> OptimConfig:
             f"--config {path}: base_learning_rate {values['base_learning_rate']:g} and eps {p['eps']:g} must be above 0, "
             f"beta1 {p['beta1']:g} and beta2 {p['beta2']:g} below 1"
         )
-    corrects = optimizer["target"] == t.ADAMW
     name, s = "constant", {}
     if schedule is not None:
         name, s = schedule["target"].rpartition(".")[2].lower(), schedule["params"]
     return OptimConfig(
-        values["base_learning_rate"],
-        corrects,
-        p["beta1"],
-        p["beta2"],
-        p["eps"],
-        p["weight_decay"],
-        name,
-        s.get("warmup_steps", 0),
-        s.get("final_factor", 0.0),
+        base_learning_rate=values["base_learning_rate"],
+        bias_correction=optimizer["target"] == t.ADAMW,
+        **p,
+        schedule=name,
+        **s,
     )
 
 
@@ -362,11 +321,11 @@ def _data(values: Mapping[str, Any], model: ModelConfig, path: str) -> DataConfi
     if resize["size"] != size:
         raise UserError(f"--config {path}: Resize size is {resize['size']}, but target_size is {size}: make them equal")
     return DataConfig(
-        values["per_batch_size"],
-        values["total_step"],
-        values["num_parallel_workers"],
-        values["shuffle"],
-        size,
-        resize["interpolation"],
-        crop["crop"],
+        per_batch_size=values["per_batch_size"],
+        total_step=values["total_step"],
+        num_parallel_workers=values["num_parallel_workers"],
+        shuffle=values["shuffle"],
+        target_size=size,
+        interpolation=resize["interpolation"],
+        crop=crop["crop"],
     )

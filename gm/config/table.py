@@ -1,4 +1,4 @@
-"""The one table of what a YAML may say: every accepted `target:` with its `params:`. Data only; schema.py checks it.
+"""The one table of what a YAML may say: every accepted `target:` with its `params:`. Data only; load.py checks it.
 
 The names are those of the earlier MindSpore example and of sgm. Nothing is imported because a YAML names it.
 """
@@ -17,6 +17,7 @@ class Entry:
     default: Any = REQUIRED
     only: tuple = ()
     least: float = float("-inf")
+    most: float = float("inf")
 
 
 @dataclass(frozen=True)

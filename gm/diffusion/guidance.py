@@ -8,4 +8,4 @@ def vanilla_cfg(conditional: np.ndarray, unconditional: np.ndarray, scale: float
     return unconditional + np.float32(scale) * (conditional - unconditional)
 
 
-GUIDERS = ("VanillaCFG", "IdentityGuider")  # the second uses the conditional prediction alone
+GUIDERS = {"VanillaCFG": vanilla_cfg, "IdentityGuider": None}  # None: the conditional prediction alone

@@ -12,7 +12,7 @@ from gm.config.types import ModelConfig, SampleSettings
 from gm.console import bar
 from gm.data.pixels import to_pixels
 from gm.diffusion.denoiser import Denoiser
-from gm.diffusion.guidance import vanilla_cfg
+from gm.diffusion.guidance import GUIDERS
 from gm.diffusion.samplers import SAMPLERS
 from gm.diffusion.schedule import DISCRETIZATIONS, nearest_timestep, train_sigmas
 from gm.encoding.compiling import Compiling
@@ -53,7 +53,8 @@ class LatentSampler:
     ) -> np.ndarray:
         """Latents for unit-normal `noise` (B, z, h, w); `draw(i)` is the fresh noise of ancestral samplers."""
         count = len(noise)
-        guided = settings.guider == "VanillaCFG"
+        guide = GUIDERS[settings.guider]
+        guided = guide is not None
         texts = ([negative] * count if guided else []) + [text] * count
         context, pooled = (Tensor.from_numpy(np.stack(rows)) for rows in zip(*texts))
         sizes = np.tile(np.asarray(settings.sizes, np.float32), (len(texts), 1))
@@ -62,7 +63,7 @@ class LatentSampler:
             if not guided:
                 return self.denoise(x, sigma, context, pooled, sizes)
             both = self.denoise(np.concatenate((x, x)), sigma, context, pooled, sizes)
-            return vanilla_cfg(both[count:], both[:count], settings.guidance_scale)
+            return guide(both[count:], both[:count], settings.guidance_scale)
 
         self.denoiser.cell.set_train(False)
         sigmas = DISCRETIZATIONS[settings.discretization](settings.steps)

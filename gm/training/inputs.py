@@ -43,7 +43,7 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
     with ranks.agreeing():
         options = parse_train(argv)
         check_launcher(ranks, options.is_parallel)
-        config = load_config(options.config, options.set, training=True)
+        config = load_config(options.config, options.set, training=True, version=options.version)
         class_config = _class_image_config(options, config)
         instance_images = list_images(Path(options.instance_data_path), "--instance_data_path")
         class_folder = Path(options.class_data_path) if options.class_data_path and options.prior_loss_weight > 0 else None

@@ -31,9 +31,9 @@ def _never() -> bool:
 def uses_text_products(inputs: Inputs) -> bool:
     """Whether the products of the text with the frozen `to_k` and `to_v` are computed once a prompt."""
     wanted = inputs.options.cache_text_products
-    if inputs.config.trains_text_encoders or wanted == "False":
+    if inputs.config.trains_text_encoders:
         return False
-    return wanted == "True" or len(inputs.prompts) <= FEW_PROMPTS
+    return len(inputs.prompts) <= FEW_PROMPTS if wanted is None else wanted
 
 
 def load_unet(setting: Setting, hold: Hold = _never) -> UNet:

@@ -1,0 +1,120 @@
+"""The command line of demo/sampling_without_streamlit.py, which the page shares. No MindSpore import."""
+
+from dataclasses import dataclass
+from typing import Optional, Sequence
+
+from gm.config.types import SampleSettings
+from gm.diffusion.guidance import GUIDERS
+from gm.diffusion.samplers import SAMPLERS
+from gm.diffusion.schedule import DISCRETIZATIONS
+from gm.errors import UserError
+from gm.options.model import ModelOptions
+from gm.options.parser import option, parse
+from gm.options.prompts import prompt_text
+
+TASKS = ("txt2img",)
+
+# name -> (width, height), the sizes SDXL was trained on (arXiv 2307.01952, appendix I), and two small ones
+SD_XL_BASE_RATIOS = {
+    "0.5": (704, 1408),
+    "0.52": (704, 1344),
+    "0.57": (768, 1344),
+    "0.6": (768, 1280),
+    "0.68": (832, 1216),
+    "0.72": (832, 1152),
+    "0.78": (896, 1152),
+    "0.82": (896, 1088),
+    "0.88": (960, 1088),
+    "0.94": (960, 1024),
+    "1.0": (1024, 1024),
+    "1.0_768": (768, 768),
+    "1.0_512": (512, 512),
+    "1.07": (1024, 960),
+    "1.13": (1088, 960),
+    "1.21": (1088, 896),
+    "1.29": (1152, 896),
+    "1.38": (1152, 832),
+    "1.46": (1216, 832),
+    "1.67": (1280, 768),
+    "1.75": (1344, 768),
+    "1.91": (1344, 704),
+    "2.0": (1408, 704),
+    "2.09": (1472, 704),
+    "2.4": (1536, 640),
+    "2.5": (1600, 640),
+    "2.89": (1664, 576),
+    "3.0": (1728, 576),
+}
+_PICTURE = "the picture's"
+
+
+@dataclass(frozen=True)
+class SampleOptions(ModelOptions):
+    """What was asked of demo/sampling_without_streamlit.py."""
+
+    task: str = option("txt2img", "what to make; txt2img: pictures from words", choices=TASKS, group="pictures")
+    lora_scale: Optional[tuple[float, ...]] = option(
+        None,
+        "strength of each LoRA of --weight, separated by commas",
+        metavar="NUMBER[,NUMBER]",
+        shown="1 each",
+        group="model",
+    )
+    prompt: str = option(
+        "a photo of a dog on a beach", "the prompt, or a .txt file with one a line", read=prompt_text, group="pictures"
+    )
+    negative_prompt: str = option("", "what the pictures should not show", group="pictures")
+    num_cols: int = option(1, "pictures per prompt, with the seeds seed, seed + 1, ...", least=1, group="pictures")
+    save_path: str = option("outputs/demo/", "where the PNGs go", metavar="FOLDER", group="pictures")
+
+    sampler: str = option("EulerEDMSampler", "how noise becomes a picture", choices=SAMPLERS, group="sampling")
+    sample_step: int = option(40, "sampling steps", least=1, group="sampling")
+    guider: str = option("VanillaCFG", "IdentityGuider: no guidance", choices=GUIDERS, group="sampling")
+    guidance_scale: float = option(5.0, "strength of the guidance", group="sampling")
+    discretization: str = option(
+        "LegacyDDPMDiscretization", "which noise levels are visited", choices=DISCRETIZATIONS, group="sampling"
+    )
+
+    sd_xl_base_ratios: str = option(
+        "1.0", "width / height, of the sizes SDXL was trained on", choices=SD_XL_BASE_RATIOS, group="size"
+    )
+    height: Optional[int] = option(None, "height in pixels, instead of the ratio's", least=1, group="size")
+    width: Optional[int] = option(None, "width in pixels, instead of the ratio's", least=1, group="size")
+    orig_height: Optional[int] = option(None, "height of the original", least=1, shown=_PICTURE, group="sizes SDXL is told")
+    orig_width: Optional[int] = option(None, "width of the original", least=1, shown=_PICTURE, group="sizes SDXL is told")
+    target_height: Optional[int] = option(None, "target height", least=1, shown=_PICTURE, group="sizes SDXL is told")
+    target_width: Optional[int] = option(None, "target width", least=1, shown=_PICTURE, group="sizes SDXL is told")
+    crop_coords_top: int = option(0, "top of the crop", least=0, group="sizes SDXL is told")
+    crop_coords_left: int = option(0, "left of the crop", least=0, group="sizes SDXL is told")
+
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels: of the aspect ratio, where --height and --width do not say otherwise."""
+        width, height = SD_XL_BASE_RATIOS[self.sd_xl_base_ratios]
+        return self.height or height, self.width or width
+
+
+def parse_sample(argv: Sequence[str]) -> SampleOptions:
+    """The options of demo/sampling_without_streamlit.py, or UserError."""
+    about = "Sample pictures from SDXL, with or without a LoRA."
+    return parse(SampleOptions, argv, "sampling_without_streamlit.py", about)
+
+
+def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
+    """SampleSettings from the options; UserError when a side is no multiple of `multiple` pixels, which the network needs."""
+    height, width = options.size()
+    for flag, pixels in (("height", height), ("width", width)):
+        if pixels % multiple:
+            lower = max(multiple, pixels // multiple * multiple)
+            raise UserError(f"{flag} {pixels} is not a multiple of {multiple}: take {lower} or {lower + multiple}")
+    original = options.orig_height or height, options.orig_width or width
+    target = options.target_height or height, options.target_width or width
+    return SampleSettings(
+        height=height,
+        width=width,
+        sizes=(*original, options.crop_coords_top, options.crop_coords_left, *target),
+        sampler=options.sampler,
+        steps=options.sample_step,
+        guider=options.guider,
+        guidance_scale=options.guidance_scale,
+        discretization=options.discretization,
+    )

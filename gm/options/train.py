@@ -1,0 +1,146 @@
+"""The command line of train_dreambooth.py. No MindSpore import."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Sequence
+
+from gm.checkpoint.lora_rules import LAYOUTS
+from gm.errors import UserError
+from gm.options.model import EARLIER_FLAGS, ModelOptions
+from gm.options.parser import REQUIRED, boolean, option, parse
+from gm.options.prompts import prompt_text
+from gm.parallel.launch import JOIN_TIMEOUT
+
+TRAINING = "configs/training/sd_xl_base_finetune_dreambooth_lora_910b.yaml"
+
+
+def _automatic_or_boolean(text: str) -> Optional[bool]:
+    """None for auto."""
+    if text.lower() == "auto":
+        return None
+    try:
+        return boolean(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is none of auto, True and False") from None
+
+
+def _memory(text: str) -> str:
+    number = text[:-2]
+    if not text.endswith("GB") or not number.replace(".", "", 1).isdigit():
+        raise ValueError(f"{text!r} is not a size such as 58GB")
+    return text
+
+
+@dataclass(frozen=True)
+class TrainOptions(ModelOptions):
+    """What was asked of train_dreambooth.py."""
+
+    config: str = option(TRAINING, "the model, data and optimizer", metavar="YAML", group="model")
+    version: Optional[str] = option(
+        None, "what the YAML's version must be, e.g. SDXL-base-1.0", metavar="NAME", shown="not checked", group="model"
+    )
+
+    instance_data_path: str = option(REQUIRED, "the photos of the subject", metavar="FOLDER", group="photos")
+    instance_prompt: str = option(REQUIRED, "what they show, e.g. 'A photo of a sks dog'", read=prompt_text, group="photos")
+    train_data_repeat: int = option(10, "times a photo occurs in an epoch, each with its own crop", least=1, group="photos")
+
+    class_data_path: Optional[str] = option(
+        None, "images of the class; missing ones are sampled into it", metavar="FOLDER", group="class images"
+    )
+    class_prompt: Optional[str] = option(
+        None, "what those show, e.g. 'A photo of a dog'", read=prompt_text, group="class images"
+    )
+    num_class_images: int = option(50, "class images there should be", least=1, group="class images")
+    generate_class_image_config: Optional[str] = option(
+        None, "sample class images with the model of this YAML instead", metavar="YAML", group="class images"
+    )
+    stop_after_sampling: bool = option(False, "end when the class images are there", group="class images")
+    prior_loss_weight: float = option(
+        1.0, "weight of the class images' loss; 0 trains without them", least=0, group="class images"
+    )
+
+    gradient_accumulation_steps: int = option(1, "micro-batches per optimizer update", least=1, group="updates")
+    clip_grad: bool = option(False, "clip the gradient's norm", group="updates")
+    max_grad_norm: float = option(1.0, "to at most this", above=0, group="updates")
+    loss_scale_type: str = option("static", "dynamic adapts to overflows", choices=("static", "dynamic"), group="updates")
+    loss_scale: Optional[float] = option(
+        None, "first loss scale", above=0, shown="1 in float32; in float16 1024, dynamic 65536", group="updates"
+    )
+    loss_scale_window: int = option(2000, "good updates before a dynamic scale doubles", least=1, group="updates")
+    overflow_still_update: bool = option(False, "apply gradients that are not finite as well", group="updates")
+
+    cache_latents: bool = option(True, "encode every crop once; False: whenever it is drawn", group="what is kept")
+    cache_dir: Optional[str] = option(
+        None,
+        "keep encoded crops and prompts here for later runs",
+        metavar="FOLDER",
+        shown="in memory only",
+        group="what is kept",
+    )
+    compile_cache_dir: Optional[str] = option(
+        None, "keep the compiled training graph here for later runs", metavar="FOLDER", group="what is kept"
+    )
+    cache_text_products: Optional[bool] = option(
+        None,
+        "keep the products of each prompt with the frozen cross-attention; auto: where there are at most 4 prompts",
+        read=_automatic_or_boolean,
+        metavar="auto|True|False",
+        shown="auto",
+        group="what is kept",
+    )
+
+    save_path: str = option("./runs", "where results go", metavar="FOLDER", group="results")
+    save_path_with_time: bool = option(False, "into a sub-folder named after the time", group="results")
+    save_ckpt_interval: int = option(1000, "updates between LoRA files; the last is always saved", least=1, group="results")
+    save_format: Optional[str] = option(
+        None, "write each LoRA also as .safetensors, in this layout", choices=LAYOUTS, group="results"
+    )
+    max_num_ckpt: Optional[int] = option(None, "keep only this many newest LoRA files", least=1, group="results")
+    resume: Optional[str] = option(
+        None, "continue a run: its folder, or its training_state.ckpt", metavar="PATH", group="results"
+    )
+    log_interval: int = option(0, "updates between log lines; 0: about 30 lines a run", least=0, group="results")
+
+    infer_during_train: bool = option(False, "sample progress pictures", group="progress pictures")
+    infer_interval: int = option(500, "updates between them", least=1, group="progress pictures")
+    infer_prompt: Optional[str] = option(
+        None, "their prompt", read=prompt_text, shown="the instance prompt", group="progress pictures"
+    )
+    sample_step: int = option(40, "sampling steps of class and progress pictures", least=1, group="progress pictures")
+    sample_batch_size: int = option(
+        2, "pictures sampled at once (class and progress pictures)", least=1, group="progress pictures"
+    )
+
+    is_parallel: bool = option(False, "one of several processes that mpirun or msrun started", group="many devices")
+    master_addr: Optional[str] = option(
+        None,
+        "under mpirun: address of rank 0's host for the others",
+        metavar="ADDRESS",
+        shown="found out",
+        group="many devices",
+    )
+    join_timeout: int = option(
+        JOIN_TIMEOUT, "seconds a process waits for the others at the start", least=1, group="many devices"
+    )
+    max_device_memory: Optional[str] = option(
+        None, "device memory MindSpore may use, e.g. 58GB (Ascend)", read=_memory, metavar="SIZE", group="machine"
+    )
+
+
+def parse_train(argv: Sequence[str]) -> TrainOptions:
+    """The options of train_dreambooth.py. Raises UserError for anything that cannot be right by itself."""
+    about = "Teach SDXL a subject from a few photos: DreamBooth with LoRA and prior preservation."
+    options = parse(TrainOptions, argv, "train_dreambooth.py", about, ignored=EARLIER_FLAGS)
+    wants_class = options.prior_loss_weight > 0
+    if options.class_data_path and not options.class_prompt:
+        raise UserError("--class_data_path was given without --class_prompt: say what the class images show")
+    if wants_class and not options.class_data_path:
+        raise UserError("prior preservation needs --class_data_path and --class_prompt: give both, or --prior_loss_weight 0")
+    if options.stop_after_sampling and not wants_class:
+        raise UserError("--stop_after_sampling True samples nothing with --prior_loss_weight 0: give a weight above 0")
+    if options.class_data_path and Path(options.class_data_path).resolve() == Path(options.instance_data_path).resolve():
+        raise UserError(
+            f"--class_data_path and --instance_data_path are the same folder {options.instance_data_path}: the class "
+            "images need one of their own"
+        )
+    return options

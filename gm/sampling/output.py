@@ -1,0 +1,31 @@
+"""Pictures as files: their numbers, and what stands in their text chunks."""
+
+from pathlib import Path
+
+from gm.config.types import SampleSettings
+from gm.options.sample import SampleOptions
+
+
+def next_number(folder: Path) -> int:
+    """The first number no picture of `folder` has, so that nothing is overwritten."""
+    numbers = [int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()]
+    return max(numbers, default=-1) + 1
+
+
+def about(options: SampleOptions, settings: SampleSettings, prompt: str, seed: int) -> dict[str, object]:
+    """What goes into a PNG's text chunks: enough to make it again."""
+    return {
+        "prompt": prompt,
+        "negative_prompt": options.negative_prompt,
+        "seed": seed,
+        "sampler": settings.sampler,
+        "steps": settings.steps,
+        "guider": settings.guider,
+        "guidance_scale": settings.guidance_scale,
+        "discretization": settings.discretization,
+        "size": f"{settings.width}x{settings.height}",
+        "sizes": ",".join(str(number) for number in settings.sizes),
+        "weight": options.weight,
+        **({"vae": options.vae} if options.vae else {}),
+        **({"lora_scale": ",".join(f"{scale:g}" for scale in options.lora_scale)} if options.lora_scale else {}),
+    }
