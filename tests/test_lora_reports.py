@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import tiny
-from gm.checkpoint import svd as low_rank
+from gm.checkpoint.svd import product_norm, product_svd, truncated_svd
 from gm.checkpoint.blocks import by_block, network_of
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
@@ -115,8 +115,8 @@ def test_norms_and_singular_values_without_the_product():
     rng = np.random.default_rng(0)
     for rank in (1, 5, 40):  # 40: more than the matrix has rows
         b, a = rng.standard_normal((30, rank)), rng.standard_normal((rank, 50))
-        assert low_rank.product_norm(b, a) == pytest.approx(np.linalg.norm(b @ a))
-        u, s, vt = low_rank.product_svd(b, a)
+        assert product_norm(b, a) == pytest.approx(np.linalg.norm(b @ a))
+        u, s, vt = product_svd(b, a)
         assert np.allclose(u * s @ vt, b @ a) and np.allclose(s, np.linalg.svd(b @ a, compute_uv=False)[: len(s)])
 
 
@@ -126,7 +126,7 @@ def test_large_matrices_are_cut_nearly_as_well_as_by_a_whole_decomposition():
     slow = (left / np.arange(1, 201) ** 0.5) @ right.T
     exact = (left[:, :8] * np.arange(8, 0, -1)) @ right.T[:8]
     for matrix, rank in ((slow, 8), (slow.T, 20), (exact, 8)):
-        u, s, vt = low_rank.truncated_svd(matrix.astype(np.float32), rank)
+        u, s, vt = truncated_svd(matrix.astype(np.float32), rank)
         assert 4 * (rank + 16) < min(matrix.shape) and u.shape[1] == len(s) == len(vt) == rank
         best = np.sqrt(np.sum(np.linalg.svd(matrix, compute_uv=False)[rank:] ** 2))
         assert np.linalg.norm(matrix - u * s @ vt) <= 1.01 * best + 1e-5 * np.linalg.norm(matrix)

@@ -9,6 +9,7 @@ from mindspore import Parameter, Tensor, nn
 
 from gm.config.types import OptimConfig
 from gm.data.dreambooth import INSTANCE
+from gm.graph_cache import GraphCache
 from gm.parallel.ranks import Ranks
 from gm.training.optim import AdamW, FlatGradient, ReduceGradient, learning_rate
 from gm.training.step import LossScale, Trainer
@@ -36,6 +37,7 @@ class Given(tuple):
     """The gradients of one micro-batch."""
 
     kind = np.array([INSTANCE])
+    weight = np.ones(1)
 
 
 class Small(Trainer):
@@ -46,7 +48,7 @@ class Small(Trainer):
         self.config = type("C", (), {"optim": config, "data": type("D", (), {"total_step": 10})})
         self.loss_scale, self.max_grad_norm, self.overflow_still_update = scale, max_grad_norm, overflow_still_update
         self.step, self.applied, self.skipped = 0, 0, 0
-        self.updates, self.graph_folder = 0, None
+        self.updates, self.graphs = 0, GraphCache(None)
         self.gradient = FlatGradient(self.parameters)
         self.ranks, self.reductions, self.reduce = Ranks(), 0, ReduceGradient(self.gradient, 1)
         self.adamw = AdamW(self.parameters, self.gradient, config)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from gm import console
-from gm.checkpoint import svd as low_rank
+from gm.checkpoint.svd import factors, truncated_svd
 from gm.checkpoint.blocks import by_block, network_of
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import LoraArrays
@@ -93,7 +93,7 @@ class Extraction:
                 continue
             module = modules[name]
             fresh = initial_value(f"{module}.lora_A.weight", (rank, difference.shape[1]), 0)
-            b, a = low_rank.factors(low_rank.truncated_svd(difference, rank), rank, fresh)
+            b, a = factors(truncated_svd(difference, rank), rank, fresh)
             self.arrays[module] = b, a
             self._energies[module] = energy, _energy(difference - b @ a)
         changed = {network_of(module) for module, (energy, _) in self._energies.items() if energy > 0}

@@ -14,7 +14,7 @@ import numpy as np
 
 from gm import console
 from gm.checkpoint import lora_rules
-from gm.checkpoint import svd as low_rank
+from gm.checkpoint.svd import product_norm
 from gm.checkpoint.blocks import NETWORKS, by_block, network_of
 from gm.checkpoint.folder import open_source, open_vae
 from gm.checkpoint.io import TensorFile
@@ -118,7 +118,7 @@ def update_norms(lora: LoraFile) -> dict[str, float]:
     norms = {}
     for module in bar(lora.modules, "reading", unit="module", leave=False):
         b, a = lora.read(f"{module}.lora_B.weight"), lora.read(f"{module}.lora_A.weight")
-        norms[module] = abs(lora.scale(module)) * low_rank.product_norm(b, a)
+        norms[module] = abs(lora.scale(module)) * product_norm(b, a)
     bad = [module for module, norm in norms.items() if not np.isfinite(norm)]
     if bad:
         log.warning("%d modules hold numbers that are not finite (%s): the file is damaged", len(bad), examples(bad))

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from gm import console
-from gm.checkpoint import svd as low_rank
+from gm.checkpoint.svd import factors, product_svd, rank_for
 from gm.checkpoint.blocks import by_block
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import LoraArrays, LoraFile
@@ -64,9 +64,9 @@ def resized(
     arrays, energies = {}, {}
     for module in bar(file.modules, "resizing", unit="module"):
         b, a = file.read(f"{module}.lora_B.weight"), file.read(f"{module}.lora_A.weight")
-        svd = low_rank.product_svd(b * np.float32(file.scale(module, alpha)), a)
-        new = rank if keep is None else min(low_rank.rank_for(svd[1], keep), rank or len(svd[1]))
-        arrays[module] = low_rank.factors(svd, new, initial_value(f"{module}.lora_A.weight", (new, a.shape[1]), 0))
+        svd = product_svd(b * np.float32(file.scale(module, alpha)), a)
+        new = rank if keep is None else min(rank_for(svd[1], keep), rank or len(svd[1]))
+        arrays[module] = factors(svd, new, initial_value(f"{module}.lora_A.weight", (new, a.shape[1]), 0))
         energies[module] = float(np.sum(svd[1] ** 2)), float(np.sum(svd[1][:new] ** 2))
     return arrays, energies
 
