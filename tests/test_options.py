@@ -314,7 +314,7 @@ def test_every_option_is_in_help(name, options):
         assert flag.help
         assert (flag.metavar if flag.positional else f"--{field.name} ") in text, field.name
     assert "None" not in text and "()" not in text
-    assert len(commands()) >= 12
+    assert len(commands()) >= 15
 
 
 def test_every_flag_of_the_readmes_tables_exists():

@@ -171,9 +171,9 @@ def test_the_command_draws_the_subject(tmp_path, which):
 @pytest.mark.parametrize(
     "flags, sentence",
     [
-        (["--number", "0"], "--number 0 is too small: give 1"),
-        (["--size", "8"], "--size 8 is too small: give 16"),
-        (["--seed", "-1"], "--seed -1 is too small: give 0"),
+        (["--number", "0"], "--number: 0 is too small: at least 1"),
+        (["--size", "8"], "--size: 8 is too small: at least 16"),
+        (["--seed", "-1"], "--seed: -1 is too small: at least 0"),
         (["--sheet", "a.jpg"], "--sheet a.jpg is no PNG"),
     ],
 )

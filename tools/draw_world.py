@@ -1,8 +1,8 @@
 """Draw pictures of a cartoon world with captions, or the photos of one unusual dog of it, to try the commands with."""
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -15,6 +15,7 @@ from gm import console
 from gm.console import bar, log
 from gm.data.images import count_images
 from gm.errors import UserError
+from gm.options.parser import REQUIRED, option, parse
 from gm.pictures import contact_sheet, save_png
 from gm.randomness import WORLD, generator
 from tools.toy.drawing import draw
@@ -24,29 +25,30 @@ from tools.toy.subject import subject_pictures
 COLUMNS = 4  # of the contact sheet
 
 
+@dataclass(frozen=True)
+class Options:
+    """What was asked."""
+
+    output: Path = option(REQUIRED, "the folder to draw into; it must hold no images yet", metavar="FOLDER")
+    number: Optional[int] = option(None, "how many pictures", least=1, shown="5 of the subject, 100 of the world")
+    size: Optional[int] = option(None, "pixels of each side", least=16, shown="384 for the subject, 64 for the world")
+    seed: int = option(0, "the same seed gives the same pictures", least=0)
+    subject: Optional[str] = option(
+        None,
+        "draw the unusual dog, in the places to train it in or in others, instead of the world with its captions",
+        choices=("training", "held-out"),
+    )
+    sheet: Optional[Path] = option(None, "a PNG file for all pictures on one contact sheet, with the captions", metavar="PNG")
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--output", required=True, help="the folder to draw into; it must hold no images yet")
-    parser.add_argument("--number", type=int, help="how many pictures: 5 of the subject, 100 of the world unless given")
-    parser.add_argument("--size", type=int, help="pixels of each side: 384 for the subject, 64 for the world unless given")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--subject",
-        choices=("training", "held-out"),
-        help="draw the unusual dog, in the places to train it in or in others, instead of the world with its captions",
-    )
-    parser.add_argument("--sheet", help="a PNG file for all pictures on one contact sheet, with the captions")
-    options = parser.parse_args(argv)
-    number = options.number if options.number is not None else 5 if options.subject else 100
-    size = options.size if options.size is not None else 384 if options.subject else 64
-    for flag, value, least in (("--number", number, 1), ("--size", size, 16), ("--seed", options.seed, 0)):
-        if value < least:
-            raise UserError(f"{flag} {value} is too small: give {least} or more")
-    folder = Path(options.output)
+    options = parse(Options, argv, "draw_world.py", __doc__.splitlines()[0])
+    number = options.number or (5 if options.subject else 100)
+    size = options.size or (384 if options.subject else 64)
+    folder, sheet = options.output, options.sheet
     if count_images(folder):
         raise UserError(f"--output {folder} holds images already: give another folder")
-    sheet = Path(options.sheet) if options.sheet else None
     if sheet and sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {sheet} is no PNG: give a file name that ends in .png")
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,9 @@ Every part is kept in --output, so that the same command goes on where it was st
 tools/toy/first_stage.py and gm/diffusion/denoiser.py, the loop is that of fine-tuning.
 """
 
-import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Optional, Sequence
@@ -24,6 +23,7 @@ from gm.config.types import Config, DataConfig, OptimConfig
 from gm.console import bar, log
 from gm.errors import UserError
 from gm.files import replacing
+from gm.options.parser import REQUIRED, option, parse
 from gm.randomness import WORLD, generator
 from gm.config.load import load_config
 from tools.toy.drawing import draw
@@ -33,24 +33,29 @@ FIRST_STAGE_RATE = 2e-4  # the highest learning rate of the VAE
 TOGETHER = 0.25  # share of what the VAE sees that is put together from two
 
 
+@dataclass(frozen=True)
+class Options:
+    """What was asked."""
+
+    config: str = option("configs/inference/small_sdxl.yaml", "YAML of the model", metavar="YAML")
+    output: Path = option(Path("runs/pretraining"), "everything that is kept on the way", metavar="FOLDER")
+    weight: Path = option(REQUIRED, "the .safetensors to write at the end; it must not exist", metavar="FILE")
+    init: Optional[str] = option(None, "weights to go on from, of the same sizes", metavar="FILE", shown="random ones")
+    pictures: int = option(6000, "how many pictures are drawn to train on", least=1)
+    size: int = option(64, "pixels, height and width", least=1)
+    first_stage_steps: int = option(6000, "updates of the first stage (VAE)", least=1)
+    steps: int = option(3400, "updates of UNet and text encoders", least=1)
+    batch: int = option(24, "pictures in an update of UNet and text encoders", least=1)
+    learning_rate: float = option(8e-4, "of UNet and text encoders, falling as a cosine", least=0)
+    save_interval: int = option(250, "updates between what a stopped run goes on from", least=1)
+    infer_interval: int = option(500, "updates between progress pictures", least=1)
+    seed: int = option(0, "the same seed gives the same weights", least=0)
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--config", default="configs/inference/small_sdxl.yaml", help="YAML of the model")
-    parser.add_argument("--output", default="runs/pretraining", help="folder of everything that is kept on the way")
-    parser.add_argument("--weight", required=True, help="the .safetensors to write at the end; it must not exist")
-    parser.add_argument("--init", metavar="FILE", help="weights to go on from, of the same sizes (nothing: from random ones)")
-    parser.add_argument("--pictures", type=int, default=6000, help="how many pictures are drawn to train on")
-    parser.add_argument("--size", type=int, default=64, help="pixels, height and width")
-    parser.add_argument("--first_stage_steps", type=int, default=6000, help="updates of the first stage (VAE)")
-    parser.add_argument("--steps", type=int, default=3400, help="updates of UNet and text encoders")
-    parser.add_argument("--batch", type=int, default=24, help="pictures in an update of UNet and text encoders")
-    parser.add_argument("--learning_rate", type=float, default=8e-4, help="of UNet and text encoders, falling as a cosine")
-    parser.add_argument("--save_interval", type=int, default=250, help="updates between what a stopped run goes on from")
-    parser.add_argument("--infer_interval", type=int, default=500, help="updates between progress pictures")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
-    weight, folder = Path(options.weight), Path(options.output)
+    options = parse(Options, argv, "pretrain.py", __doc__.splitlines()[0])
+    weight, folder = options.weight, options.output
     if weight.suffix != ".safetensors" or weight.exists():
         raise UserError(f"--weight {weight} must be a new .safetensors file: give another name or remove it")
     model = load_config(options.config, [], training=False).model

@@ -6,9 +6,9 @@ Rare traits are made as frequent as others, but neither the subject nor anybody 
 Pictures are warped, blurred, shrunk, recoloured and made noisy, as those of a small diffusion model are.
 """
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping, NamedTuple, Optional, Sequence
 
@@ -20,6 +20,7 @@ from PIL import Image, ImageFilter
 from gm import console, runtime
 from gm.console import bar, log, table
 from gm.errors import UserError
+from gm.options.parser import REQUIRED, option, parse
 from gm.randomness import JUDGE, generator
 from tools.toy.drawing import draw
 from tools.toy.scenes import ACCESSORIES, ANIMALS, BREEDS, COATS, KINDS, MARKINGS, PLACES, SUBJECT, THINGS
@@ -44,19 +45,22 @@ class Batch(NamedTuple):
     weight: np.ndarray  # (B, B) of each pair in the loss, 1 together
 
 
+@dataclass(frozen=True)
+class Options:
+    """What was asked."""
+
+    output: Path = option(REQUIRED, "the .safetensors to write; it must not exist", metavar="FILE")
+    steps: int = option(3000, "updates", least=1)
+    learning_rate: float = option(3e-3, "the highest, after a tenth of the steps", above=0)
+    seed: int = option(0, "the same seed gives the same judge", least=0)
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--output", required=True, metavar="FILE", help="the .safetensors to write; it must not exist")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--learning_rate", type=float, default=3e-3, help="the highest, after a tenth of the steps")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
-    output = Path(options.output)
+    options = parse(Options, argv, "train_judge.py", __doc__.splitlines()[0])
+    output = options.output
     if output.suffix != ".safetensors" or output.exists() or not output.parent.is_dir():
         raise UserError(f"--output {output} must be a new .safetensors in a folder that is there: give another name")
-    if options.steps < 1 or options.learning_rate <= 0 or options.seed < 0:
-        raise UserError("--steps and --learning_rate must be above 0, --seed not below: give other numbers")
     runtime.start("CPU", 0, None, options.seed)
 
     from gm.checkpoint.io import write_tensors
