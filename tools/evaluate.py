@@ -56,7 +56,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for _, path in options.lora:
         with open_lora(path, config.model) as file:
             file.check_against_base(pipeline.base_shapes)
-    measure = Measure(load_features(options.features, options.judge), photos, options.prompts)
+    measure = Measure(_features(options), photos, options.prompts)
     make_writable({"--output": options.output})
 
     rows, by_prompt = {report.REAL: measure.real_pictures()}, {}
@@ -77,6 +77,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     report.draw(options.output / "evaluation.png", rows)
     log.info("evaluation.md, evaluation.json and evaluation.png written in %s", options.output)
     print(table)
+
+
+def _features(options: EvaluateOptions):
+    """The judge of the drawn world, or what the user's file makes."""
+    if options.features != "judge":
+        return load_features(options.features)
+    from tools.toy.judge import Judge
+
+    return Judge.load(options.judge)
 
 
 def _photos(folder: str, flag: str) -> list:

@@ -99,12 +99,8 @@ class Checked:
         return result
 
 
-def load_features(name: str, judge: Path) -> Features:
-    """"judge", with the weights in the file `judge`, or what the Python file `FILE.py[:FUNCTION]` makes."""
-    if name == "judge":
-        from tools.toy.judge import Judge
-
-        return Judge.load(judge)
+def load_features(name: str) -> Features:
+    """What the Python file `FILE.py[:FUNCTION]` makes."""
     path, _, function = name.partition(":")
     if not path.endswith(".py"):
         raise UserError(f"--features {name} is neither judge nor a Python file: give FILE.py or FILE.py:FUNCTION")
