@@ -19,6 +19,7 @@ from gm.evaluation.features import load_features
 from gm.evaluation.fidelity import Figures
 from gm.models.sdxl import expected_shapes
 from tools import evaluate, train_judge
+from tools.toy.judge import Judge
 from tools.toy import scenes
 from tools.toy.drawing import draw
 from tools.toy.subject import subject_pictures
@@ -103,7 +104,7 @@ def test_means_over_seeds_and_what_they_show():
 
 @pytest.fixture(scope="module")
 def judge():
-    return load_features("judge", JUDGE)
+    return Judge.load(JUDGE)
 
 
 @pytest.fixture(scope="module")
@@ -193,11 +194,11 @@ def test_training_the_judge(tmp_path, capsys, monkeypatch):
 
 def test_another_file_is_not_the_judge(tmp_path, tiny_weights):
     with pytest.raises(UserError, match="is not the judge"):
-        load_features("judge", tiny_weights)
+        Judge.load(tiny_weights)
     path = tmp_path / "a.safetensors"
     write_tensors(path, [("a", np.zeros(3, np.float32))], {"places": "[\"on a beach\"]"})
     with pytest.raises(UserError, match="does not fit the judge's network"):
-        load_features("judge", path)
+        Judge.load(path)
 
 
 # -- features of one's own -------------------------------------------------------------------------------------------
@@ -211,8 +212,8 @@ def written(tmp_path, text: str) -> str:
 def test_own_features(tmp_path):
     path = written(tmp_path, TOY + "\ndef others():\n    toy = Toy()\n    toy.threshold = 0.7\n    return toy\n")
     pictures = [np.full((4, 4, 3), value, np.uint8) for value in (10, 30)]
-    features = load_features(path, JUDGE)
-    assert features.threshold == 0.3 and load_features(f"{path}:others", JUDGE).threshold == 0.7
+    features = load_features(path)
+    assert features.threshold == 0.3 and load_features(f"{path}:others").threshold == 0.7
     assert np.array_equal(features.distance(pictures), [[0, 20], [20, 0]])
     assert np.array_equal(features.image(pictures), [[10] * 3, [30] * 3])
     assert features.prompt(pictures, ["a" * 10, "b" * 20]) == pytest.approx([0.1, 0.2])
@@ -232,13 +233,13 @@ def test_own_features(tmp_path):
 )
 def test_bad_features(tmp_path, text, words):
     with pytest.raises(UserError, match=words):
-        load_features(written(tmp_path, text), JUDGE).image([np.zeros((4, 4, 3), np.uint8)] * 2)
+        load_features(written(tmp_path, text)).image([np.zeros((4, 4, 3), np.uint8)] * 2)
 
 
 @pytest.mark.parametrize("name, words", [("clip", "neither judge nor a Python file"), ("no/such.py", "there is no file")])
 def test_features_that_are_not_there(name, words):
     with pytest.raises(UserError, match=words):
-        load_features(name, JUDGE)
+        load_features(name)
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
