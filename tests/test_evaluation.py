@@ -19,6 +19,7 @@ from gm.evaluation.features import load_features
 from gm.evaluation.fidelity import Figures
 from gm.models.sdxl import expected_shapes
 from tools import evaluate, train_judge
+from tools.toy import judge_training
 from tools.toy.judge import Judge
 from tools.toy import scenes
 from tools.toy.drawing import draw
@@ -163,7 +164,7 @@ def test_judge_was_not_trained_on_the_subject():
     """Nobody it is trained on has two of the subject's rare traits, and each of them does occur."""
     random = np.random.default_rng(0)
     looks = [scenes.even_look(random) for _ in range(3000)]
-    looks += [train_judge.relative_of(look, random) for look in looks]
+    looks += [judge_training.relative_of(look, random) for look in looks]
     rare = [set(look.rare_traits()) & set(scenes.SUBJECT.rare_traits()) for look in looks]
     assert len(scenes.SUBJECT.rare_traits()) == 3 and max(map(len, rare)) == 1
     assert all(sum(trait in found for found in rare) > 100 for trait in scenes.SUBJECT.rare_traits())
@@ -171,8 +172,8 @@ def test_judge_was_not_trained_on_the_subject():
 
 def test_traits_in_common():
     a = scenes.Look("dog", "husky", "brown", "plain", "nothing")
-    assert train_judge.shared_traits(a, a) == 1 and train_judge.shared_traits(a, scenes.Look("ball")) == 0
-    assert train_judge.shared_traits(a, scenes.Look("dog", "poodle", "brown", "plain", "red hat")) == pytest.approx(0.6)
+    assert judge_training.shared_traits(a, a) == 1 and judge_training.shared_traits(a, scenes.Look("ball")) == 0
+    assert judge_training.shared_traits(a, scenes.Look("dog", "poodle", "brown", "plain", "red hat")) == pytest.approx(0.6)
 
 
 @pytest.mark.xdist_group("judge")
@@ -187,7 +188,7 @@ def test_training_the_judge(tmp_path, capsys, monkeypatch):
         assert "--steps 3" in file.metadata["made_with"] and json.loads(file.metadata["places"]) == list(scenes.PLACES)
         assert sum(int(np.prod(file.shape(name))) for name in file.names) < 500_000
     report_lines = capsys.readouterr().out.splitlines()
-    assert all(any(line.startswith(head) for line in report_lines) for head in (*train_judge.HEADS, "place", "subject, "))
+    assert all(any(line.startswith(head) for line in report_lines) for head in (*judge_training.HEADS, "place", "subject, "))
     with pytest.raises(UserError, match="must be a new"):
         train_judge.main(["--output", str(path)])
 

@@ -152,13 +152,13 @@ def test_captioned_batches(model):
 
 def test_what_the_first_stage_is_trained_on():
     """Whole pictures of anybody but the subject's like, some of them put together from two."""
-    from tools import pretrain
+    from tools.toy import training_pictures
     from tools.toy.drawing import draw
     from tools.toy.scenes import even_look, random_scene
 
     parts = []
     for seed in range(40):
-        picture, random = pretrain.varied(64, np.random.default_rng(seed)), np.random.default_rng(seed)
+        picture, random = training_pictures.varied(64, np.random.default_rng(seed)), np.random.default_rng(seed)
         first = np.asarray(draw(random_scene(random, even_look(random)), 64))  # the same scene
         parts.append((picture == first).all(-1).mean())
     assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
@@ -183,7 +183,7 @@ def test_weights_of_the_loss():
 def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     from gm.checkpoint.weights import open_base
     from gm.models.sdxl import expected_shapes
-    from tools.toy import run as pretraining
+    from tools.toy import pretraining
     from gm.training import loop
     from tools import pretrain
 

@@ -7,7 +7,6 @@ tools/toy/first_stage.py and gm/diffusion/denoiser.py, the loop is that of fine-
 """
 
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,17 +19,15 @@ import numpy as np
 from gm import console, runtime
 from gm.checkpoint.weights import open_base
 from gm.config.types import Config, DataConfig, OptimConfig
-from gm.console import bar, log
+from gm.console import log
 from gm.errors import UserError
-from gm.files import replacing
 from gm.options.parser import REQUIRED, option, parse
 from gm.randomness import WORLD, generator
 from gm.config.load import load_config
-from tools.toy.drawing import draw
-from tools.toy.scenes import Scene, caption, even_look, random_scene
+from tools.toy.scenes import caption
+from tools.toy.training_pictures import drawn, scene_of, varied
 
 FIRST_STAGE_RATE = 2e-4  # the highest learning rate of the VAE
-TOGETHER = 0.25  # share of what the VAE sees that is put together from two
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         initial.check(expected_shapes(model)[0], "--init")
     optim = OptimConfig(options.learning_rate, weight_decay=0.01, schedule="cosine", warmup_steps=100, final_factor=0.02)
     data = DataConfig(total_step=options.steps, target_size=options.size, per_batch_size=options.batch)
-    run = Pretraining(Config("SDXL-base-1.0", model, optim, data, ""), machine, folder, options.seed, initial)
+    config = Config(version="SDXL-base-1.0", model=model, lora={}, optim=optim, data=data, raw="")
+    run = Pretraining(config, machine, folder, options.seed, initial)
 
     first_optim = replace(optim, base_learning_rate=FIRST_STAGE_RATE, beta2=0.95, weight_decay=0.0)
     picture = partial(varied, options.size)
@@ -90,47 +88,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     run.write(weight, first_stage)
     plot_curves(folder, folder / "curves.png")
     log.info("done: %s, %.1f MB", weight, weight.stat().st_size / 1e6)
-
-
-def scene_of(seed: int, number: int) -> Scene:
-    """Picture `number` of the training set."""
-    return random_scene(generator(seed, WORLD, number))
-
-
-def varied(size: int, random: np.random.Generator) -> np.ndarray:
-    """A picture of anybody, of whose traits none is rare. Some are put together from two along a line: the VAE shall draw
-    what is there, not what goes with the rest."""
-    picture = _anybody(size, random)
-    if random.random() < TOGETHER:
-        (y, x), turn = random.uniform(-size / 4, size / 4, 2), random.uniform(0, 2 * np.pi)
-        rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
-        there = (rows - y) * np.sin(turn) + (columns - x) * np.cos(turn) > 0
-        picture = np.where(there[..., None], _anybody(size, random), picture)
-    return picture
-
-
-def _anybody(size: int, random: np.random.Generator) -> np.ndarray:
-    return np.asarray(draw(random_scene(random, even_look(random)), size))
-
-
-def drawn(path: Path, number: int, size: int, seed: int) -> np.ndarray:
-    """The training pictures (number, size, size, 3) uint8, from `path` or drawn into it."""
-    if path.exists():
-        pixels = np.load(path, mmap_mode="r")
-        if pixels.shape == (number, size, size, 3):
-            return pixels
-        raise UserError(f"{path} holds {len(pixels)} pictures of {pixels.shape[1]} pixels: give another --output")
-    with ProcessPoolExecutor() as pool:
-        pictures = pool.map(partial(_pixels, size, seed), range(number), chunksize=64)
-        pixels = np.stack(list(bar(pictures, "drawing", total=number, unit="picture")))
-    with replacing(path) as unfinished, unfinished.open("wb") as file:
-        np.save(file, pixels)
-    return pixels
-
-
-def _pixels(size: int, seed: int, number: int) -> np.ndarray:
-    return np.asarray(draw(scene_of(seed, number), size))
-
 
 if __name__ == "__main__":
     sys.exit(console.run_command(main))

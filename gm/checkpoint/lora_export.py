@@ -1,8 +1,9 @@
 """Writing a LoRA in the layout of another tool, or natively, with what those tools show about a file.
 
-PEFT's and diffusers' layouts have no alpha and are read as alpha = rank, so B is multiplied by alpha / rank there. kohya's
-have it as a tensor a module, but diffusers (seen with 0.42.1) loses most of them when they differ: then all get the
-commonest, and B what is between. Metadata: kohya's `ss_...`, and the Model Metadata Standard's `modelspec...`.
+PEFT's and diffusers' layouts cannot hold an alpha: readers take it to be the rank, so B is multiplied by alpha / rank.
+kohya's layouts hold an alpha for each module. Where a LoRA has several alphas, diffusers (seen with 0.42.1) loses most of
+them; then every module gets the commonest alpha, and its B is multiplied by what is left. Metadata: kohya's `ss_...`, and
+the Model Metadata Standard's `modelspec...`.
 """
 
 import datetime

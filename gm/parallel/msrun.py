@@ -1,4 +1,4 @@
-"""Ranks under msrun: each has one connection to the hub, which msrun starts as the scheduler process (rendezvous.py)."""
+"""Ranks under msrun: each has one connection to the rendezvous, which msrun starts as the scheduler process (rendezvous.py)."""
 
 import os
 import queue
@@ -29,7 +29,7 @@ class MsrunRanks(Ranks):
         self._leaving = False
         send(self._connection, "join", self.rank, socket.gethostname(), os.getpid())
         threading.Thread(target=self._listen, daemon=True).start()
-        self._inbox.get()  # "joined": the hub sees to the time this may take
+        self._inbox.get()  # "joined": the rendezvous sees to the time this may take
 
     def _connect(self, deadline: float) -> socket.socket:
         while True:
@@ -65,14 +65,14 @@ class MsrunRanks(Ranks):
         return self._inbox.get()[0]
 
     def open_cluster(self, master_addr: Optional[str], timeout: int) -> None:
-        """The addresses are msrun's; the hub has started MindSpore's scheduler there."""
+        """The addresses are msrun's; the rendezvous has started MindSpore's scheduler there."""
         if master_addr is not None:
             raise UserError("--master_addr is a flag of msrun here: put it before train_dreambooth.py")
         scheduler.tune_worker_environment(timeout)
 
     def fail(self, sentence: str, status: int) -> NoReturn:
         send(self._connection, "fail", sentence)
-        time.sleep(5)  # the hub's "stop" ends this process
+        time.sleep(5)  # the rendezvous's "stop" ends this process
         print(f"error: {sentence}", file=sys.stderr, flush=True)
         os._exit(status)
 

@@ -2,7 +2,7 @@
 them fails, dies or never comes.
 
 JSON lines over TCP, one connection a rank. A rank says ["join", rank, host, pid], ["share", value], ["fail", sentence],
-["bye"]; the hub says ["joined"], ["shared", values], ["stop"]. What it prints goes into msrun's scheduler.log, from which
+["bye"]; the rendezvous says ["joined"], ["shared", values], ["stop"]. What it prints goes into msrun's scheduler.log, from which
 `msrun --join=True` shows the lines with the word ERROR.
 """
 
@@ -24,7 +24,7 @@ PORTS_AWAY = 10_000
 
 
 def address() -> tuple[str, int]:
-    """Where the hub listens: MindSpore's scheduler's host, ten thousand ports away."""
+    """Where the rendezvous listens: MindSpore's scheduler's host, ten thousand ports away."""
     port = int(os.environ["MS_SCHED_PORT"])
     return os.environ["MS_SCHED_HOST"], port + PORTS_AWAY if port < 55_000 else port - PORTS_AWAY
 
@@ -61,7 +61,7 @@ def say(sentence: str) -> None:
 
 @dataclass
 class _Member:
-    """A rank as the hub sees it."""
+    """A rank as the rendezvous sees it."""
 
     rank: int
     host: str
@@ -76,7 +76,7 @@ class _Member:
 
 
 def serve(timeout: int) -> int:
-    """Run the hub and MindSpore's scheduler until the job ends; returns this process's exit status."""
+    """Run the rendezvous and MindSpore's scheduler until the job ends; returns this process's exit status."""
     size, (host, port) = int(os.environ["MS_WORKER_NUM"]), address()
     try:
         listener = socket.create_server((host, port), backlog=size)
@@ -85,14 +85,14 @@ def serve(timeout: int) -> int:
         return FAILED
     inbox: queue.Queue = queue.Queue()
     threading.Thread(target=_accept, args=(listener, inbox), daemon=True).start()
-    hub = _Hub(size, inbox)
+    rendezvous = _Rendezvous(size, inbox)
     try:
         process, _ = scheduler.start(os.environ["MS_SCHED_HOST"], int(os.environ["MS_SCHED_PORT"]), size)
     except UserError as error:
-        hub.gather(5)
-        return hub.stop(str(error))
+        rendezvous.gather(5)
+        return rendezvous.stop(str(error))
     try:
-        return hub.run(timeout)
+        return rendezvous.run(timeout)
     finally:
         process.kill()
 
@@ -104,7 +104,7 @@ def _accept(listener: socket.socket, inbox: queue.Queue) -> None:
         threading.Thread(target=read, args=(connection, inbox, connection), daemon=True).start()
 
 
-class _Hub:
+class _Rendezvous:
     def __init__(self, size: int, inbox: queue.Queue):
         self.size, self.inbox = size, inbox
         self.members: dict[socket.socket, _Member] = {}

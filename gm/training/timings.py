@@ -1,4 +1,4 @@
-"""What a run spends its time on: every second from the launch of the process belongs to one stage of the main thread."""
+"""What a run spends its time on: every second from the launch of the process belongs to one part of the main thread."""
 
 import json
 import os
@@ -13,9 +13,9 @@ from gm.runtime import peak_memory_gb
 
 
 class Timings:
-    """`with stages("loading"):` around a part of the run; a stage inside another one stops the clock of the outer.
+    """`with timings("loading"):` counts the seconds of a part of the run. A part inside another stops the clock of the outer.
 
-    What another thread than the one that made this does beside the main thread's stages is kept apart.
+    Parts that run in another thread are counted in `beside`, apart from those of the main thread.
     """
 
     def __init__(self) -> None:
