@@ -1,5 +1,6 @@
 """YAMLs: those that are shipped, those of the earlier example, what is refused, and bases."""
 
+import re
 
 import pytest
 from omegaconf import OmegaConf
