@@ -23,9 +23,7 @@ class Work:
     forward: int = 0
     backward: int = 0  # gradients of activations through frozen weights, and of LoRA matrices
 
-    def linear(
-        self, rows: int, inputs: int, outputs: int, rank: int = 0, grad: bool = True, known: bool = False
-    ) -> None:
+    def linear(self, rows: int, inputs: int, outputs: int, rank: int = 0, grad: bool = True, known: bool = False) -> None:
         """rows x inputs -> rows x outputs; `grad`: whether the input's gradient is needed; `known`: only LoRA is left."""
         self.forward += 2 * rows * ((0 if known else inputs * outputs) + rank * (inputs + outputs))
         self.backward += 2 * rows * rank * (inputs + 2 * outputs)  # of A; of B and of what A gives

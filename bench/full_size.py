@@ -28,8 +28,8 @@ sys.path.insert(0, str(ROOT))
 
 from bench import counts, operators
 from bench.watch import Finished, run
-from gm.config.types import ModelConfig
 from gm.config.load import load_config
+from gm.config.types import ModelConfig
 
 PACKAGES = ("torch==2.13.0", "diffusers==0.42.1", "peft==0.21.2", "transformers==5.22.2", "accelerate==1.15.0")
 DTYPES = ("float32", "bfloat16")
@@ -248,9 +248,7 @@ def before_first_step(training: Training) -> float:
     return sum(training.stages[name] for name in names[: names.index("first step") + 1])
 
 
-def results(
-    setting: Setting, trainings: Sequence[Training], sampling: Sequence[float], theirs: dict[str, list[dict]]
-) -> str:
+def results(setting: Setting, trainings: Sequence[Training], sampling: Sequence[float], theirs: dict[str, list[dict]]) -> str:
     """The table of what was measured, Markdown."""
     cold, warm = trainings[0], trainings[1:]
     steady = [step for training in trainings for step in training.steps[1:]]

@@ -54,7 +54,9 @@ def measure(folder: Path, repeats: int, steps: int) -> None:
         for ranks in seconds:
             seconds[ranks].append(step_seconds(folder, ranks, steps))
     one, two = (statistics.median(values) for values in seconds.values())
-    print("| ranks (one core each) | seconds a step, median of runs | all runs | samples a second | efficiency |\n|---|---|---|---|---|")
+    print(
+        "| ranks (one core each) | seconds a step, median of runs | all runs | samples a second | efficiency |\n|---|---|---|---|---|"
+    )
     for ranks, values in seconds.items():
         median = statistics.median(values)
         runs = ", ".join(f"{value:.3f}" for value in values)
@@ -152,7 +154,9 @@ def efficiency(ranks: int, accumulation: int = 1) -> float:
 
 def print_model() -> None:
     """The table of the cost model."""
-    print("| NPUs | all-reduce, ms | efficiency, accumulation 1 | accumulation 4 | samples in an update, accumulation 1 |\n|---|---|---|---|---|")
+    print(
+        "| NPUs | all-reduce, ms | efficiency, accumulation 1 | accumulation 4 | samples in an update, accumulation 1 |\n|---|---|---|---|---|"
+    )
     for ranks in (1, 2, 8, 64, 512):
         seconds = all_reduce_model(ranks, **LINKS)
         print(f"| {ranks} | {seconds * 1e3:.1f} | {efficiency(ranks):.1%} | {efficiency(ranks, 4):.1%} | {ranks} + {ranks} |")

@@ -20,11 +20,11 @@ from typing import Mapping, NamedTuple, Optional, Sequence
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from gm.config.load import load_config
 from gm.data.images import read_image
 from gm.evaluation import report
 from gm.evaluation.fidelity import Figures, mean, way
 from gm.pictures import contact_sheet, save_png
-from gm.config.load import load_config
 
 UNET = ROOT / "configs/training/small_dreambooth_lora_cpu.yaml"
 TEXT = ROOT / "configs/training/small_dreambooth_textencoder_lora_cpu.yaml"
@@ -70,7 +70,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(argv)
     folder = Path(options.folder or ("runs/subject_quick" if options.quick else "runs/subject")).resolve()
     steps = 4 if options.quick else options.sample_step
-    bench = Bench(folder, Path(options.weight).resolve(), steps, options.guidance_scale, 2 if options.quick else 8, options.quick)
+    bench = Bench(
+        folder, Path(options.weight).resolve(), steps, options.guidance_scale, 2 if options.quick else 8, options.quick
+    )
     folder.mkdir(parents=True, exist_ok=True)
     draw_subject(bench)
     loras = {name: [train(bench, name, seed) for seed in bench.seeds(variant)] for name, variant in VARIANTS.items()}
@@ -91,7 +93,9 @@ def draw_subject(bench: Bench) -> None:
     """The five photos to train from, and those to compare with."""
     for name, kind, number in (("photos", "training", 5), ("held_out", "held-out", HELD_OUT)):
         if not (bench.folder / name).exists():
-            project("tools/draw_world.py", "--subject", kind, "--number", number, "--size", PIXELS, "--output", bench.folder / name)
+            project(
+                "tools/draw_world.py", "--subject", kind, "--number", number, "--size", PIXELS, "--output", bench.folder / name
+            )
 
 
 def train(bench: Bench, name: str, seed: int) -> Path:

@@ -23,9 +23,7 @@ def run(words: Sequence[object], log: Path, environment: Mapping[str, str]) -> F
     """Run to the end; SystemExit with the end of its output when it fails. Its output goes into `log`."""
     start, largest, tree, over = time.perf_counter(), [0], [0], threading.Event()
     with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [str(word) for word in words], stdout=file, stderr=subprocess.STDOUT, env=dict(environment)
-        )
+        process = subprocess.Popen([str(word) for word in words], stdout=file, stderr=subprocess.STDOUT, env=dict(environment))
 
         def sample() -> None:
             while not over.wait(0.2):

@@ -19,11 +19,11 @@ from gm.config.load import load_config
 from gm.config.types import Config
 from gm.diffusion.samplers import SAMPLERS
 from gm.errors import UserError
+from gm.files import make_writable
 from gm.options.sample import SampleOptions, parse_sample, sample_settings
 from gm.pictures import contact_sheet, save_png
 from gm.sampling.output import about, next_number
 from gm.sampling.shared_model import Choice, SharedModel
-from gm.files import make_writable
 
 RUNS = Path("runs")  # where LoRA files are looked for
 MOST = 16  # pictures at a click

@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gm import console, runtime
 from gm.config.load import load_config
 from gm.console import log
+from gm.files import make_writable
 from gm.options.prompts import read_prompts
 from gm.options.sample import SampleOptions, parse_sample, sample_settings
 from gm.sampling.output import about, next_number
-from gm.files import make_writable
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,8 +34,8 @@ def text_to_image(options: SampleOptions) -> None:
     folder = Path(options.save_path)
 
     from gm.encoding.source import source_of
-    from gm.sampling.pipeline import Pipeline
     from gm.pictures import contact_sheet, save_png
+    from gm.sampling.pipeline import Pipeline
 
     pipeline = Pipeline(source_of(config, options.weight, machine, scales=options.lora_scale or (), vae=options.vae))
     make_writable({"--save_path": folder})

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
+import diffusers_models
 import mindspore as ms
 import numpy as np
+import tiny
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 from mindspore import Tensor
 from peft.tuners.lora import LoraLayer
 
-import diffusers_models
-import tiny
 from gm.checkpoint.lora_stack import LoraStack, merged
-from gm.models import sdxl
 from gm.config.types import SampleSettings
 from gm.encoding.text import TextEmbedding, unconditional
+from gm.models import sdxl
 from gm.sampling.pictures import LatentSampler
 
 POOLED = 32  # of the vector's columns

@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
-import tiny
 from gm import console
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_files import open_lora, save_lora
@@ -20,9 +20,10 @@ from gm.checkpoint.lora_files import open_lora, save_lora
 sys.path.insert(0, str(tiny.ROOT / "demo"))
 
 import sampling_without_streamlit as sampling
-import train_dreambooth as training
 from test_images import BAD_IMAGES, halves
 from test_weights import bad_file, change
+
+import train_dreambooth as training
 
 
 class Runner:
@@ -113,7 +114,9 @@ def test_class_images_training_and_sampling(shared, tmp_path, run, monkeypatch):
     found = sorted(path.name for path in runs.iterdir())
     steps = [f"SDXL_base_1.0_{n}_lora.ckpt" for n in (14, 20)]
     for_others = [step.replace(".ckpt", ".safetensors") for step in steps]
-    assert found == sorted([*steps, *for_others, "config.yaml", "loss.png", "metrics.jsonl", "progress", "timings.json", "training_state.ckpt"])
+    assert found == sorted(
+        [*steps, *for_others, "config.yaml", "loss.png", "metrics.jsonl", "progress", "timings.json", "training_state.ckpt"]
+    )
     assert np.asarray(Image.open(runs / "progress" / "step_20.png")).std() > 10
     timings = json.loads((runs / "timings.json").read_text())
     stages = timings["seconds"]

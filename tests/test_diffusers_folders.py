@@ -5,32 +5,31 @@ import re
 import shutil
 from dataclasses import replace
 
+import diffusers_models
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from test_commands import run, sample, train_arguments  # noqa: F401 (a fixture is found by its name)
 
-import diffusers_models
-import tiny
-from gm.options.train import parse_train
 from gm.checkpoint.diffusers_rules import PARTS, diffusers_to_official, official_to_diffusers
 from gm.checkpoint.folder import open_source, open_vae
 from gm.checkpoint.io import convert, open_tensors, write_tensors
 from gm.checkpoint.rules import IGNORED_ON_LOAD, native_to_official, official_to_native, split_names
 from gm.checkpoint.weights import open_base, stream_whole
+from gm.config.load import load_config
 from gm.config.types import UNetConfig, VAEConfig
 from gm.data.crops import plan_samples
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import INSTANCE
+from gm.encoding.photos import encode_crops
 from gm.errors import UserError
 from gm.models.sdxl import expected_shapes
 from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
-from gm.config.load import load_config
-from gm.encoding.photos import encode_crops
 from gm.training.inputs import check_inputs
 from gm.training.run import photo_sets, prepare
-from test_commands import run, sample, train_arguments  # noqa: F401 (a fixture is found by its name)
 from tools import convert_weight
 
 VAE = "first_stage_model."

@@ -5,24 +5,23 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
-import tiny
 from bench import subject as bench
 from gm import console
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_files import save_lora
 from gm.errors import UserError
 from gm.evaluation import fidelity, report
-from gm.options.evaluate import JUDGE, PLACES, parse_evaluate
 from gm.evaluation.features import load_features
 from gm.evaluation.fidelity import Figures
 from gm.models.sdxl import expected_shapes
+from gm.options.evaluate import JUDGE, PLACES, parse_evaluate
 from tools import evaluate, train_judge
-from tools.toy import judge_training
-from tools.toy.judge import Judge
-from tools.toy import scenes
+from tools.toy import judge_training, scenes
 from tools.toy.drawing import draw
+from tools.toy.judge import Judge
 from tools.toy.subject import subject_pictures
 
 TOY = """
@@ -61,7 +60,9 @@ def test_figures_with_known_answers():
     assert fidelity.similarity(generated, real) == pytest.approx((1 + 0 - 1 + 0.5**0.5) / 4)
     assert fidelity.similarity_among(generated[:2]) == pytest.approx(0.0)
     assert fidelity.similarity_among(real) == pytest.approx(1.0)
-    distances = np.array([[9.0, 1.0, 2.0], [1.0, 9.0, 6.0], [2.0, 6.0, 9.0]])  # a picture's distance from itself is not counted
+    distances = np.array(
+        [[9.0, 1.0, 2.0], [1.0, 9.0, 6.0], [2.0, 6.0, 9.0]]
+    )  # a picture's distance from itself is not counted
     assert fidelity.diversity(distances) == pytest.approx(3.0) and fidelity.diversity(distances[:1, :1]) is None
     assert fidelity.share(np.array([0.2, 0.5, 0.9, 0.49]), 0.5) == 0.5
     assert fidelity.way(0.2, 0.5, 0.8) == pytest.approx(0.5) and fidelity.way(0.2, 0.5, 0.2) is None
@@ -197,7 +198,7 @@ def test_another_file_is_not_the_judge(tmp_path, tiny_weights):
     with pytest.raises(UserError, match="is not the judge"):
         Judge.load(tiny_weights)
     path = tmp_path / "a.safetensors"
-    write_tensors(path, [("a", np.zeros(3, np.float32))], {"places": "[\"on a beach\"]"})
+    write_tensors(path, [("a", np.zeros(3, np.float32))], {"places": '["on a beach"]'})
     with pytest.raises(UserError, match="does not fit the judge's network"):
         Judge.load(path)
 

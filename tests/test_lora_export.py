@@ -7,14 +7,14 @@ import struct
 import mindspore as ms
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
-
 import tiny
+from safetensors.numpy import load_file
+from test_lora_files import MODULES, OUT, TE1, TE2, Q, base_shapes, file_of, matrices, same  # noqa: F401
+
 from gm.checkpoint.io import convert, to_array
 from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS
 from gm.errors import UserError
-from test_lora_files import MODULES, OUT, TE1, TE2, Q, base_shapes, file_of, matrices, same  # noqa: F401
 from tools import export_lora, import_lora
 
 ABOUT = {"lora_rank": "4", "lora_alpha": "2.0", "step": "20", "instance_prompt": "A photo of a sks dog"}
@@ -125,7 +125,9 @@ def test_a_lora_of_the_earlier_example(base_shapes, tmp_path, project_log):  # n
     project_log.clear()
     told = open_lora(run(export_lora, tmp_path / "old.ckpt", tmp_path / "b.safetensors", "--alpha", 8))
     assert not [r for r in project_log.records if r.levelname == "WARNING"] and told.alpha(Q) == 8.0
-    assert open_lora(run(import_lora, tmp_path / "old.ckpt", tmp_path / "c.ckpt", "--alpha", 8)).metadata["lora_alpha"] == "8.0"
+    assert (
+        open_lora(run(import_lora, tmp_path / "old.ckpt", tmp_path / "c.ckpt", "--alpha", 8)).metadata["lora_alpha"] == "8.0"
+    )
 
 
 def test_a_unet_with_other_blocks(base_shapes, tmp_path):  # noqa: F811
@@ -157,7 +159,13 @@ def test_what_is_refused(trained, base_shapes, tmp_path):  # noqa: F811
         (export_lora, trained, "a.safetensors", ("--alpha", 3), "--alpha 3 was given, but .* says its alpha"),
         (export_lora, silent, "a.safetensors", ("--alpha", 0), "--alpha 0 must be above 0"),
         (export_lora, tmp_path / "huge.ckpt", "a.safetensors", ("--dtype", "float16"), "does not fit into float16"),
-        (export_lora, tmp_path / "embed.ckpt", "a.safetensors", (), "time_embed.0, which is no linear layer of .* kohya layout"),
+        (
+            export_lora,
+            tmp_path / "embed.ckpt",
+            "a.safetensors",
+            (),
+            "time_embed.0, which is no linear layer of .* kohya layout",
+        ),
         (import_lora, tmp_path / "nowhere.ckpt", "a.ckpt", (), "does not exist"),
     ]
     for tool, lora, output, more, words in cases:

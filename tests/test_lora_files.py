@@ -5,12 +5,12 @@ import re
 
 import numpy as np
 import pytest
-
 import tiny
-from gm.checkpoint.lora_stack import LoraStack, merged
+
 from gm.checkpoint.io import write_tensors
 from gm.checkpoint.lora_files import ADAPTER_METADATA, open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, UNET, LoraNames, lora_names, matrix_names, spatial_transformers
+from gm.checkpoint.lora_stack import LoraStack, merged
 from gm.checkpoint.weights import open_base
 from gm.config.types import UNetConfig
 from gm.errors import UserError
@@ -283,7 +283,9 @@ def test_merging_is_the_sum_of_every_file_at_its_scale(base_shapes, tmp_path):
     stack = LoraStack(files, [0.5, -1.0])
     assert stack.ranks == {Q: 7, TE2: 3, MLP: 5}
     rng = np.random.default_rng(1)
-    weights = {f"{module}.weight": rng.standard_normal(base_shapes[f"{module}.weight"]).astype(np.float16) for module in MODULES}
+    weights = {
+        f"{module}.weight": rng.standard_normal(base_shapes[f"{module}.weight"]).astype(np.float16) for module in MODULES
+    }
     read = merged(weights.__getitem__, stack)
     update = {Q: 0.5 * 0.5 * first[Q][1] @ first[Q][0] - 2.0 * second[Q][1] @ second[Q][0]}
     update |= {TE2: 0.5 * 2.0 * first[TE2][1] @ first[TE2][0], MLP: -2.0 * second[MLP][1] @ second[MLP][0]}

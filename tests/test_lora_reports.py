@@ -4,18 +4,18 @@ import re
 
 import numpy as np
 import pytest
+import tiny
+from lora_samples import QUERY, base, close, larger, product, refused, run, trained  # noqa: F401 (fixtures)
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from test_diffusers_folders import folder, shapes  # noqa: F401 (fixtures)
 
-import tiny
-from gm.checkpoint.svd import product_norm, product_svd, truncated_svd
 from gm.checkpoint.blocks import by_block, network_of
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
+from gm.checkpoint.svd import product_norm, product_svd, truncated_svd
 from gm.checkpoint.weights import open_base, stream_whole
 from gm.console import table
-from lora_samples import QUERY, base, close, larger, product, refused, run, trained  # noqa: F401 (fixtures)
-from test_diffusers_folders import folder, shapes  # noqa: F401 (fixtures)
 from tools import export_lora, inspect_weights, resize_lora
 
 # -- resizing ------------------------------------------------------------------------------------------------------
@@ -49,9 +49,7 @@ def test_resizing_down_is_the_best_there_is(trained, tmp_path, capfd, layout):
         values = np.linalg.svd(full, compute_uv=False)
         kept, whole = kept + values[0] ** 2, whole + np.sum(values**2)
         tolerance = 1e-5 if layout == "native" else 1e-2
-        assert np.linalg.norm(product(after, module) - full) == pytest.approx(
-            np.sqrt(np.sum(values[1:] ** 2)), rel=tolerance
-        )
+        assert np.linalg.norm(product(after, module) - full) == pytest.approx(np.sqrt(np.sum(values[1:] ** 2)), rel=tolerance)
     assert re.search(rf"^all +168 +1 +{kept / whole:.2%}$", capfd.readouterr().out, re.M)
     about = open_tensors(target).metadata
     assert about.get("lora_rank", about.get("ss_network_dim")) == "1"
@@ -208,9 +206,7 @@ def test_base_weights_are_told(base, tiny_weights, trained, folder, tmp_path, ca
     assert re.search(rf"^UNet +float16 +{len(unet)} +", out, re.M) and re.search("^text encoder 2 ", out, re.M)
     assert "whole base weights, diffusers' folder" in inspected(capfd, folder)
     lora = open_lora(trained)
-    write_tensors(
-        tmp_path / "both.ckpt", stream_whole(base, {name: lora.read(name) for name in lora.names()}), lora.metadata
-    )
+    write_tensors(tmp_path / "both.ckpt", stream_whole(base, {name: lora.read(name) for name in lora.names()}), lora.metadata)
     out = inspected(capfd, tmp_path / "both.ckpt", "--plot", tmp_path / "a.png")
     assert "whole base weights with LoRA, MindSpore .ckpt" in out and rows(out)["all", ""][:2] == ["168", "4"]
     assert lora_in_base(open_base(tmp_path / "both.ckpt")).modules and (tmp_path / "a.png").exists()

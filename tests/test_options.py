@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
-
 import tiny
+
 from gm import runtime
 from gm.diffusion.guidance import GUIDERS
 from gm.diffusion.samplers import SAMPLERS
@@ -18,7 +18,6 @@ from gm.options.evaluate import EvaluateOptions
 from gm.options.parser import REQUIRED, option, parse, parser_of
 from gm.options.sample import SD_XL_BASE_RATIOS, SampleOptions, parse_sample
 from gm.options.train import TrainOptions, parse_train
-
 
 TRAIN = ["--instance_data_path", "photos", "--instance_prompt", "a sks dog"]
 WITH_CLASS = TRAIN + ["--class_data_path", "class", "--class_prompt", "a dog"]
@@ -32,7 +31,9 @@ def test_the_commands_of_the_mission_parse():
         + ["--instance_prompt", "A photo of a sks dog", "--class_prompt", "A photo of a dog"]
     )
     assert options.gradient_accumulation_steps == 4 and options.is_parallel and options.ms_mode == 0
-    sample = parse_sample(["--task", "txt2img", "--weight", "a.ckpt,b.ckpt", "--prompt", "a sks dog", "--device_target", "Ascend"])
+    sample = parse_sample(
+        ["--task", "txt2img", "--weight", "a.ckpt,b.ckpt", "--prompt", "a sks dog", "--device_target", "Ascend"]
+    )
     assert sample.weight == "a.ckpt,b.ckpt" and sample.sample_step == 40 and sample.guidance_scale == 5.0
     assert sample.sampler == "EulerEDMSampler" and sample.size() == (1024, 1024)
 

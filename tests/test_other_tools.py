@@ -2,16 +2,11 @@
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.training_utils import _collate_lora_metadata
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
-from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
-
-import tiny
 from diffusers_pipeline import (
     OurNetworks,
     attached,
@@ -23,9 +18,14 @@ from diffusers_pipeline import (
     tokens,
     unet_output,
 )
-from gm.checkpoint.lora_stack import LoraStack, with_given_lora
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+
 from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, lora_names
+from gm.checkpoint.lora_stack import LoraStack, with_given_lora
 from gm.checkpoint.weights import open_base
 from gm.models import sdxl
 from gm.models.sdxl import expected_shapes
@@ -105,10 +105,13 @@ def test_diffusers_loads_what_is_exported(pipe, ours, golden, expected, trained,
     path = tmp_path / f"{layout}.safetensors"
     export_lora.main(["--lora", str(given), "--output", str(path), "--format", layout])
     pipe.load_lora_weights(str(path), adapter_name="ours")
-    assert attached(pipe) == {
-        "trained": {"unet": 136, "text_encoder": 16, "text_encoder_2": 16},
-        "larger": {"unet": 192, "text_encoder": 24, "text_encoder_2": 24},
-    }[name]
+    assert (
+        attached(pipe)
+        == {
+            "trained": {"unet": 136, "text_encoder": 16, "text_encoder_2": 16},
+            "larger": {"unet": 192, "text_encoder": 24, "text_encoder_2": 24},
+        }[name]
+    )
     plain = ours.outputs(golden)
     for scale in (1.0, 0.5):
         pipe.set_adapters("ours", scale)
@@ -132,7 +135,9 @@ def saved_by_diffusers(pipe, folder, spelling):
     pipe.unet.add_adapter(LoraConfig(r=3, lora_alpha=alpha, target_modules=attention, **pattern))
     networks = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "text_encoder_2": pipe.text_encoder_2}
     for encoder in (pipe.text_encoder, pipe.text_encoder_2):
-        encoder.add_adapter(LoraConfig(r=3, lora_alpha=alpha, target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1"]))
+        encoder.add_adapter(
+            LoraConfig(r=3, lora_alpha=alpha, target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1"])
+        )
     generator = torch.Generator().manual_seed(5)
     for network in networks.values():
         for name, parameter in network.named_parameters():
@@ -141,7 +146,9 @@ def saved_by_diffusers(pipe, folder, spelling):
                 parameter.data = size * torch.randn(parameter.shape, generator=generator)
     states = {name: get_peft_model_state_dict(network) for name, network in networks.items()}
     if spelling == "kohya":
-        tensors = convert_state_dict_to_kohya({f"{part}.{name}": t for part, state in states.items() for name, t in state.items()})
+        tensors = convert_state_dict_to_kohya(
+            {f"{part}.{name}": t for part, state in states.items() for name, t in state.items()}
+        )
         tensors = {name: torch.tensor(float(alpha)) if name.endswith(".alpha") else t for name, t in tensors.items()}
         save_file(tensors, folder / "kohya.safetensors")
         return folder / "kohya.safetensors"

@@ -6,17 +6,17 @@ import re
 import sys
 from pathlib import Path
 
+import browser
 import numpy as np
 import pytest
+import tiny
+from lora_samples import ATTENTION, make_lora
 from PIL import Image
 
-import browser
-import tiny
 from gm import runtime
 from gm.checkpoint.weights import open_base
-from gm.errors import UserError
 from gm.config.load import load_config
-from lora_samples import ATTENTION, make_lora
+from gm.errors import UserError
 
 PAGE = tiny.ROOT / "demo" / "sampling.py"
 pytestmark = pytest.mark.xdist_group("page")
@@ -42,7 +42,9 @@ def flags(weight, *more) -> list[str]:
 @pytest.fixture
 def page(folder, tiny_weights, monkeypatch):
     """Opens the page with flags, changes one setting, and presses the button: (its errors, the page)."""
-    from streamlit.testing.v1 import AppTest  # after MindSpore, which brings its own protobuf code (gm/sampling/shared_model.py)
+    from streamlit.testing.v1 import (
+        AppTest,
+    )  # after MindSpore, which brings its own protobuf code (gm/sampling/shared_model.py)
 
     monkeypatch.syspath_prepend(PAGE.parent)
     monkeypatch.chdir(folder)
@@ -120,6 +122,7 @@ def test_the_models_to_choose_from(page, tmp_path, monkeypatch):
     """Each is described by flags that fit together; where the weights are missing, the page says so."""
     from page import options_of
     from sampling import VERSION2SPECS
+
     from gm.options.sample import sample_settings
 
     assert list(VERSION2SPECS)[0].startswith("Small")

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
-
 import tiny
+from PIL import Image
+from test_images import halves
+from test_parallel import arguments, given  # noqa: F401  (a fixture)
+
 import train_dreambooth as training
 from gm import console
 from gm.checkpoint.io import open_tensors, write_tensors
@@ -19,15 +21,13 @@ from gm.data.crops import Photo, PhotoSet
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import INSTANCE
 from gm.data.images import image_size, read_image
-from gm.errors import UserError
 from gm.encoding import photos as photos_of
 from gm.encoding.text import TextEmbedding, embed_prompts
+from gm.errors import UserError
 from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
 from gm.training import precompute
 from gm.training.precompute import Precompute
-from test_images import halves
-from test_parallel import arguments, given  # noqa: F401  (a fixture)
 
 
 class Computed(list):
@@ -301,9 +301,7 @@ def test_cached_or_not_the_training_is_the_same(shared, given, tmp_path, capfd, 
 
     def train(name, *more, status=0):
         capfd.readouterr()
-        words = [
-            word for word in arguments(shared, given, tmp_path, *more, steps=4) if word not in ("--is_parallel", "True")
-        ]
+        words = [word for word in arguments(shared, given, tmp_path, *more, steps=4) if word not in ("--is_parallel", "True")]
         assert console.run_command(training.main, [*map(str, words), "--save_path", str(tmp_path / name)]) == status
         printed = capfd.readouterr().err
         if status:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from mindspore import nn
 
-from gm.errors import UserError
 from gm.config.load import load_config
+from gm.errors import UserError
 
 CONFIG = "configs/inference/small_sdxl.yaml"
 
@@ -118,8 +118,8 @@ def test_learned_words_are_the_table_that_is_written(model):
 
 
 def test_captioned_batches(model):
-    from gm.models.conditioner import tokenize
     from gm.diffusion.schedule import train_sigmas
+    from gm.models.conditioner import tokenize
     from tools.toy.text_to_image import NO_CAPTION, RARE_WORD, CaptionedBatches, loss_weights
 
     posteriors = np.random.default_rng(0).standard_normal((50, 2, 4, 4, 4)).astype(np.float16)
@@ -127,7 +127,10 @@ def test_captioned_batches(model):
     batches = CaptionedBatches(posteriors, caption, 32, 25, 0, 1000)
     drawn = [batches(step, 0, 0) for step in range(40)]
     again = batches(7, 0, 0)
-    assert all(np.array_equal(a, b) for a, b in zip((again.mean, again.noise, *again.text), (drawn[7].mean, drawn[7].noise, *drawn[7].text)))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip((again.mean, again.noise, *again.text), (drawn[7].mean, drawn[7].noise, *drawn[7].text))
+    )
     weights = loss_weights(train_sigmas(1000))
     assert np.allclose(drawn[0].weight, weights[drawn[0].timestep] / len(drawn[0].weight))
     epoch = np.concatenate([drawn[0].mean, drawn[1].mean])  # every picture once
@@ -183,9 +186,9 @@ def test_weights_of_the_loss():
 def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     from gm.checkpoint.weights import open_base
     from gm.models.sdxl import expected_shapes
-    from tools.toy import pretraining
     from gm.training import loop
     from tools import pretrain
+    from tools.toy import pretraining
 
     monkeypatch.chdir(root)
     monkeypatch.setattr(pretraining, "PROMPTS", pretraining.PROMPTS[:1])  # what is drawn on the way takes time
@@ -197,6 +200,7 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
 
     def run(name: str, stop_at: int = 0):
         plot = loop.plot_losses
+
         def stopping(metrics, target):
             if stop_at and json.loads(metrics.read_text().splitlines()[-1])["step"] == stop_at:
                 raise Stop
@@ -231,10 +235,26 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     deeper = "model: {params: {network_config: {params: {transformer_depth: [1, 2]}}}}"
     config.write_text(f"base: {Path(CONFIG).resolve()}\n{deeper}\n")
     with pytest.raises(UserError, match=r"^--init .*unbroken\.safetensors does not fit the model of --config"):
-        wrong = ["--config", str(config), "--init", str(tmp_path / "unbroken.safetensors"), "--weight", str(tmp_path / "no.safetensors")]
+        wrong = [
+            "--config",
+            str(config),
+            "--init",
+            str(tmp_path / "unbroken.safetensors"),
+            "--weight",
+            str(tmp_path / "no.safetensors"),
+        ]
         pretrain.main([*arguments, *wrong, "--output", str(tmp_path / "unbroken")])
 
-    more = ["--init", str(tmp_path / "unbroken.safetensors"), "--first_stage_steps", "1", "--steps", "1", "--learning_rate", "0"]
+    more = [
+        "--init",
+        str(tmp_path / "unbroken.safetensors"),
+        "--first_stage_steps",
+        "1",
+        "--steps",
+        "1",
+        "--learning_rate",
+        "0",
+    ]
     more += ["--seed", "1"]  # random weights would be others
     more += ["--output", str(tmp_path / "more"), "--weight", str(tmp_path / "more.safetensors")]
     pretrain.main([*arguments, *more])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gm import console
-from gm.process import Worker, run_in_subprocess
 from gm.errors import UserError
+from gm.process import Worker, run_in_subprocess
 
 ROOT = Path(__file__).resolve().parent.parent
 

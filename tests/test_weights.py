@@ -6,18 +6,18 @@ import os
 import mindspore as ms
 import numpy as np
 import pytest
+import tiny
 from safetensors.numpy import load_file, save_file
 
-import tiny
 from gm.checkpoint import io
 from gm.checkpoint.io import Raw, convert, open_tensors, to_array, write_tensors
-from gm.checkpoint.rules import native_to_official, official_shapes, official_to_native
 from gm.checkpoint.lora_files import lora_in_base
+from gm.checkpoint.rules import native_to_official, official_shapes, official_to_native
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
+from gm.config.load import load_config
 from gm.errors import UserError
 from gm.models.adapters import adapters_of
 from gm.models.sdxl import expected_shapes
-from gm.config.load import load_config
 from tools import convert_weight
 
 
@@ -95,7 +95,9 @@ def test_bfloat16_rounds_to_nearest_even():
 def test_a_number_too_large_for_float16_is_refused(tmp_path):
     save_file({"w": np.array([1e6], np.float32)}, tmp_path / "a.safetensors")
     with pytest.raises(UserError, match="does not fit into float16"):
-        convert_weight.main(["--input", str(tmp_path / "a.safetensors"), "--output", str(tmp_path / "b.ckpt"), "--dtype", "float16"])
+        convert_weight.main(
+            ["--input", str(tmp_path / "a.safetensors"), "--output", str(tmp_path / "b.ckpt"), "--dtype", "float16"]
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from gm.checkpoint.weights import open_base
+from gm.config.load import load_config
 from gm.config.types import Adapters, Config, DataConfig, LoraConfig, ModelConfig, OptimConfig
 from gm.data.dreambooth import CLASS, INSTANCE
 from gm.diffusion.schedule import train_sigmas
 from gm.models import sdxl
 from gm.models.adapters import adapters_of
-from gm.config.load import load_config
 from gm.training.batches import MicroBatch
 
 ROOT = Path(__file__).resolve().parent.parent

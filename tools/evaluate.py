@@ -25,8 +25,8 @@ from gm.data.images import list_images, read_image
 from gm.errors import UserError
 from gm.evaluation import report
 from gm.evaluation.features import load_features
-from gm.options.evaluate import EvaluateOptions, parse_evaluate
 from gm.files import make_writable
+from gm.options.evaluate import EvaluateOptions, parse_evaluate
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -40,9 +40,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError(f"--size {options.size} is not a multiple of {multiple}: take {lower} or {lower + multiple}")
     machine = runtime.start(options.device_target, options.ms_mode, options.ms_amp_level, options.seed)
 
+    from gm.encoding.source import Source
     from gm.evaluation.measure import Measure, Photos
     from gm.evaluation.samples import Gallery, Row
-    from gm.encoding.source import Source
     from gm.sampling.pipeline import Pipeline
 
     photos = Photos(

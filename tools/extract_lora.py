@@ -14,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from gm import console
-from gm.checkpoint.svd import factors, truncated_svd
 from gm.checkpoint.blocks import by_block, network_of
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import LoraArrays
 from gm.checkpoint.lora_rules import lora_names
 from gm.checkpoint.single_file import new_output
+from gm.checkpoint.svd import factors, truncated_svd
 from gm.checkpoint.weights import BaseWeights, differences, open_base
 from gm.console import bar, log, table
 from gm.errors import UserError

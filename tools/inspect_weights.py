@@ -14,12 +14,12 @@ import numpy as np
 
 from gm import console
 from gm.checkpoint import lora_rules
-from gm.checkpoint.svd import product_norm
 from gm.checkpoint.blocks import NETWORKS, by_block, network_of
 from gm.checkpoint.folder import open_source, open_vae
 from gm.checkpoint.io import TensorFile
 from gm.checkpoint.lora_export import targets
 from gm.checkpoint.lora_files import LoraFile, lora_in_base, open_lora
+from gm.checkpoint.svd import product_norm
 from gm.checkpoint.weights import BaseWeights, examples
 from gm.console import bar, log, table
 from gm.errors import UserError

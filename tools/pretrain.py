@@ -18,12 +18,12 @@ import numpy as np
 
 from gm import console, runtime
 from gm.checkpoint.weights import open_base
+from gm.config.load import load_config
 from gm.config.types import Config, DataConfig, OptimConfig
 from gm.console import log
 from gm.errors import UserError
 from gm.options.parser import REQUIRED, option, parse
 from gm.randomness import WORLD, generator
-from gm.config.load import load_config
 from tools.toy.scenes import caption
 from tools.toy.training_pictures import drawn, scene_of, varied
 
@@ -88,6 +88,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     run.write(weight, first_stage)
     plot_curves(folder, folder / "curves.png")
     log.info("done: %s, %.1f MB", weight, weight.stat().st_size / 1e6)
+
 
 if __name__ == "__main__":
     sys.exit(console.run_command(main))

@@ -14,11 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from gm import console
-from gm.checkpoint.svd import factors, product_svd, rank_for
 from gm.checkpoint.blocks import by_block
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import LoraArrays, LoraFile
 from gm.checkpoint.single_file import new_output
+from gm.checkpoint.svd import factors, product_svd, rank_for
 from gm.console import bar, log, table
 from gm.errors import UserError
 from gm.models.adapters import initial_value

@@ -56,5 +56,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     report = held_out_report(judge.Judge.load(output), options.seed)
     print(table(("held-out pictures", "", "figure"), report))
 
+
 if __name__ == "__main__":
     sys.exit(console.run_command(main))

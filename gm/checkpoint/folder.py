@@ -124,9 +124,7 @@ def _open_part(folder: Path, stem: str) -> list[TensorFile]:
         other = any(path.suffix in (".bin", ".msgpack") for path in folder.iterdir()) if folder.is_dir() else False
         what = f"has several variants ({', '.join(path.name for path in found)}): keep one of them"
         if not found:
-            what = (
-                f"holds no {stem}.safetensors: " + ("save it as safetensors, " if other else "") + "download it completely"
-            )
+            what = f"holds no {stem}.safetensors: " + ("save it as safetensors, " if other else "") + "download it completely"
         raise UserError(f"{folder} {what}")
     if found[0].suffix != ".json":
         return [open_tensors(found[0])]

@@ -202,7 +202,9 @@ def ckpt_values(name: str, kind: str, shape: Sequence[int], content: memoryview)
         before = about + _encode_varint(3 << 3 | 2) + _encode_varint(len(part))
         tag = _message(1, name.encode())
         inner = _encode_varint(2 << 3 | 2) + _encode_varint(len(before) + len(part))
-        yield _encode_varint(1 << 3 | 2) + _encode_varint(len(tag) + len(inner) + len(before) + len(part)) + tag + inner + before
+        yield (
+            _encode_varint(1 << 3 | 2) + _encode_varint(len(tag) + len(inner) + len(before) + len(part)) + tag + inner + before
+        )
         yield part
 
 

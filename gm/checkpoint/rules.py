@@ -6,9 +6,7 @@ Native: norm `weight/bias` -> `gamma/beta`, embedding `weight` -> `embedding_tab
 import re
 from typing import Mapping, Optional
 
-_NORM = (
-    r"in_layers\.0|out_layers\.0|diffusion_model\.out\.0|norm\d?|norm_out|layer_norm[12]|final_layer_norm|ln_[12]|ln_final"
-)
+_NORM = r"in_layers\.0|out_layers\.0|diffusion_model\.out\.0|norm\d?|norm_out|layer_norm[12]|final_layer_norm|ln_[12]|ln_final"
 _EMBEDDING = r"token_embedding|position_embedding"
 
 TO_NATIVE = (

@@ -16,9 +16,7 @@ from gm.config.types import Config, DataConfig, LoraConfig, ModelConfig, OptimCo
 from gm.errors import UserError
 
 
-def load_config(
-    path: str, overrides: Sequence[str] = (), training: bool = True, version: Optional[str] = None
-) -> Config:
+def load_config(path: str, overrides: Sequence[str] = (), training: bool = True, version: Optional[str] = None) -> Config:
     """Read, override, check. `training` demands the sections optim and data and a LoRA to train; `version`, the YAML's.
 
     Raises UserError naming the key, what was given and what is accepted.
@@ -44,8 +42,7 @@ def load_config(
                 raise UserError(f"--config {path} has no section {section!r}: training needs it, give a training YAML")
         if "unet" not in lora:
             raise UserError(
-                f"--config {path} trains nothing: this suite trains LoRA, so network_config must have the target "
-                f"{t.UNET_LORA}"
+                f"--config {path} trains nothing: this suite trains LoRA, so network_config must have the target {t.UNET_LORA}"
             )
     return Config(
         version=values["version"],

@@ -57,9 +57,7 @@ def dpmpp_2m(denoise: Denoise, x: np.ndarray, sigmas: np.ndarray, draw: DrawNois
     return x
 
 
-def euler_ancestral(
-    denoise: Denoise, x: np.ndarray, sigmas: np.ndarray, draw: DrawNoise, progress: Progress
-) -> np.ndarray:
+def euler_ancestral(denoise: Denoise, x: np.ndarray, sigmas: np.ndarray, draw: DrawNoise, progress: Progress) -> np.ndarray:
     """Euler with fresh noise after each step (k-diffusion `sample_euler_ancestral`, eta 1); `draw(i)` is x-shaped."""
     x = _start(x, sigmas)
     for i in progress(range(len(sigmas) - 1)):

@@ -1,4 +1,4 @@
-'''What pictures are compared by: the judge that comes with this project, or any features of your own.
+"""What pictures are compared by: the judge that comes with this project, or any features of your own.
 
 --features FILE.py, or FILE.py:NAME, takes an object with the three methods of `Features` from a Python file: NAME (by
 default `features`) is called without arguments and returns it. For CLIP's similarities and LPIPS, as in the paper
@@ -38,7 +38,7 @@ default `features`) is called without arguments and returns it. For CLIP's simil
         return Clip()
 
 and is used by `python tools/evaluate.py --features clip_features.py ...`.
-'''
+"""
 
 import importlib.util
 import sys

@@ -6,8 +6,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import Mapping, Optional
 
-from gm.files import replacing
 from gm.evaluation.fidelity import Figures, way
+from gm.files import replacing
 
 REAL, BASE = "real pictures", "base model"
 
@@ -23,7 +23,9 @@ COLUMNS = {  # field of Figures -> title
 
 def table(rows: Mapping[str, Figures]) -> str:
     """A Markdown table; a column in which nothing has a figure is left out."""
-    columns = {field: title for field, title in COLUMNS.items() if any(_value(row, field) is not None for row in rows.values())}
+    columns = {
+        field: title for field, title in COLUMNS.items() if any(_value(row, field) is not None for row in rows.values())
+    }
     lines = ["| | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in rows.items():
         cells = (_value(row, field) for field in columns)
@@ -68,7 +70,9 @@ def write_json(path: Path, rows: Mapping[str, Figures], settings: Mapping[str, o
         unfinished.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
 
 
-def draw(path: Path, rows: Mapping[str, Figures], spread: Optional[Mapping[str, Mapping[str, tuple[float, float]]]] = None) -> None:
+def draw(
+    path: Path, rows: Mapping[str, Figures], spread: Optional[Mapping[str, Mapping[str, tuple[float, float]]]] = None
+) -> None:
     """A panel for each figure: a bar for each LoRA, lines for the base model and for real pictures.
 
     `spread`: row -> field of Figures -> (lowest, highest), where a row is the mean of several.
@@ -86,7 +90,9 @@ def draw(path: Path, rows: Mapping[str, Figures], spread: Optional[Mapping[str, 
             low, high = (spread or {}).get(name, {}).get(field, (values[i], values[i]))
             if high > low:
                 axes.errorbar(i, values[i], [[values[i] - low], [high - values[i]]], color="black", capsize=4)
-            axes.annotate(f"{values[i]:.3f}", (i, max(high, values[i])), (0, 2), textcoords="offset points", ha="center", fontsize=7)
+            axes.annotate(
+                f"{values[i]:.3f}", (i, max(high, values[i])), (0, 2), textcoords="offset points", ha="center", fontsize=7
+            )
         for name, style in ((BASE, "--"), (REAL, ":")):
             value = _value(rows[name], field) if name in rows else None
             if value is not None:

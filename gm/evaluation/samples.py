@@ -16,10 +16,10 @@ from PIL import Image
 
 from gm.config.types import SampleSettings
 from gm.data.images import read_image
-from gm.errors import UserError
-from gm.sampling.pipeline import Pipeline
-from gm.pictures import contact_sheet, save_png
 from gm.encoding.text import unconditional
+from gm.errors import UserError
+from gm.pictures import contact_sheet, save_png
+from gm.sampling.pipeline import Pipeline
 
 KEY = "evaluation_key"  # the PNG's text that tells what it was made from
 

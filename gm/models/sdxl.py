@@ -32,9 +32,7 @@ def _name(cell: nn.Cell, site: Site) -> nn.Cell:
     return cell
 
 
-def build_unet(
-    config: ModelConfig, dtype: ms.Type = ms.float32, adapters: Adapters = {}, text_products: bool = False
-) -> UNet:
+def build_unet(config: ModelConfig, dtype: ms.Type = ms.float32, adapters: Adapters = {}, text_products: bool = False) -> UNet:
     """The UNet with empty weights; `dtype` is its compute type. With `text_products` it has no weights for them, and takes
     contexts that text_products.widen has made, of `unet.context_width` columns."""
     products = TextProducts(config.unet.context_dim) if text_products else None

@@ -9,6 +9,7 @@ from typing import Iterable, Optional, Union
 import mindspore as ms
 
 from gm.config.types import Adapter, Adapters
+from gm.errors import UserError
 from gm.models.layers import Conv2d, Linear
 from gm.models.text_products import GivenLinear, TextProducts
 
@@ -47,7 +48,8 @@ class Site:
 
 
 def check_adapters(adapters: Adapters, network: str, parameters: Iterable[str]) -> None:
-    """AssertionError for an adapter of this network that none of its layers has taken."""
+    """UserError for an adapter of this network that none of its layers has taken."""
     names = set(parameters)
     lost = [n for n in adapters if n.startswith(network + ".") and f"{n}.lora_A.weight" not in names]
-    assert not lost, f"no layer for the LoRA of {lost[0]} ({len(lost)} in all)"
+    if lost:
+        raise UserError(f"the model has no layer {lost[0]} for a LoRA ({len(lost)} such in all): give the YAML of its model")

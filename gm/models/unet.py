@@ -156,9 +156,7 @@ class UNet(nn.Cell):
         self.dtype = site.dtype
         self.sinusoids = TimestepEmbedding(width)
         linear = site.linear
-        self.time_embed = nn.CellList(
-            [linear("time_embed.0", width, emb), nn.Identity(), linear("time_embed.2", emb, emb)]
-        )
+        self.time_embed = nn.CellList([linear("time_embed.0", width, emb), nn.Identity(), linear("time_embed.2", emb, emb)])
         label = [linear("label_emb.0.0", config.adm_in_channels, emb), nn.Identity(), linear("label_emb.0.2", emb, emb)]
         self.label_emb = nn.CellList([nn.CellList(label)])
 

@@ -119,10 +119,7 @@ class Encoder(nn.Cell):
         last = len(config.ch_mult) - 1
         self.conv_in = Conv2d(config.in_channels, config.ch, 3, F32, padding=1)
         self.down = nn.CellList(
-            [
-                Level(widths[i], widths[i + 1], config.num_res_blocks, "down" if i < last else "none")
-                for i in range(last + 1)
-            ]
+            [Level(widths[i], widths[i + 1], config.num_res_blocks, "down" if i < last else "none") for i in range(last + 1)]
         )
         self.mid = Middle(widths[-1])
         self.norm_out = GroupNorm(widths[-1], 1e-6)

@@ -10,8 +10,8 @@ from typing import Any, NoReturn, Optional
 
 from gm.errors import UserError
 from gm.parallel import scheduler
-from gm.parallel.rendezvous import FAILED, address, keep_alive, read, send
 from gm.parallel.ranks import Ranks
+from gm.parallel.rendezvous import FAILED, address, keep_alive, read, send
 
 
 class MsrunRanks(Ranks):

@@ -137,7 +137,7 @@ class _Rendezvous:
             except queue.Empty:
                 return False
             if message and message[0] == "join":
-                self.members[connection] = _Member(*message[1:4], connection)
+                self.members[connection] = _Member(message[1], message[2], message[3], connection)
             elif connection in self.members and message is None:
                 del self.members[connection]
         return True

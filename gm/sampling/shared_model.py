@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Iterator, Optional
 
 from gm import console, runtime
-from gm.process import Worker
 from gm.config.types import Config
 from gm.console import Viewer
+from gm.process import Worker
 
 
 @dataclass(frozen=True)

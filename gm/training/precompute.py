@@ -69,9 +69,7 @@ class Precompute:
         if self.disk.folder:
             log.info("%d of %d prompts from the cache in %s", len(found), len(prompts), self.disk.folder)
         width, pooled = sum(encoder.width for encoder in self.model.text_encoders), self.model.text_encoders[1].embed_dim
-        return {
-            prompt: TextEmbedding(row[:-pooled].reshape(-1, width), row[-pooled:]) for prompt, row in zip(prompts, rows)
-        }
+        return {prompt: TextEmbedding(row[:-pooled].reshape(-1, width), row[-pooled:]) for prompt, row in zip(prompts, rows)}
 
     def plan(self, sets: Sequence[PhotoSet], draws: Sequence[tuple[int, int, int]]) -> Samples:
         """The sample of every draw. UserError unless all ranks have the same photos."""

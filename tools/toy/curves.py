@@ -13,7 +13,10 @@ def plot_curves(folder: Path, target: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3), layout="constrained")
-    parts = (("first_stage.jsonl", "error", "VAE: mean absolute error"), ("metrics.jsonl", "loss", "UNet and text encoders: loss"))
+    parts = (
+        ("first_stage.jsonl", "error", "VAE: mean absolute error"),
+        ("metrics.jsonl", "loss", "UNet and text encoders: loss"),
+    )
     for axes, (name, key, title) in zip(figure.subplots(1, 2), parts):
         records = [json.loads(line) for line in (folder / name).read_text().splitlines()]
         steps, values = ([record[field] for record in records] for field in ("step", key))

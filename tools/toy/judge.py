@@ -16,9 +16,9 @@ from mindspore import Tensor, nn, ops
 from PIL import Image
 
 from gm.checkpoint.io import TensorFile, open_tensors
-from gm.errors import UserError
 from gm.data.pixels import to_network
 from gm.encoding.compiling import Compiling
+from gm.errors import UserError
 
 SIZE, BATCH, WIDTH = 64, 32, 64
 STAGES = ((24, 1), (48, 2), (64, 2), (128, 2))  # channels and convolutions; each stage halves the picture

@@ -12,8 +12,23 @@ from PIL import Image, ImageFilter
 from gm.console import bar, log
 from gm.randomness import JUDGE, generator
 from tools.toy.drawing import draw
-from tools.toy.scenes import ACCESSORIES, ANIMALS, BREEDS, COATS, KINDS, MARKINGS, PLACES, SUBJECT, THINGS
-from tools.toy.scenes import Look, even_look, labels, may_be_drawn, places_of, random_scene
+from tools.toy.scenes import (
+    ACCESSORIES,
+    ANIMALS,
+    BREEDS,
+    COATS,
+    KINDS,
+    MARKINGS,
+    PLACES,
+    SUBJECT,
+    THINGS,
+    Look,
+    even_look,
+    labels,
+    may_be_drawn,
+    places_of,
+    random_scene,
+)
 from tools.toy.subject import subject_pictures
 
 HEADS = {"kind": KINDS, "breed": BREEDS, "coat": COATS, "marking": MARKINGS, "accessory": ACCESSORIES}

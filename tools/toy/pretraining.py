@@ -10,30 +10,34 @@ from mindspore import Tensor
 from gm.checkpoint.io import convert, open_tensors, write_tensors
 from gm.checkpoint.rules import IGNORED_ON_LOAD, official_shapes, official_to_native, split_names
 from gm.checkpoint.weights import BaseWeights
-from gm.config.types import Config, OptimConfig
+from gm.config.types import Config, OptimConfig, SampleSettings
 from gm.console import bar, log
+from gm.data.pixels import to_network, to_pixels
+from gm.encoding.compiling import Compiling
+from gm.encoding.text import TextEmbedder, unconditional
+from gm.files import replacing
 from gm.models import sdxl
 from gm.models.conditioner import tokenize
 from gm.models.vae import VAE, VAEDecode, VAEEncode
 from gm.pictures import contact_sheet, save_png
+from gm.randomness import FIRST_STAGE, generator
+from gm.runtime import Runtime
+from gm.sampling.pictures import PictureSampler
+from gm.training.loop import LoopSettings, Metrics, fit
+from gm.training.step import LossScale
+from gm.training.timings import Timings
 from tools.toy.first_stage import FirstStageTrainer, normalised
 from tools.toy.initial import initial_weight
 from tools.toy.text_to_image import AveragingTrainer, CaptionedBatches, LearnedWords, OptionalCaption, learn_words, train_all
-from gm.randomness import FIRST_STAGE, generator
-from gm.runtime import Runtime
-from gm.config.types import SampleSettings
-from gm.data.pixels import to_network, to_pixels
-from gm.files import replacing
-from gm.encoding.compiling import Compiling
-from gm.encoding.text import TextEmbedder, unconditional
-from gm.sampling.pictures import PictureSampler
-from gm.training.loop import LoopSettings, Metrics, fit
-from gm.training.timings import Timings
-from gm.training.step import LossScale
 
 STATE = "{part}_state.ckpt"
 FIRST_STAGE_ROWS = 2  # pictures in an update of the first stage
-PROMPTS = ("A photo of a dog", "a dog swimming in a pool", "A photo of a brown dog in the snow", "A photo of a dog in a bucket")
+PROMPTS = (
+    "A photo of a dog",
+    "a dog swimming in a pool",
+    "A photo of a brown dog in the snow",
+    "A photo of a dog in a bucket",
+)
 
 
 class Pretraining:
@@ -135,7 +139,9 @@ class Pretraining:
         words; `caption` as for CaptionedBatches."""
         config, model = self.config, self.config.model
         unet, encoders = self._fresh(sdxl.build_unet(model)), self._fresh(sdxl.build_text_encoders(model))
-        learned = learn_words(encoders, sorted({int(i) for ids in tokenize(list(dict.fromkeys(vocabulary))) for i in np.unique(ids)}))
+        learned = learn_words(
+            encoders, sorted({int(i) for ids in tokenize(list(dict.fromkeys(vocabulary))) for i in np.unique(ids)})
+        )
         clip = encoders.embedders[0].transformer.text_model
         train_all(unet, encoders, list(clip.encoder.layers)[model.text_encoders[0].layer_idx :])
         trainer = AveragingTrainer(config, unet, OptionalCaption(encoders), LossScale(1.0, False), max_grad_norm=1.0)
