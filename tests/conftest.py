@@ -61,3 +61,28 @@ def project_log(caplog):
     yield caplog
     logger.propagate = before[0]
     logger.setLevel(before[1])
+
+
+# Files whose tests run whole commands or compile networks, but for the tests named after them, which take no time
+SLOW = {
+    "test_commands.py": ("bad_input", "help"),
+    "test_diffusers_folders.py": ("shapes", "names"),
+    "test_evaluation.py": ("features", "prompts"),
+    "test_golden.py": ("sigmas",),
+    "test_graph_cache.py": ("decides",),
+    "test_learning.py": (),
+    "test_other_tools.py": (),
+    "test_page.py": (),
+    "test_parallel.py": (),
+    "test_precompute.py": ("damaged", "size_of"),
+    "test_pretraining.py": ("words",),
+    "test_process.py": (),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what the quick tests leave out."""
+    for item in items:
+        quick = SLOW.get(item.path.name)
+        if quick is not None and not any(word in item.name for word in quick):
+            item.add_marker(pytest.mark.slow)

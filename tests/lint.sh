@@ -4,4 +4,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 .venv/bin/ruff format --check -q .
 .venv/bin/ruff check -q .
-PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright
+found=$(PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright) || { echo "$found"; exit 1; }

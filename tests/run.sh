@@ -1,7 +1,18 @@
 #!/usr/bin/env bash
-# Install what the tests need into .venv and run them all, on both cores. Arguments go to pytest.
+# Install what the tests need into .venv and run them, on both cores: all, or with `quick` first those that take seconds.
+# Further arguments go to pytest. PYTHON=python3.11 chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ -x .venv/bin/python ] || python3 -m venv .venv
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+if [ ! -x .venv/bin/python ]; then
+  bash tools/check_python.sh "${PYTHON:-python3}"
+  "${PYTHON:-python3}" -m venv .venv
+fi
 .venv/bin/pip install -q -r requirements-test.txt
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadgroup -q -rs "$@"
+which=()
+if [ "${1:-}" = quick ]; then
+  shift
+  which=(-m "not slow")
+  echo "quick: without the tests marked slow (whole commands, compiled networks): bash tests/run.sh runs all"
+fi
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadgroup -q -rs "${which[@]}" "$@"

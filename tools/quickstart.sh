@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
 # From nothing to a LoRA and pictures on a CPU: the small model learns five drawn photos of a dog, in runs/quickstart.
+# PYTHON=python3.11 chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 here=runs/quickstart base=checkpoints/small_sdxl.safetensors python=.venv/bin/python
 lora=$here/SDXL_base_1.0_500_lora.ckpt  # total_step of the YAML
-[ -x $python ] || python3 -m venv .venv
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+if [ ! -x $python ]; then
+  bash tools/check_python.sh "${PYTHON:-python3}"
+  "${PYTHON:-python3}" -m venv .venv
+fi
+echo "installing the packages into .venv ..."
 .venv/bin/pip install -q -r requirements.txt
 mkdir -p $here
 [ -d $here/photos ] || $python tools/draw_world.py --subject training --output $here/photos

@@ -87,8 +87,7 @@ def _override(tree: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if not equals or not key.strip():
             raise UserError(f"--set {override!r} is not KEY=VALUE, e.g. --set data.total_step=20")
         try:
-            value = yaml.safe_load(text)
-            OmegaConf.update(tree, key, value, merge=False)
+            OmegaConf.update(tree, key, yaml.safe_load(text), merge=False)
         except (yaml.YAMLError, OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
             raise UserError(f"--set {override}: {str(error).splitlines()[0]}") from None
     size = OmegaConf.select(tree, TARGET_SIZE)
