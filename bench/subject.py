@@ -187,7 +187,7 @@ def page(means: Mapping[str, Figures], rows: Mapping[str, Figures], bench: Bench
 Written by `python bench/subject.py`{" --quick" if bench.quick else ""}. The small model, {PIXELS} x {PIXELS} pixels, on a CPU: five
 drawn photos of a dog with three rare traits at once; five prompts with its held-out places, {bench.num_seeds} seeds each, and as many
 pictures of "A photo of a dog"; {bench.sample_step} Euler steps, guidance {bench.guidance_scale:g}. Similarities are those of the judge
-(tools/toy/judge.py), to {HELD_OUT} held-out pictures. What the figures are: [README](../README.md#evaluate).
+(tools/toy/judge.py), to {HELD_OUT} held-out pictures. What the figures are: [Evaluation](../docs/evaluation.md).
 
 Means over the seeds of training:
 

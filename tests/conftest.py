@@ -63,6 +63,25 @@ def project_log(caplog):
     logger.setLevel(before[1])
 
 
+class Runner:
+    """Runs a command in this process: (exit status, what it wrote to standard error)."""
+
+    def __init__(self, capfd):
+        self.capfd = capfd
+
+    def __call__(self, module, *argv) -> tuple[int, str]:
+        from gm import console
+
+        self.capfd.readouterr()
+        status = console.run_command(module.main, [str(word) for word in argv])
+        return status, self.capfd.readouterr().err.replace("\r", "\n")
+
+
+@pytest.fixture
+def run(capfd):
+    return Runner(capfd)
+
+
 # Files whose tests run whole commands or compile networks, but for the tests named after them, which take no time
 SLOW = {
     "test_commands.py": ("bad_input", "help"),

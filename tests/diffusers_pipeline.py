@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-import diffusers_models
 import mindspore as ms
 import numpy as np
-import tiny
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 from mindspore import Tensor
 from peft.tuners.lora import LoraLayer
 
+import diffusers_models
+import tiny
 from gm.checkpoint.lora_stack import LoraStack, merged
 from gm.config.types import SampleSettings
 from gm.encoding.text import TextEmbedding, unconditional

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from gm.checkpoint.lora_files import save_lora
 from gm.checkpoint.lora_rules import lora_names
 from gm.checkpoint.weights import open_base

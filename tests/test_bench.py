@@ -4,8 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from bench import counts, operators, watch
 from gm.config.load import load_config
 

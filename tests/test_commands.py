@@ -10,37 +10,18 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
-from gm import console
+import tiny
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_files import open_lora, save_lora
 
 sys.path.insert(0, str(tiny.ROOT / "demo"))
 
 import sampling_without_streamlit as sampling
+import train_dreambooth as training
 from test_images import BAD_IMAGES, halves
 from test_weights import bad_file, change
-
-import train_dreambooth as training
-
-
-class Runner:
-    """Runs a command in this process: (exit status, what it wrote to standard error)."""
-
-    def __init__(self, capfd):
-        self.capfd = capfd
-
-    def __call__(self, module, *argv) -> tuple[int, str]:
-        self.capfd.readouterr()
-        status = console.run_command(module.main, [str(word) for word in argv])
-        return status, self.capfd.readouterr().err.replace("\r", "\n")
-
-
-@pytest.fixture
-def run(capfd):
-    return Runner(capfd)
 
 
 def train_arguments(shared, folder, *more, config=tiny.TRAINING, steps=6):

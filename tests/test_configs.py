@@ -3,9 +3,9 @@
 import re
 
 import pytest
-import tiny
 from omegaconf import OmegaConf
 
+import tiny
 from gm.config.load import load_config
 from gm.errors import UserError
 

@@ -5,14 +5,13 @@ import re
 import shutil
 from dataclasses import replace
 
-import diffusers_models
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from test_commands import run, sample, train_arguments  # noqa: F401 (a fixture is found by its name)
 
+import diffusers_models
+import tiny
 from gm.checkpoint.diffusers_rules import PARTS, diffusers_to_official, official_to_diffusers
 from gm.checkpoint.folder import open_source, open_vae
 from gm.checkpoint.io import convert, open_tensors, write_tensors
@@ -30,6 +29,7 @@ from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
 from gm.training.inputs import check_inputs
 from gm.training.run import photo_sets, prepare
+from test_commands import sample, train_arguments
 from tools import convert_weight
 
 VAE = "first_stage_model."

@@ -5,9 +5,9 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
+import tiny
 from bench import subject as bench
 from gm import console
 from gm.checkpoint.io import open_tensors, write_tensors

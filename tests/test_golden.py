@@ -3,9 +3,9 @@
 import mindspore as ms
 import numpy as np
 import pytest
-import tiny
 from mindspore import Tensor
 
+import tiny
 from gm.config.types import Adapter, SampleSettings
 from gm.diffusion.schedule import legacy_ddpm_sigmas, train_sigmas
 from gm.encoding.text import TextEmbedder, TextEmbedding, unconditional

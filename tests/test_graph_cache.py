@@ -12,13 +12,13 @@ import time
 
 import numpy as np
 import pytest
-import tiny
-from test_parallel import TRAIN, UNET, arguments, given  # noqa: F401  (a fixture)
 
+import tiny
 from gm.checkpoint.lora_files import open_lora
 from gm.graph_cache import graph_folder
 from gm.models import sdxl
 from gm.process import beside, run_in_subprocess
+from test_parallel import TRAIN, UNET, arguments, given  # noqa: F401  (a fixture)
 
 
 @pytest.mark.xdist_group("graph_cache")

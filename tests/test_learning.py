@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-import tiny
 
+import tiny
 from gm.evaluation import report
 from gm.evaluation.fidelity import Figures, way
 

@@ -7,14 +7,14 @@ import struct
 import mindspore as ms
 import numpy as np
 import pytest
-import tiny
 from safetensors.numpy import load_file
-from test_lora_files import MODULES, OUT, TE1, TE2, Q, base_shapes, file_of, matrices, same  # noqa: F401
 
+import tiny
 from gm.checkpoint.io import convert, to_array
 from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS
 from gm.errors import UserError
+from test_lora_files import MODULES, OUT, TE1, TE2, Q, base_shapes, file_of, matrices, same  # noqa: F401
 from tools import export_lora, import_lora
 
 ABOUT = {"lora_rank": "4", "lora_alpha": "2.0", "step": "20", "instance_prompt": "A photo of a sks dog"}

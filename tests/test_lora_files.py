@@ -5,8 +5,8 @@ import re
 
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from gm.checkpoint.io import write_tensors
 from gm.checkpoint.lora_files import ADAPTER_METADATA, open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, UNET, LoraNames, lora_names, matrix_names, spatial_transformers

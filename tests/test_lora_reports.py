@@ -4,18 +4,18 @@ import re
 
 import numpy as np
 import pytest
-import tiny
-from lora_samples import QUERY, base, close, larger, product, refused, run, trained  # noqa: F401 (fixtures)
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from test_diffusers_folders import folder, shapes  # noqa: F401 (fixtures)
 
+import tiny
 from gm.checkpoint.blocks import by_block, network_of
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
 from gm.checkpoint.svd import product_norm, product_svd, truncated_svd
 from gm.checkpoint.weights import open_base, stream_whole
 from gm.console import table
+from lora_samples import QUERY, base, close, larger, product, refused, run, trained  # noqa: F401 (fixtures)
+from test_diffusers_folders import folder, shapes  # noqa: F401 (fixtures)
 from tools import export_lora, inspect_weights, resize_lora
 
 # -- resizing ------------------------------------------------------------------------------------------------------

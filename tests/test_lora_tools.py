@@ -4,9 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from lora_samples import ATTENTION, FF, QUERY, base, close, larger, product, refused, run, trained  # noqa: F401 (fixtures)
 from safetensors.numpy import load_file, save_file
-from test_diffusers_folders import folder, shapes  # noqa: F401 (fixtures)
 
 from gm import console
 from gm.checkpoint.io import Raw, convert, open_tensors, to_array, write_tensors
@@ -14,6 +12,8 @@ from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS
 from gm.checkpoint.rules import native_to_official, split_names
 from gm.checkpoint.weights import open_base, stream_whole
+from lora_samples import ATTENTION, FF, QUERY, base, close, larger, product, refused, run, trained  # noqa: F401 (fixtures)
+from test_diffusers_folders import folder, shapes  # noqa: F401 (fixtures)
 from tools import convert_weight, extract_lora, inspect_weights, merge_lora, resize_lora
 
 # -- merging -------------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
-import tiny
 
+import tiny
 from gm import runtime
 from gm.diffusion.guidance import GUIDERS
 from gm.diffusion.samplers import SAMPLERS

@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.training_utils import _collate_lora_metadata
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+import tiny
 from diffusers_pipeline import (
     OurNetworks,
     attached,
@@ -18,11 +23,6 @@ from diffusers_pipeline import (
     tokens,
     unet_output,
 )
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
-from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
-
 from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, lora_names
 from gm.checkpoint.lora_stack import LoraStack, with_given_lora

@@ -6,17 +6,17 @@ import re
 import sys
 from pathlib import Path
 
-import browser
 import numpy as np
 import pytest
-import tiny
-from lora_samples import ATTENTION, make_lora
 from PIL import Image
 
+import browser
+import tiny
 from gm import runtime
 from gm.checkpoint.weights import open_base
 from gm.config.load import load_config
 from gm.errors import UserError
+from lora_samples import ATTENTION, make_lora
 
 PAGE = tiny.ROOT / "demo" / "sampling.py"
 pytestmark = pytest.mark.xdist_group("page")
@@ -120,10 +120,9 @@ class Wider:
 
 def test_the_models_to_choose_from(page, tmp_path, monkeypatch):
     """Each is described by flags that fit together; where the weights are missing, the page says so."""
+    from gm.options.sample import sample_settings
     from page import options_of
     from sampling import VERSION2SPECS
-
-    from gm.options.sample import sample_settings
 
     assert list(VERSION2SPECS)[0].startswith("Small")
     (tmp_path / "configs").symlink_to(tiny.ROOT / "configs")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
+import tiny
 from gm.checkpoint.lora_files import open_lora
 from gm.parallel.ranks import Ranks
 

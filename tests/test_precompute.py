@@ -7,11 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
-from test_images import halves
-from test_parallel import arguments, given  # noqa: F401  (a fixture)
 
+import tiny
 import train_dreambooth as training
 from gm import console
 from gm.checkpoint.io import open_tensors, write_tensors
@@ -28,6 +26,8 @@ from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
 from gm.training import precompute
 from gm.training.precompute import Precompute
+from test_images import halves
+from test_parallel import arguments, given  # noqa: F401  (a fixture)
 
 
 class Computed(list):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
+import tiny
 from gm.checkpoint.weights import open_base
 from gm.errors import UserError
 from gm.models.sdxl import expected_shapes

@@ -6,9 +6,9 @@ import os
 import mindspore as ms
 import numpy as np
 import pytest
-import tiny
 from safetensors.numpy import load_file, save_file
 
+import tiny
 from gm.checkpoint import io
 from gm.checkpoint.io import Raw, convert, open_tensors, to_array, write_tensors
 from gm.checkpoint.lora_files import lora_in_base
