@@ -64,7 +64,7 @@ def page(folder, tiny_weights, monkeypatch):
     yield run
     page_module = sys.modules.get("page")
     if page_module:
-        page_module.studio().close()
+        page_module.shared_model().close()
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,8 @@ def test_the_models_to_choose_from(page, tmp_path, monkeypatch):
 
 def test_lora_that_come_and_go(folder, tiny_weights):
     """After any change the loaded weights are those that a fresh start would have."""
-    from gm.sampling.pipeline import Pipeline, Source
+    from gm.encoding.source import Source
+    from gm.sampling.pipeline import Pipeline
 
     machine = runtime.start("CPU", 0, None, 0)
     lora, second = str(folder / "runs" / "big_lora.ckpt"), str(folder / "second.ckpt")

@@ -28,7 +28,7 @@ class Pipeline:
     def __init__(self, source: Source):
         self.source, self.model = source, source.model
         self.weights = source.open()
-        self.base_shapes = self.weights.check(source.model)
+        self.base_shapes, self.read = self.weights.check(source.model), self.weights.read
         self.texts: dict[str, TextEmbedding] = {}
         self.embedder: Optional[TextEmbedder] = None
         self.added: object = ()  # the LoRA that `change_lora` put on; None while it is at work
@@ -48,8 +48,8 @@ class Pipeline:
         if keep_text_encoders:
             self.embedder = load_embedder(self.source)
         dtype, weights = self.source.machine.dtype, self.weights
-        unet = sdxl.load(sdxl.build_unet(self.model, dtype, weights.adapters), weights.read, "UNet")
-        vae = sdxl.load(sdxl.build_vae(self.model), weights.read, "VAE")
+        unet = sdxl.load(sdxl.build_unet(self.model, dtype, weights.adapters), self.read, "UNet")
+        vae = sdxl.load(sdxl.build_vae(self.model), self.read, "VAE")
         self.pictures = PictureSampler(unet, vae, self.model)
 
     def change_lora(self, paths: Sequence[str], strength: float) -> None:
@@ -72,7 +72,7 @@ class Pipeline:
             self.changed |= now
             cells = (self.embedder.call.cell, self.pictures.latents.denoiser.cell)
             parameters = [p for cell in cells for p in cell.get_parameters() if p.name in self.changed]
-            sdxl.set_values(parameters, merged(self.weights.read, stack))
+            sdxl.set_values(parameters, merged(self.read, stack))
         self.added, self.changed = wanted, now
 
     def sample(self, prompt: str, negative_prompt: str, settings: SampleSettings, seed: int, what: str) -> np.ndarray:
