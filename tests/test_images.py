@@ -144,7 +144,7 @@ def test_crop(shape):
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = np.linspace(0, 255, width).astype(np.uint8)
     image[..., 1] = np.linspace(0, 255, height).astype(np.uint8)[:, None]
-    first, last = (place_crop(shape, 64, corner) for corner in ((0.0, 0.0), (1.0, 1.0)))
+    first, last = (place_crop(shape, (64, 64), corner) for corner in ((0.0, 0.0), (1.0, 1.0)))
     squares = [cut(image, crop, 3) for crop in (first, last)]
     for crop, pixels in zip((first, last), squares):
         assert pixels.shape == (3, 64, 64) and pixels.min() >= -1 and pixels.max() <= 1
@@ -153,3 +153,14 @@ def test_crop(shape):
     free = max(round(height * 64 / min(shape)), 64) - 64, max(round(width * 64 / min(shape)), 64) - 64
     assert last.top_left == free
     assert squares[0][0, :, 0].max() < -0.95 and squares[1][1, -1].min() > 0.95
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (32, 128)])
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300), (64, 64)])
+def test_a_crop_of_another_shape(shape, size):
+    """The photo is resized to just cover it, and nothing outside of the photo is cut."""
+    image = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    for corner in ((0.0, 0.0), (0.3, 0.8), (1.0, 1.0)):
+        crop = place_crop(shape, size, corner)
+        assert cut(image, crop, 3).shape == (3, *size) and crop.sizes.tolist()[4:] == list(size)
+        assert all(a >= b for a, b in zip(crop.resized, size)) and any(a == b for a, b in zip(crop.resized, size))
