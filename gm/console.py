@@ -15,6 +15,7 @@ from gm.errors import UserError
 
 log = logging.getLogger("gm")
 
+Hold = Callable[[], bool]  # whether something else has a bar on the screen
 Viewer = Callable[[str, Optional[float]], None]  # words, and the share that is done where it is known
 _viewer: ContextVar[Optional[Viewer]] = ContextVar("viewer", default=None)
 
@@ -79,8 +80,13 @@ def _is_quiet() -> bool:
     return log.level >= logging.ERROR
 
 
+def never() -> bool:
+    """Nothing else is shown."""
+    return False
+
+
 @contextmanager
-def waiting(what: str, hold: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def waiting(what: str, hold: Hold = never) -> Iterator[None]:
     """Shows "<what>, n s" while the body runs, and the time it took afterwards; in a log file one line a minute.
 
     It shows nothing as long as `hold()`: something else has a bar on the screen.

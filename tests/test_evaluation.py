@@ -60,9 +60,8 @@ def test_figures_with_known_answers():
     assert fidelity.similarity(generated, real) == pytest.approx((1 + 0 - 1 + 0.5**0.5) / 4)
     assert fidelity.similarity_among(generated[:2]) == pytest.approx(0.0)
     assert fidelity.similarity_among(real) == pytest.approx(1.0)
-    distances = np.array(
-        [[9.0, 1.0, 2.0], [1.0, 9.0, 6.0], [2.0, 6.0, 9.0]]
-    )  # a picture's distance from itself is not counted
+    # a picture's distance from itself is not counted
+    distances = np.array([[9.0, 1.0, 2.0], [1.0, 9.0, 6.0], [2.0, 6.0, 9.0]])
     assert fidelity.diversity(distances) == pytest.approx(3.0) and fidelity.diversity(distances[:1, :1]) is None
     assert fidelity.share(np.array([0.2, 0.5, 0.9, 0.49]), 0.5) == 0.5
     assert fidelity.way(0.2, 0.5, 0.8) == pytest.approx(0.5) and fidelity.way(0.2, 0.5, 0.2) is None

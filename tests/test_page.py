@@ -42,9 +42,8 @@ def flags(weight, *more) -> list[str]:
 @pytest.fixture
 def page(folder, tiny_weights, monkeypatch):
     """Opens the page with flags, changes one setting, and presses the button: (its errors, the page)."""
-    from streamlit.testing.v1 import (
-        AppTest,
-    )  # after MindSpore, which brings its own protobuf code (gm/sampling/shared_model.py)
+    # after MindSpore, which brings its own protobuf code (gm/sampling/shared_model.py)
+    from streamlit.testing.v1 import AppTest
 
     monkeypatch.syspath_prepend(PAGE.parent)
     monkeypatch.chdir(folder)

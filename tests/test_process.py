@@ -1,4 +1,4 @@
-"""Timings and objects in a process of their own: results, errors and a killed process come back as they should."""
+"""Functions and objects in a process of their own: results, errors and a killed process come back as they should."""
 
 import os
 import signal

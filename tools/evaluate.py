@@ -40,7 +40,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError(f"--size {options.size} is not a multiple of {multiple}: take {lower} or {lower + multiple}")
     machine = runtime.start(options.device_target, options.ms_mode, options.ms_amp_level, options.seed)
 
-    from gm.encoding.source import Source
+    from gm.encoding.source import source_of
     from gm.evaluation.measure import Measure, Photos
     from gm.evaluation.samples import Gallery, Row
     from gm.sampling.pipeline import Pipeline
@@ -51,8 +51,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     if photos.held_out is None and len(photos.training) < 2:
         raise UserError(f"--subject_photos {options.subject_photos} holds one photo to compare with itself: give --held_out")
-    source = Source(model=config.model, weight=options.weight, machine=machine, use_lora=False, vae=options.vae)
-    pipeline = Pipeline(source)
+    pipeline = Pipeline(source_of(config, options.weight, machine, use_lora=False, vae=options.vae))
     for _, path in options.lora:
         with open_lora(path, config.model) as file:
             file.check_against_base(pipeline.base_shapes)

@@ -103,8 +103,6 @@ def _value(given: Any, entry: t.Entry, at: str, problems: list[str]) -> Any:
         problems.append(f"{at} is {value!r}, but only {accepted} is supported")
     elif isinstance(value, (int, float)) and value < entry.least:
         problems.append(f"{at} is {value}, but must be at least {entry.least:g}")
-    elif isinstance(value, (int, float)) and value > entry.most:
-        problems.append(f"{at} is {value}, but must be at most {entry.most:g}")
     elif kind == [int] and any(number < 1 for number in value):
         problems.append(f"{at} is {value}, but its numbers must be at least 1")
     return value

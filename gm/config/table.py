@@ -17,7 +17,6 @@ class Entry:
     default: Any = REQUIRED
     only: tuple = ()
     least: float = float("-inf")
-    most: float = float("inf")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from gm.console import bar
 from gm.encoding.compiling import Compiling
-from gm.encoding.source import Source
+from gm.encoding.source import Source, Weights
 from gm.models import sdxl
 from gm.models.conditioner import TextEncoders, tokenize
 
@@ -42,9 +42,8 @@ class TextEmbedder:
         return texts
 
 
-def load_embedder(source: Source) -> TextEmbedder:
-    """The text encoders of a source, loaded."""
-    weights = source.open()
+def load_embedder(source: Source, weights: Weights) -> TextEmbedder:
+    """The text encoders of a source, loaded from its opened weights."""
     encoders = sdxl.build_text_encoders(source.model, source.machine.dtype, weights.adapters)
     return TextEmbedder(sdxl.load(encoders, weights.read, "text encoders"))
 
@@ -52,4 +51,4 @@ def load_embedder(source: Source) -> TextEmbedder:
 def embed_prompts(prompts: Sequence[str], source: Source) -> dict[str, TextEmbedding]:
     """Load the text encoders and embed the prompts, in the process that calls it (`run_in_subprocess`)."""
     source.machine.enter()
-    return load_embedder(source)(prompts)
+    return load_embedder(source, source.open())(prompts)

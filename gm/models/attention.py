@@ -30,7 +30,7 @@ class Attention(nn.Cell):
         if self.flash:
             return ops.flash_attention_score(q, k, v, self.heads, scalar_value=self.scale, input_layout="BSH")
         batch, queries, keys, heads = q.shape[0], q.shape[1], k.shape[1], self.heads
-        q = self.swap(mul(q, self.scale), batch, queries, heads)
+        q = mul(self.swap(q, batch, queries, heads), self.scale)
         scores = as_type(self.scores(q, self.swap(k, batch, keys, heads)), ms.float32)
         if mask is not None:
             scores = add(scores, mask)

@@ -13,7 +13,7 @@ from mindspore import Tensor, lazy_inline, nn, ops
 
 from gm.config.types import UNetConfig
 from gm.models.attention import Attention
-from gm.models.kernels import GatedGelu, add, add_over_image, as_type, reshape, transpose
+from gm.models.kernels import GatedGelu, add, add_over_image, as_rows, as_type, reshape, transpose
 from gm.models.layers import GroupNorm, LayerNorm, TimestepEmbedding, silu
 from gm.models.site import Site
 from gm.models.text_products import BlockTexts
@@ -99,10 +99,11 @@ class TransformerBlock(nn.Cell):
         self.norm3 = LayerNorm(width)
 
     def construct(self, x: Tensor, for_keys, for_values) -> Tensor:
-        y = self.norm1(x)
-        x = add(x, self.attn1(y, y, y))
-        x = add(x, self.attn2(self.norm2(x), for_keys, for_values))
-        return add(x, self.ff(self.norm3(x)))
+        shape, x = x.shape, as_rows(x)  # rows from layer to layer; MindSpore drops a reshape that another one undoes
+        y = reshape(self.norm1(x), shape)
+        x = add(x, as_rows(self.attn1(y, y, y)))
+        x = add(x, as_rows(self.attn2(reshape(self.norm2(x), shape), for_keys, for_values)))
+        return reshape(add(x, self.ff(self.norm3(x))), shape)
 
 
 class SpatialTransformer(nn.Cell):

@@ -13,7 +13,7 @@ JOIN_TIMEOUT = 50  # seconds a rank waits for the others at the start
 
 
 def launcher() -> Optional[str]:
-    """ "mpirun" or "msrun", whichever started this process, or None."""
+    """Which launcher started this process: "mpirun", "msrun" or None."""
     if "MS_ROLE" in os.environ and "MS_SCHED_PORT" in os.environ:
         return "msrun"
     return "mpirun" if "OMPI_COMM_WORLD_SIZE" in os.environ else None

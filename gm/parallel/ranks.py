@@ -1,6 +1,6 @@
 """The processes of one job and what they tell each other on the host: small values, agreement on errors, the end.
 
-Tensors go through MindSpore's collectives (gm/runtime.py). mpi.py and rendezvous.py are the two ways ranks are connected;
+Tensors go through MindSpore's collectives (collectives.py). mpi.py and rendezvous.py are the two ways ranks are connected;
 here is what both share, and the one rank of a job that no launcher started. No MindSpore import.
 """
 

@@ -46,9 +46,9 @@ class Pipeline:
     def load(self, keep_text_encoders: bool = False) -> None:
         """Load the UNet and the VAE, and the text encoders if they are to be kept."""
         if keep_text_encoders:
-            self.embedder = load_embedder(self.source)
-        dtype, weights = self.source.machine.dtype, self.weights
-        unet = sdxl.load(sdxl.build_unet(self.model, dtype, weights.adapters), self.read, "UNet")
+            self.embedder = load_embedder(self.source, self.weights)
+        unet = sdxl.build_unet(self.model, self.source.machine.dtype, self.weights.adapters)
+        unet = sdxl.load(unet, self.read, "UNet")
         vae = sdxl.load(sdxl.build_vae(self.model), self.read, "VAE")
         self.pictures = PictureSampler(unet, vae, self.model)
 

@@ -13,7 +13,7 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from gm.console import bar, log, waiting
+from gm.console import Hold, bar, log, never, waiting
 from gm.parallel.ranks import Ranks
 from gm.pictures import plot_losses
 from gm.training.batches import MicroBatch
@@ -71,7 +71,7 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-def compile_first(trainer: Trainer, batch: MicroBatch, timings: Timings, hold: Callable[[], bool] = lambda: False) -> None:
+def compile_first(trainer: Trainer, batch: MicroBatch, timings: Timings, hold: Hold = never) -> None:
     """Compile the graph for micro-batches of this shape unless that is done; `hold` as in `waiting`."""
     if batch.latent_shape not in trainer.compiled:
         with timings("compilation"), waiting("compiling the training graph", hold):

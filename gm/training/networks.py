@@ -2,12 +2,12 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Callable, Mapping, Optional
+from typing import Mapping, Optional
 
 import numpy as np
 from mindspore import nn
 
-from gm.console import log, waiting
+from gm.console import Hold, log, never, waiting
 from gm.encoding.text import TextEmbedding
 from gm.graph_cache import graph_folder
 from gm.models import sdxl
@@ -21,11 +21,6 @@ from gm.training.setting import Setting
 from gm.training.step import LossScale, Trainer
 
 FEW_PROMPTS = 4  # up to so many, the products of the text (52 MB a prompt in SDXL) pay
-Hold = Callable[[], bool]  # whether something else shows its progress at the moment
-
-
-def _never() -> bool:
-    return False
 
 
 def uses_text_products(inputs: Inputs) -> bool:
@@ -36,7 +31,7 @@ def uses_text_products(inputs: Inputs) -> bool:
     return len(inputs.prompts) <= FEW_PROMPTS if wanted is None else wanted
 
 
-def load_unet(setting: Setting, hold: Hold = _never) -> UNet:
+def load_unet(setting: Setting, hold: Hold = never) -> UNet:
     """The UNet that is trained."""
     inputs = setting.inputs
     with setting.timings("building the UNet"):
@@ -53,7 +48,7 @@ def load_plain_unet(setting: Setting) -> UNet:
     return sdxl.load(unet, setting.weights.base.read, "UNet")
 
 
-def load_text_encoders(setting: Setting, hold: Hold = _never) -> TextEncoders:
+def load_text_encoders(setting: Setting, hold: Hold = never) -> TextEncoders:
     """The text encoders that are trained."""
     cell = sdxl.build_text_encoders(setting.inputs.config.model, setting.machine.dtype, setting.weights.adapters)
     return _fill(setting, cell, "the text encoders", hold)
@@ -86,14 +81,14 @@ def make_trainer(setting: Setting, unet: UNet, text_encoders: Optional[TextEncod
     half = setting.machine.amp_level == "O2"
     scale = options.loss_scale or ((65536.0 if dynamic else 1024.0) if half else 1.0)
     trainer = Trainer(
-        setting.inputs.config,
-        unet,
-        text_encoders,
-        LossScale(scale, dynamic, options.loss_scale_window),
-        options.max_grad_norm if options.clip_grad else None,
-        options.overflow_still_update,
-        setting.ranks,
-        _graph_folder(setting, with_class),
+        config=setting.inputs.config,
+        unet=unet,
+        text_encoders=text_encoders,
+        loss_scale=LossScale(scale, dynamic, options.loss_scale_window),
+        max_grad_norm=options.max_grad_norm if options.clip_grad else None,
+        overflow_still_update=options.overflow_still_update,
+        ranks=setting.ranks,
+        graph_folder=_graph_folder(setting, with_class),
     )
     if weights.state is not None:
         trainer.set_state(weights.state)

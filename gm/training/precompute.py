@@ -4,7 +4,7 @@ memory is free again afterwards; then every rank has all of it. What a cache fol
 Row: of a prompt, its context and pooled text one after the other (n,); of a crop, mean and logvar (2, z, h, w).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Callable, Mapping, Sequence
 
 import numpy as np
@@ -81,7 +81,7 @@ class Precompute:
 
     def encode(self, samples: Samples) -> Posterior:
         """The posteriors of all crops, each computed once."""
-        crops = sorted({sample.crop for sample in samples.values()}, key=lambda crop: (crop.photo, crop.crop.top_left))
+        crops = sorted({sample.crop for sample in samples.values()}, key=lambda crop: (crop.photo, astuple(crop.crop)))
         about = {"what": "posterior", "vae": asdict(self.model.vae), "dtype": "float32"}
         own = [{"photo": c.photo, "crop": asdict(c.crop), "interpolation": c.interpolation} for c in crops]
         keys = self._keys(about, (VAE_PREFIX + "encoder.", VAE_PREFIX + "quant_conv."), own)

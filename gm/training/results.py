@@ -1,12 +1,13 @@
 """What a run writes beside its metrics: LoRA files, the state to resume with, progress pictures."""
 
+import shlex
 from pathlib import Path
 from typing import Callable, Mapping, Optional
 
 from gm.checkpoint.io import write_tensors
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import lora_in_base, save_lora
-from gm.checkpoint.weights import open_base, stream_whole
+from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
 from gm.config.types import SampleSettings
 from gm.encoding.text import TextEmbedder, TextEmbedding, unconditional
 from gm.models.adapters import lora_state
@@ -72,12 +73,17 @@ def progress_pictures(
 
 def next_command(setting: Setting, lora: Path) -> str:
     """The command that samples from what was trained."""
-    options, config = setting.inputs.options, setting.inputs.config
-    size = config.data.target_size
-    weight = options.weight.partition(",")[0]
-    words = [
-        f"python demo/sampling_without_streamlit.py --task txt2img --config {options.config}",
-        f'--weight {weight},{lora} --prompt "{options.instance_prompt}"',
-        f"--height {size} --width {size} --device_target {setting.machine.device}",
-    ]
-    return " ".join(words + ([f"--vae {options.vae}"] if options.vae else []))
+    inputs, options = setting.inputs, setting.inputs.options
+    has_base = not inputs.config.lora["unet"].only_save_lora
+    size = inputs.config.data.target_size
+    flags = {
+        "--config": inputs.folder / "config.yaml",
+        "--weight": lora if has_base else f"{split_weight_argument(options.weight)[0]},{lora}",
+        "--vae": options.vae,
+        "--prompt": options.instance_prompt,
+        "--height": size,
+        "--width": size,
+        "--device_target": setting.machine.device,
+    }
+    words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
+    return shlex.join(["python", "demo/sampling_without_streamlit.py", "--task", "txt2img", *words])

@@ -29,6 +29,8 @@ from gm.training.setting import Setting
 from gm.training.timings import Timings
 from gm.training.weights import open_starting_weights
 
+LINES = 30  # of the log, where --log_interval does not say otherwise
+
 
 def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     """Train; returns the last LoRA file, or None when --stop_after_sampling ended the run before."""
@@ -169,6 +171,7 @@ def make_schedule(inputs: Inputs, sets: list[PhotoSet], ranks: Ranks) -> DreamBo
 
 
 def loop_settings(inputs: Inputs) -> LoopSettings:
+    """What the loop writes where, and how often."""
     options = inputs.options
     return LoopSettings(
         folder=inputs.folder,
@@ -177,6 +180,3 @@ def loop_settings(inputs: Inputs) -> LoopSettings:
         log_every=options.log_interval or max(1, inputs.config.data.total_step // LINES),
         infer_every=options.infer_interval if options.infer_during_train else None,
     )
-
-
-LINES = 30  # of the log, where --log_interval does not say otherwise

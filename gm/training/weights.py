@@ -65,7 +65,7 @@ def _read_start_lora(
     if not paths and not base.lora_names():
         return None
     file = open_lora(paths[0], config.model) if paths else lora_in_base(base)
-    file.check(shapes, _alpha(config))
+    file.check(shapes, config.lora["unet"].alpha)
     return {name: file.read(name) for name in shapes}
 
 
@@ -83,13 +83,7 @@ def _read_resume(path: str, config: Config, shapes: Mapping[str, tuple]) -> dict
             f"missing, {len(set(saved) - wanted)} unknown, {len(wrong)} of another shape): resume with the YAML of "
             "the first run"
         )
-    if alpha is not None and float(alpha) != _alpha(config):
-        raise UserError(
-            f"--resume {file} was trained with lora_alpha {alpha}, but --config says {_alpha(config):g}: make them equal"
-        )
+    given = config.lora["unet"].alpha  # the same in all networks
+    if alpha is not None and float(alpha) != given:
+        raise UserError(f"--resume {file} was trained with lora_alpha {alpha}, but --config says {given:g}: make them equal")
     return saved
-
-
-def _alpha(config: Config) -> float:
-    """The same in all networks with LoRA."""
-    return next(iter(config.lora.values())).alpha
