@@ -179,9 +179,9 @@ def test_traits_in_common():
 @pytest.mark.xdist_group("judge")
 def test_training_the_judge(tmp_path, capsys, monkeypatch):
     """Three steps: a file that loads and says how it was made, and a report on every trait."""
-    monkeypatch.setattr(train_judge, "GROUPS", 2)
-    monkeypatch.setattr(train_judge, "POOL", 4)
-    monkeypatch.setattr(train_judge, "CHECKED", 2)
+    monkeypatch.setattr(judge_training, "GROUPS", 2)
+    monkeypatch.setattr(judge_training, "POOL", 4)
+    monkeypatch.setattr(judge_training, "CHECKED", 2)
     path = tmp_path / "judge.safetensors"
     train_judge.main(["--output", str(path), "--steps", "3", "--seed", "1"])
     with open_tensors(path) as file:

@@ -8,7 +8,7 @@ from typing import Iterable, Optional, Union
 
 import mindspore as ms
 
-from gm.config.types import Adapter, Adapters
+from gm.config.types import Adapters
 from gm.errors import UserError
 from gm.models.layers import Conv2d, Linear
 from gm.models.text_products import GivenLinear, TextProducts
@@ -32,7 +32,7 @@ class Site:
     def linear(self, part: str, inputs: int, outputs: int, bias: bool = True) -> Union[Linear, GivenLinear]:
         """The linear layer with this name here."""
         name = f"{self.name}.{part}"
-        adapter = self._adapter(name)
+        adapter = self.adapters.get(name)
         if self.products is not None and self.products.gives(name):
             self.products.add(name, outputs)
             return GivenLinear(inputs, outputs, self.dtype, adapter)
@@ -40,11 +40,8 @@ class Site:
 
     def conv(self, part: str, inputs: int, outputs: int, kernel: int, **more) -> Conv2d:
         """The convolution with this name here; `more` as in Conv2d."""
-        assert self._adapter(f"{self.name}.{part}") is None, f"{self.name}.{part}: LoRA of a convolution"
+        assert f"{self.name}.{part}" not in self.adapters, f"{self.name}.{part}: LoRA of a convolution"
         return Conv2d(inputs, outputs, kernel, self.dtype, **more)
-
-    def _adapter(self, name: str) -> Optional[Adapter]:
-        return self.adapters.get(name)
 
 
 def check_adapters(adapters: Adapters, network: str, parameters: Iterable[str]) -> None:
