@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest_plugins = ["kept_networks", "lora_samples", "small"]
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("GLOG_v", "3")
@@ -32,6 +34,32 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_weights(shared: Path) -> Path:
     return shared / "golden" / "tiny_sdxl.safetensors"
+
+
+@pytest.fixture(scope="session")
+def base_shapes() -> dict[str, tuple]:
+    """Names and shapes of the tiny model's weights."""
+    import tiny
+    from gm.models.sdxl import expected_shapes
+
+    return expected_shapes(tiny.model())[0]
+
+
+@pytest.fixture(scope="session")
+def diffusers_folder(tiny_weights, base_shapes, tmp_path_factory) -> Path:
+    """What diffusers itself saves of the tiny model: the UNet in shards, the VAE as fp16 variant."""
+    import diffusers_models
+    import tiny
+
+    path = tmp_path_factory.mktemp("diffusers")
+    arrays = diffusers_models.tensors(tiny_weights, base_shapes)
+    for part, model in diffusers_models.models(tiny.model()).items():
+        filled = diffusers_models.fill(model, arrays[part])
+        if part == "unet":
+            filled.save_pretrained(path / part, max_shard_size="4MB")
+        else:
+            filled.half().save_pretrained(path / part, **({"variant": "fp16"} if part == "vae" else {}))
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +112,7 @@ def run(capfd):
 
 # Files whose tests run whole commands or compile networks, but for the tests named after them, which take no time
 SLOW = {
-    "test_commands.py": ("bad_input", "help"),
+    "test_commands.py": (),
     "test_diffusers_folders.py": ("shapes", "names"),
     "test_evaluation.py": ("features", "prompts"),
     "test_golden.py": ("sigmas",),

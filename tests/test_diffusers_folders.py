@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import diffusers_models
 import tiny
+from commands import sample, train_arguments
 from gm.checkpoint.diffusers_rules import PARTS, diffusers_to_official, official_to_diffusers
 from gm.checkpoint.folder import open_source, open_vae
 from gm.checkpoint.io import convert, open_tensors, write_tensors
@@ -29,35 +30,15 @@ from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
 from gm.training.inputs import check_inputs
 from gm.training.run import photo_sets, prepare
-from test_commands import sample, train_arguments
 from tools import convert_weight
 
 VAE = "first_stage_model."
 
 
-@pytest.fixture(scope="module")
-def shapes():
-    return expected_shapes(tiny.model())[0]
-
-
-@pytest.fixture(scope="module")
-def folder(tiny_weights, shapes, tmp_path_factory):
-    """What diffusers itself saves of the tiny model: the UNet in shards, the VAE as fp16 variant."""
-    path = tmp_path_factory.mktemp("diffusers")
-    arrays = diffusers_models.tensors(tiny_weights, shapes)
-    for part, model in diffusers_models.models(tiny.model()).items():
-        filled = diffusers_models.fill(model, arrays[part])
-        if part == "unet":
-            filled.save_pretrained(path / part, max_shard_size="4MB")
-        else:
-            filled.half().save_pretrained(path / part, **({"variant": "fp16"} if part == "vae" else {}))
-    return path
-
-
 @pytest.fixture
-def copy(folder, tmp_path):
+def copy(diffusers_folder, tmp_path):
     """A copy to be damaged."""
-    return shutil.copytree(folder, tmp_path / "copy")
+    return shutil.copytree(diffusers_folder, tmp_path / "copy")
 
 
 def official_names(full_keys) -> list[str]:
@@ -115,24 +96,26 @@ def test_names_and_shapes_are_those_of_diffusers_own_models(size):
             assert there[official][1].removeprefix("text_model.") == name.removeprefix("text_model.")
 
 
-def test_a_folder_saved_by_diffusers_is_the_same_model(folder, tiny_weights, shapes):
-    assert len(list((folder / "unet").glob("*-of-*.safetensors"))) > 2
-    assert [path.name for path in (folder / "vae").glob("*.safetensors")] == ["diffusion_pytorch_model.fp16.safetensors"]
-    given, found = open_base(tiny_weights), open_base(folder)
-    found.check(shapes)
-    for name in shapes:
+def test_a_folder_saved_by_diffusers_is_the_same_model(diffusers_folder, tiny_weights, base_shapes):
+    assert len(list((diffusers_folder / "unet").glob("*-of-*.safetensors"))) > 2
+    assert [path.name for path in (diffusers_folder / "vae").glob("*.safetensors")] == [
+        "diffusion_pytorch_model.fp16.safetensors"
+    ]
+    given, found = open_base(tiny_weights), open_base(diffusers_folder)
+    found.check(base_shapes)
+    for name in base_shapes:
         assert np.array_equal(given.read(name), found.read(name)), name
 
 
-def test_the_same_weights_have_one_digest_in_any_layout(folder, tiny_weights, tmp_path):
+def test_the_same_weights_have_one_digest_in_any_layout(diffusers_folder, tiny_weights, tmp_path):
     assert convert_weight.main(["--input", str(tiny_weights), "--output", str(tmp_path / "native.ckpt")]) in (None, 0)
     prefixes = ("conditioner.", VAE + "encoder.")
-    digests = {open_base(path).digest(prefixes) for path in (tiny_weights, tmp_path / "native.ckpt", folder)}
+    digests = {open_base(path).digest(prefixes) for path in (tiny_weights, tmp_path / "native.ckpt", diffusers_folder)}
     assert len(digests) == 1
-    assert open_base(folder).digest(("conditioner.",)) not in digests
+    assert open_base(diffusers_folder).digest(("conditioner.",)) not in digests
 
 
-def test_the_names_of_earlier_versions_are_read(folder, copy, tiny_weights, shapes):
+def test_the_names_of_earlier_versions_are_read(diffusers_folder, copy, tiny_weights, base_shapes):
     """transformers before 5.6 had `text_model.` in front and position_ids; diffusers before 0.18 other VAE names."""
     path = copy / "text_encoder" / "model.safetensors"
     arrays = {f"text_model.{name.removeprefix('text_model.')}": array for name, array in load_file(path).items()}
@@ -143,19 +126,19 @@ def test_the_names_of_earlier_versions_are_read(folder, copy, tiny_weights, shap
         {re.sub("|".join(old), lambda match: old[match[0]], name): array for name, array in load_file(path).items()}, path
     )
     given, found = open_base(tiny_weights), open_base(copy)
-    found.check(shapes)
-    assert all(np.array_equal(given.read(name), found.read(name)) for name in shapes)
+    found.check(base_shapes)
+    assert all(np.array_equal(given.read(name), found.read(name)) for name in base_shapes)
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_the_plain_file_comes_before_a_variant_and_shards_of_a_variant_are_found(copy, part, shapes):
+def test_the_plain_file_comes_before_a_variant_and_shards_of_a_variant_are_found(copy, part, base_shapes):
     stem = PARTS[part][1]
     plain, index = copy / part / f"{stem}.safetensors", copy / part / f"{stem}.safetensors.index.json"
     if index.exists():
         index.rename(index.with_name(f"{stem}.safetensors.index.fp16.json"))
     elif plain.exists():
         plain.rename(plain.with_name(f"{stem}.fp16.safetensors"))
-    open_base(copy).check(shapes)
+    open_base(copy).check(base_shapes)
     save_file({"another": np.zeros(1)}, plain)
     with pytest.raises(UserError, match=f"1 tensors that SDXL's {part} does not have .another."):
         open_base(copy)
@@ -163,9 +146,9 @@ def test_the_plain_file_comes_before_a_variant_and_shards_of_a_variant_are_found
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 @pytest.mark.parametrize("dtype", ["keep", "bfloat16"])
-def test_a_folder_is_converted_to_one_file(folder, tiny_weights, tmp_path, suffix, dtype):
+def test_a_folder_is_converted_to_one_file(diffusers_folder, tiny_weights, tmp_path, suffix, dtype):
     target = tmp_path / f"a{suffix}"
-    convert_weight.main(["--input", str(folder), "--output", str(target), "--dtype", dtype])
+    convert_weight.main(["--input", str(diffusers_folder), "--output", str(target), "--dtype", dtype])
     given, found = open_tensors(tiny_weights), open_tensors(target)
     renamed = official_to_native if suffix == ".ckpt" else lambda name: name
     names = {name for name in given.names if name not in IGNORED_ON_LOAD}
@@ -232,10 +215,10 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_folder_that_is_not_whole_is_refused(copy, shapes, how):
+def test_a_folder_that_is_not_whole_is_refused(copy, base_shapes, how):
     damage(copy, how)
     with pytest.raises(UserError, match=DAMAGES[how]):
-        open_base(copy).check(shapes)
+        open_base(copy).check(base_shapes)
 
 
 def test_the_converter_writes_nothing_for_a_bad_folder(copy, tmp_path):
@@ -270,38 +253,38 @@ def other_vae(tiny_weights, tmp_path_factory):
     return {name: root / name for name in names}
 
 
-def test_a_vae_of_every_form_replaces_the_bases(other_vae, tiny_weights, folder, shapes):
+def test_a_vae_of_every_form_replaces_the_bases(other_vae, tiny_weights, diffusers_folder, base_shapes):
     wanted = load_file(other_vae["prefix.safetensors"])
-    for weights in (tiny_weights, folder):
+    for weights in (tiny_weights, diffusers_folder):
         given = open_base(weights)
         for path in other_vae.values():
             found = open_base(weights, path)
-            found.check(shapes)
+            found.check(base_shapes)
             assert found.paths == (str(weights), str(path))
-            for name in shapes:
+            for name in base_shapes:
                 expected = wanted[native_to_official(name)] if name.startswith(VAE) else given.read(name)
                 assert np.array_equal(found.read(name), expected), (path, name)
 
 
-def test_a_whole_checkpoint_has_the_vae_that_was_given(folder, other_vae, tmp_path, shapes):
+def test_a_whole_checkpoint_has_the_vae_that_was_given(diffusers_folder, other_vae, tmp_path, base_shapes):
     """What training writes where LoRA is saved together with the base."""
-    given = open_base(folder, other_vae["bare.safetensors"])
+    given = open_base(diffusers_folder, other_vae["bare.safetensors"])
     write_tensors(tmp_path / "whole.ckpt", stream_whole(given, {}))
     found = open_base(tmp_path / "whole.ckpt")
-    found.check(shapes)
-    assert all(np.array_equal(found.read(name), given.read(name)) for name in shapes)
+    found.check(base_shapes)
+    assert all(np.array_equal(found.read(name), given.read(name)) for name in base_shapes)
 
 
-def test_a_base_without_a_vae_is_completed(other_vae, tiny_weights, shapes, tmp_path):
+def test_a_base_without_a_vae_is_completed(other_vae, tiny_weights, base_shapes, tmp_path):
     path = tmp_path / "a.safetensors"
     save_file({name: array for name, array in load_file(tiny_weights).items() if not name.startswith(VAE)}, path)
-    open_base(path, other_vae["bare.safetensors"]).check(shapes)
+    open_base(path, other_vae["bare.safetensors"]).check(base_shapes)
     with pytest.raises(UserError, match="missing"):
-        open_base(path).check(shapes)
+        open_base(path).check(base_shapes)
 
 
 @pytest.mark.parametrize("how", ["missing", "extra", "shape", "base", "none", "folder"])
-def test_a_vae_that_does_not_fit_is_refused(other_vae, tiny_weights, shapes, tmp_path, how):
+def test_a_vae_that_does_not_fit_is_refused(other_vae, tiny_weights, base_shapes, tmp_path, how):
     path, base = tmp_path / "vae.safetensors", tiny_weights
     arrays = load_file(other_vae["bare.safetensors"])
     words = {
@@ -330,24 +313,24 @@ def test_a_vae_that_does_not_fit_is_refused(other_vae, tiny_weights, shapes, tmp
     else:
         save_file(arrays, path)
     with pytest.raises(UserError, match=words):
-        open_base(base, path).check(shapes)
+        open_base(base, path).check(base_shapes)
 
 
 @pytest.mark.xdist_group("folder")
-def test_sampling_from_a_folder_with_another_vae(folder, other_vae, tmp_path, run):
+def test_sampling_from_a_folder_with_another_vae(diffusers_folder, other_vae, tmp_path, run, kept_networks):
     """The same picture as from one file with all of it."""
     prompt = ("--prompt", "a sks dog", "--sample_step", 2)
     (first,) = sample(run, tmp_path / "first", other_vae["whole.safetensors"], *prompt)
-    (second,) = sample(run, tmp_path / "second", folder, *prompt, "--vae", other_vae["folder"])
+    (second,) = sample(run, tmp_path / "second", diffusers_folder, *prompt, "--vae", other_vae["folder"])
     assert np.array_equal(first, second)
     about = [Image.open(tmp_path / name / "00000.png").text for name in ("first", "second")]
     assert "vae" not in about[0] and about[1]["vae"] == str(other_vae["folder"])
 
 
 @pytest.mark.xdist_group("folder")
-def test_training_from_a_folder_with_another_vae(folder, other_vae, shared, tmp_path):
+def test_training_from_a_folder_with_another_vae(diffusers_folder, other_vae, shared, tmp_path):
     """The run's networks are read from the folder and the file, and the photos are encoded by that VAE."""
-    given = ("--weight", folder, "--vae", other_vae["bare.safetensors"], "--prior_loss_weight", 0)
+    given = ("--weight", diffusers_folder, "--vae", other_vae["bare.safetensors"], "--prior_loss_weight", 0)
     inputs = check_inputs([str(word) for word in train_arguments(shared, tmp_path, *given)], Ranks())
     machine = Runtime("CPU", 0, "O0")
     setting = prepare(inputs, machine, Ranks())
@@ -358,13 +341,13 @@ def test_training_from_a_folder_with_another_vae(folder, other_vae, shared, tmp_
     crops = [({}, sample.crop) for sample in samples.values()]
     found, expected, plain = (
         encode_crops(inputs.config.model, paths, machine, DiskCache(None), crops)
-        for paths in (setting.weights.base.paths, whole.paths, open_base(folder).paths)
+        for paths in (setting.weights.base.paths, whole.paths, open_base(diffusers_folder).paths)
     )
     assert np.array_equal(found, expected) and not np.array_equal(found, plain)
 
 
-def test_closing_closes_every_file(folder, other_vae):
-    for file in (open_source(folder), open_vae(other_vae["folder"])):
+def test_closing_closes_every_file(diffusers_folder, other_vae):
+    for file in (open_source(diffusers_folder), open_vae(other_vae["folder"])):
         name = file.names[0]
         file.read(name)
         file.close()
@@ -372,13 +355,13 @@ def test_closing_closes_every_file(folder, other_vae):
             file.read(name)
 
 
-def test_a_folder_of_bfloat16(copy, shapes, tiny_weights):
+def test_a_folder_of_bfloat16(copy, base_shapes, tiny_weights):
     """Joined, turned and reshaped as bytes: no number is touched."""
     for path in copy.rglob("*.safetensors"):
         with open_tensors(path) as file:
             items = [(name, convert(file.read(name), "bfloat16")) for name in file.names]
         write_tensors(path, items)
     given, found = open_base(tiny_weights), open_base(copy)
-    found.check(shapes)
-    for name in shapes:
+    found.check(base_shapes)
+    for name in base_shapes:
         assert np.allclose(given.read(name), found.read(name), rtol=2**-8, atol=0), name

@@ -272,7 +272,7 @@ def arguments(world, tiny_weights, output, *more):
 
 
 @pytest.mark.xdist_group("end_to_end")
-def test_evaluation_of_two_lora(world, tiny_weights, capsys, monkeypatch):
+def test_evaluation_of_two_lora(world, tiny_weights, capsys, monkeypatch, kept_networks):
     """Table, JSON, plot, sheets and pictures; a LoRA without effect has the base model's figures. Then once more: nothing
     is sampled, and with one more seed only what is new."""
     from gm.sampling.pipeline import Pipeline

@@ -3,50 +3,37 @@
 Each run is a process of its own: MindSpore counts graphs from the start of a process.
 """
 
-import json
 import multiprocessing
-import os
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 import tiny
-from gm.checkpoint.lora_files import open_lora
 from gm.graph_cache import graph_folder
 from gm.models import sdxl
 from gm.process import beside, run_in_subprocess
-from test_parallel import TRAIN, UNET, arguments, given  # noqa: F401  (a fixture)
+from small import UNET, records, trained
 
 
-@pytest.mark.xdist_group("graph_cache")
-def test_the_graph_is_taken_from_the_folder(shared, given, tmp_path):  # noqa: F811
+@pytest.mark.xdist_group("small")
+def test_the_graph_is_taken_from_the_folder(small, tmp_path):
     graphs = tmp_path / "graphs"
 
     def train(name, *more):
-        words = [word for word in arguments(shared, given, tmp_path, *more, steps=3) if word not in ("--is_parallel", "True")]
-        words += ["--save_path", tmp_path / name, "--cache_dir", tmp_path / "cache", "--compile_cache_dir", graphs]
-        clean = {key: value for key, value in os.environ.items() if key != "GLOG_v"}
-        done = subprocess.run(
-            [sys.executable, TRAIN, *map(str, words)], capture_output=True, text=True, env=clean, cwd=tmp_path
-        )
-        assert done.returncode == 0, done.stderr
-        records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        lora = open_lora(tmp_path / name / "SDXL_base_1.0_3_lora.ckpt")
-        return done.stderr, records, {key: lora.read(key) for key in lora.names()}
+        words = small.train(tmp_path / name, "--compile_cache_dir", graphs, *more, steps=3)
+        return words, records(tmp_path / name), trained(tmp_path / name, 3)
 
     def same(first, second) -> bool:
         return all(np.allclose(first[key], second[key], rtol=0, atol=1e-7) for key in first)
 
-    words, records, matrices = train("cold")
-    assert "compiled graphs are in" not in words and np.isfinite(records[-1]["loss"])
+    words, lines, matrices = train("cold")
+    assert "compiled graphs are in" not in words and np.isfinite(lines[-1]["loss"])
     words, _, again = train("warm")
     assert "compiled graphs are in" in words and "[WARNING]" not in words and same(matrices, again)
     words, others, _ = train("alpha", "--set", f"{UNET}.lora_alpha=8")
     assert "compiled graphs are in" not in words and len(list(graphs.iterdir())) == 2
-    assert others[0]["grad_norm"] == pytest.approx(2 * records[0]["grad_norm"], rel=1e-3), "it is the graph of another alpha"
+    assert others[0]["grad_norm"] == pytest.approx(2 * lines[0]["grad_norm"], rel=1e-3), "it is the graph of another alpha"
     for path in graphs.rglob("*.mindir"):
         path.chmod(0o600)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

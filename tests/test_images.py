@@ -1,24 +1,13 @@
 """Photos of every kind: read as a person sees them, or refused by name."""
 
-import struct
-import zlib
-
 import numpy as np
 import pytest
 from PIL import Image
 
+from bad_files import BAD_IMAGES, LEFT, RIGHT, halves
 from gm.data.images import count_images, list_images, read_image
 from gm.data.transforms import cut, place_crop
 from gm.errors import UserError
-
-LEFT, RIGHT = (200, 30, 30), (30, 30, 200)
-
-
-def halves(width: int = 40, height: int = 20) -> Image.Image:
-    """Red on the left, blue on the right."""
-    image = Image.new("RGB", (width, height), LEFT)
-    image.paste(RIGHT, (width // 2, 0, width, height))
-    return image
 
 
 def close(pixel, colour, tolerance: int = 12) -> bool:
@@ -71,38 +60,6 @@ def test_sixteen_bits_are_scaled_not_cut(tmp_path):
     Image.fromarray(np.tile(ramp, (16, 1))).save(tmp_path / "a.png")
     pixels = read_image(tmp_path / "a.png")
     assert (np.abs(pixels[0, :, 0].astype(int) - np.arange(256)) <= 1).all()
-
-
-def animated(path):
-    frames = [halves(), halves().rotate(90)]
-    frames[0].save(path, save_all=True, append_images=frames[1:])
-
-
-def truncated(path):
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(path, format="JPEG")
-    path.write_bytes(path.read_bytes()[:1500])
-
-
-def enormous(path):
-    """A small PNG file that says it has 20,000 x 20,000 pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-
-
-BAD_IMAGES = {
-    "empty.png": (lambda path: path.write_bytes(b""), "is empty"),
-    "text.jpg": (lambda path: path.write_text("not a picture"), "not a picture"),
-    "cut.jpg": (truncated, "is broken"),
-    "moving.webp": (animated, "animated (2 frames)"),
-    "moving.png": (animated, "animated (2 frames)"),
-    "huge.png": (enormous, "too large"),
-}
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)

@@ -14,7 +14,7 @@ from gm.checkpoint.io import convert, to_array
 from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS
 from gm.errors import UserError
-from test_lora_files import MODULES, OUT, TE1, TE2, Q, base_shapes, file_of, matrices, same  # noqa: F401
+from lora_samples import MODULES, OUT, TE1, TE2, Q, file_of, matrices, same
 from tools import export_lora, import_lora
 
 ABOUT = {"lora_rank": "4", "lora_alpha": "2.0", "step": "20", "instance_prompt": "A photo of a sks dog"}
@@ -27,7 +27,7 @@ def run(tool, lora, output, *more):
 
 
 @pytest.fixture
-def trained(base_shapes, tmp_path):  # noqa: F811
+def trained(base_shapes, tmp_path):
     """Rank 4 and alpha 2 everywhere, with what training says of it."""
     return file_of(tmp_path / "trained.ckpt", matrices(base_shapes, rank=lambda _: 4), "native", None, ABOUT)
 

@@ -15,20 +15,7 @@ from gm.checkpoint.weights import open_base
 from gm.config.types import UNetConfig
 from gm.errors import UserError
 from gm.models.sdxl import expected_shapes
-
-Q = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q"
-OUT = "model.diffusion_model.output_blocks.5.1.transformer_blocks.0.attn2.to_out.0"
-FF = "model.diffusion_model.middle_block.1.transformer_blocks.1.ff.net.0.proj"
-TE1 = "conditioner.embedders.0.transformer.text_model.encoder.layers.2.self_attn.v_proj"
-TE2 = "conditioner.embedders.1.model.transformer.resblocks.3.attn.q_proj"
-MLP = "conditioner.embedders.1.model.transformer.resblocks.0.mlp.c_proj"
-MODULES = (Q, OUT, FF, TE1, TE2, MLP)
-
-
-@pytest.fixture(scope="module")
-def base_shapes():
-    return expected_shapes(tiny.model())[0]
-
+from lora_samples import MLP, MODULES, OUT, TE1, TE2, Q, file_of, matrices, same
 
 # -- names ---------------------------------------------------------------------------------------------------------
 
@@ -98,36 +85,6 @@ def test_blocks_are_numbered_for_any_size_of_unet():
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
-
-
-def matrices(base_shapes, modules=MODULES, rank=lambda i: 2 + i) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Native module name -> random A, B; the rank differs from module to module."""
-    rng = np.random.default_rng(0)
-    shapes = {module: base_shapes[f"{module}.weight"] for module in modules}
-    return {
-        module: (rng.standard_normal((rank(i), columns), np.float32), rng.standard_normal((rows, rank(i)), np.float32))
-        for i, (module, (rows, columns)) in enumerate(shapes.items())
-    }
-
-
-def file_of(path, pairs, layout, alphas=None, metadata=None):
-    """A file of the layout, written name by name; `alphas`: native module name -> alpha."""
-    names, tensors = lora_names(), {}
-    for module, pair in pairs.items():
-        foreign = names.foreign(module, layout)
-        tensors |= dict(zip(matrix_names(layout, module, foreign), pair))
-        if alphas:
-            tensors[f"{foreign}.alpha"] = np.array(alphas[module], np.float32)
-    write_tensors(path, tensors.items(), metadata or {})
-    return path
-
-
-def same(file, pairs):
-    assert list(file.modules) == list(pairs)
-    for module, (a, b) in pairs.items():
-        assert np.array_equal(file.read(f"{module}.lora_A.weight"), a)
-        assert np.array_equal(file.read(f"{module}.lora_B.weight"), b)
-        assert file.modules[module].rank == len(a)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])

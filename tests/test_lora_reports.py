@@ -14,8 +14,7 @@ from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
 from gm.checkpoint.svd import product_norm, product_svd, truncated_svd
 from gm.checkpoint.weights import open_base, stream_whole
 from gm.console import table
-from lora_samples import QUERY, base, close, larger, product, refused, run, trained  # noqa: F401 (fixtures)
-from test_diffusers_folders import folder, shapes  # noqa: F401 (fixtures)
+from lora_samples import Q, close, product, refused, run
 from tools import export_lora, inspect_weights, resize_lora
 
 # -- resizing ------------------------------------------------------------------------------------------------------
@@ -33,7 +32,7 @@ def test_resizing_keeps_the_update_where_the_rank_suffices(request, given, tmp_p
         assert set(after.modules) == set(before.modules) and {pair.rank for pair in after.modules.values()} == {rank}
         assert all(close(product(after, module), product(before, module)) for module in before.modules)
         assert re.search(rf"^all +{len(before.modules)} +{rank} +100\.00%$", capfd.readouterr().out, re.M)
-    added = after.read(f"{QUERY}.lora_A.weight")[own:], after.read(f"{QUERY}.lora_B.weight")[:, own:]
+    added = after.read(f"{Q}.lora_A.weight")[own:], after.read(f"{Q}.lora_B.weight")[:, own:]
     assert np.abs(added[0]).min() > 0 and not added[1].any()
 
 
@@ -90,7 +89,7 @@ def test_resizing_with_an_alpha_that_the_file_does_not_say(trained, tmp_path):
     lora = open_lora(trained)
     save_lora(tmp_path / "silent.ckpt", {name: lora.read(name) for name in lora.names()}, {})
     run(resize_lora, "--lora", tmp_path / "silent.ckpt", "--alpha", 2, "--rank", 4, "--output", tmp_path / "a.ckpt")
-    assert close(product(open_lora(tmp_path / "a.ckpt"), QUERY), product(lora, QUERY))
+    assert close(product(open_lora(tmp_path / "a.ckpt"), Q), product(lora, Q))
 
 
 def test_a_lora_of_zeros_can_be_resized_and_inspected(trained, tmp_path, capfd):
@@ -100,7 +99,7 @@ def test_a_lora_of_zeros_can_be_resized_and_inspected(trained, tmp_path, capfd):
     )
     run(resize_lora, "--lora", tmp_path / "zero.ckpt", "--keep", 0.5, "--output", tmp_path / "a.ckpt")
     after = open_lora(tmp_path / "a.ckpt")
-    assert {pair.rank for pair in after.modules.values()} == {1} and not product(after, QUERY).any()
+    assert {pair.rank for pair in after.modules.values()} == {1} and not product(after, Q).any()
     assert re.search(r"^all +168 +1 +-$", capfd.readouterr().out, re.M)
     run(inspect_weights, tmp_path / "zero.ckpt")
     assert re.search(r"^all +168 +4 +0 +0$", capfd.readouterr().out, re.M)
@@ -191,26 +190,26 @@ def test_every_layout_is_told(trained, tmp_path, capfd, layout, words):
 def test_a_lora_that_does_not_say_its_alpha_or_is_damaged(trained, tmp_path, capfd, project_log):
     lora = open_lora(trained)
     matrices = {name: lora.read(name) for name in lora.names()}
-    matrices[f"{QUERY}.lora_B.weight"] = matrices[f"{QUERY}.lora_B.weight"] * np.nan
+    matrices[f"{Q}.lora_B.weight"] = matrices[f"{Q}.lora_B.weight"] * np.nan
     save_lora(tmp_path / "a.ckpt", matrices, {})
     assert "not said, taken to be the rank" in inspected(capfd, tmp_path / "a.ckpt")
-    assert f"1 modules hold numbers that are not finite ({QUERY})" in project_log.text
+    assert f"1 modules hold numbers that are not finite ({Q})" in project_log.text
 
 
-def test_base_weights_are_told(base, tiny_weights, trained, folder, tmp_path, capfd):  # noqa: F811
+def test_base_weights_are_told(base, tiny_weights, trained, diffusers_folder, tmp_path, capfd):
     out = inspected(capfd, tiny_weights)
     assert "tiny_sdxl.safetensors: whole base weights, .safetensors" in out
     total = sum(int(np.prod(array.shape)) for array in load_file(tiny_weights).values())
     assert re.search(rf"^all +float16 \(\d+\), int64 \(1\) +{len(load_file(tiny_weights))} +{total:,}$", out, re.M)
     unet = [name for name in base.shapes if name.startswith("model.")]
     assert re.search(rf"^UNet +float16 +{len(unet)} +", out, re.M) and re.search("^text encoder 2 ", out, re.M)
-    assert "whole base weights, diffusers' folder" in inspected(capfd, folder)
+    assert "whole base weights, diffusers' folder" in inspected(capfd, diffusers_folder)
     lora = open_lora(trained)
     write_tensors(tmp_path / "both.ckpt", stream_whole(base, {name: lora.read(name) for name in lora.names()}), lora.metadata)
     out = inspected(capfd, tmp_path / "both.ckpt", "--plot", tmp_path / "a.png")
     assert "whole base weights with LoRA, MindSpore .ckpt" in out and rows(out)["all", ""][:2] == ["168", "4"]
     assert lora_in_base(open_base(tmp_path / "both.ckpt")).modules and (tmp_path / "a.png").exists()
-    state = {f"{QUERY}.lora_{letter}.weight": np.ones((2, 2), np.float32) for letter in "AB"} | {"state.m": np.zeros(3)}
+    state = {f"{Q}.lora_{letter}.weight": np.ones((2, 2), np.float32) for letter in "AB"} | {"state.m": np.zeros(3)}
     write_tensors(tmp_path / "state.ckpt", state.items(), {"lora_alpha": "2"})
     out = inspected(capfd, tmp_path / "state.ckpt")
     assert "state.ckpt: training state for --resume, MindSpore .ckpt" in out and rows(out)["all", ""] == ["1", "2", "4", "4"]

@@ -12,8 +12,7 @@ from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS
 from gm.checkpoint.rules import native_to_official, split_names
 from gm.checkpoint.weights import open_base, stream_whole
-from lora_samples import ATTENTION, FF, QUERY, base, close, larger, product, refused, run, trained  # noqa: F401 (fixtures)
-from test_diffusers_folders import folder, shapes  # noqa: F401 (fixtures)
+from lora_samples import ATTENTION, FEED_FORWARD, Q, close, product, refused, run
 from tools import convert_weight, extract_lora, inspect_weights, merge_lora, resize_lora
 
 # -- merging -------------------------------------------------------------------------------------------------------
@@ -65,14 +64,16 @@ def test_merging_rounds_once_and_copies_what_it_does_not_change(base, tiny_weigh
             assert np.abs(file.read(name).astype(np.float64) - expected).max() <= 2.0 ** (-10 if dtype == "keep" else -7)
 
 
-def test_what_can_be_merged(base, tiny_weights, trained, folder, tmp_path, capfd):  # noqa: F811
+def test_what_can_be_merged(base, tiny_weights, trained, diffusers_folder, tmp_path, capfd):
     """A LoRA in the base's own file, a base in a folder, a .ckpt as base: the same weights."""
     both, native = tmp_path / "both.ckpt", tmp_path / "native.ckpt"
     lora = open_lora(trained)
     write_tensors(both, stream_whole(base, {name: lora.read(name) for name in lora.names()}), lora.metadata)
     run(convert_weight, "--input", tiny_weights, "--output", native)
     targets = [tmp_path / f"{i}.safetensors" for i in range(4)]
-    for given, target in zip((f"{tiny_weights},{trained}", both, f"{folder},{trained}", f"{native},{trained}"), targets):
+    for given, target in zip(
+        (f"{tiny_weights},{trained}", both, f"{diffusers_folder},{trained}", f"{native},{trained}"), targets
+    ):
         run(merge_lora, "--weight", given, "--output", target, "--dtype", "float16")
     first, *others = (open_base(target) for target in targets)
     for other in others:
@@ -88,8 +89,8 @@ def test_alpha_of_files_that_do_not_say_it(base, tiny_weights, trained, tmp_path
     run(merge_lora, "--weight", given, "--output", tmp_path / "a.ckpt", "--dtype", "float32", "--alpha", 2)
     run(merge_lora, "--weight", given, "--output", tmp_path / "b.ckpt", "--dtype", "float32")
     for path, factor in ((tmp_path / "a.ckpt", 1.0), (tmp_path / "b.ckpt", 2.0)):
-        found = open_base(path).read(f"{QUERY}.weight") - base.read(f"{QUERY}.weight").astype(np.float32)
-        assert np.allclose(found, factor * product(lora, QUERY), atol=1e-6)
+        found = open_base(path).read(f"{Q}.weight") - base.read(f"{Q}.weight").astype(np.float32)
+        assert np.allclose(found, factor * product(lora, Q), atol=1e-6)
 
 
 def test_merging_refuses_what_cannot_be(tiny_weights, trained, base, tmp_path):
@@ -176,7 +177,7 @@ def test_a_lower_rank_is_the_best_there_is_and_its_error_is_told(base, tiny_weig
     assert line.split()[-1] == f"{np.sqrt(lost / whole):.4f}" and float(line.split()[-2]) == pytest.approx(
         np.sqrt(whole), rel=1e-3
     )
-    assert open_tensors(tmp_path / "a.ckpt").dtype(f"{QUERY}.lora_A.weight") == "float16"
+    assert open_tensors(tmp_path / "a.ckpt").dtype(f"{Q}.lora_A.weight") == "float16"
 
 
 def test_targets_of_an_extraction(tiny_weights, merged_larger, larger, tmp_path, capfd):
@@ -238,7 +239,7 @@ def test_extraction_refuses_what_cannot_be(base, tiny_weights, merged, trained, 
         "--output",
         target,
     )
-    name = f"{FF}.weight"
+    name = f"{FEED_FORWARD}.weight"
     tensors[name] = np.full_like(tensors[name], np.inf)
     save_file(tensors, tmp_path / "inf.safetensors")
     refused(

@@ -1,7 +1,6 @@
 """Several real processes under mpirun and msrun: the same LoRA for any number of ranks, class images shared out, and how
-a job ends when something goes wrong. A small SDXL with random weights keeps it short."""
+a job ends when something goes wrong. On the small model, whose graphs the jobs of two ranks compile once for all."""
 
-import json
 import os
 import re
 import shutil
@@ -17,17 +16,11 @@ import pytest
 from PIL import Image
 
 import tiny
-from gm.checkpoint.lora_files import open_lora
 from gm.parallel.ranks import Ranks
+from small import TRAIN, largest_difference, records, trained
 
 BIN = Path(sys.executable).parent
 TROUBLE = tiny.ROOT / "tests" / "rank_in_trouble.py"
-TRAIN = tiny.ROOT / "train_dreambooth.py"
-UNET = "model.params.network_config.params"
-SMALL = [
-    *("--set", f"{UNET}.channel_mult=[1,2]", "--set", f"{UNET}.attention_resolutions=[2]"),
-    *("--set", f"{UNET}.num_res_blocks=1", "--set", f"{UNET}.transformer_depth=[1,1]"),
-]
 
 
 class Job:
@@ -88,41 +81,9 @@ def msrun(ranks, *more, here=None):
             "--log_dir=log", *more)  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def given(tmp_path_factory, shared):
-    """Random base weights, and class images that need no sampling: three, which neither 2 nor 4 divides."""
-    folder = tmp_path_factory.mktemp("given")
-    words = [sys.executable, tiny.ROOT / "tools" / "make_random_checkpoint.py", "--config", tiny.TRAINING, *SMALL]
-    subprocess.run([*words, "--output", folder / "plain.safetensors"], check=True, capture_output=True)
-    (folder / "class").mkdir()
-    for number, path in enumerate(sorted((shared / "data" / "dog6").iterdir())[:3]):
-        shutil.copy(path, folder / "class" / f"class_{number:05d}{path.suffix}")
-    return folder
-
-
-def arguments(shared, given, folder, *more, steps=10, config=tiny.TRAINING, photos=None):
-    return (
-        *("--config", config, "--weight", given / "plain.safetensors", "--device_target", "CPU", "--is_parallel", "True"),
-        *("--instance_data_path", photos or shared / "data" / "dog", "--instance_prompt", "A photo of a sks dog"),
-        *("--class_data_path", given / "class", "--class_prompt", "A photo of a dog", "--num_class_images", 3),
-        *("--sample_step", 2, "--save_path", folder / "runs", "--set", f"data.total_step={steps}", *SMALL, *more),
-    )
-
-
-def lora_of(folder, step) -> dict[str, np.ndarray]:
-    file = open_lora(folder / "runs" / f"SDXL_base_1.0_{step}_lora.ckpt")
-    return {name: file.read(name) for name in file.names()}
-
-
-def difference(first, second) -> float:
-    """Over all matrices, relative to the largest weight."""
-    assert set(first) == set(second)
-    largest = max(np.abs(value).max() for value in first.values())
-    return max(np.abs(first[name] - second[name]).max() for name in first) / largest
-
-
-def records(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "runs" / "metrics.jsonl").read_text().splitlines()]
+def arguments(small, folder, *more, **given) -> list[str]:
+    """Of a job of several ranks."""
+    return small.arguments(folder, "--is_parallel", "True", *more, **given)
 
 
 def folder_of(tmp_path, name) -> Path:
@@ -136,11 +97,11 @@ def test_a_job_of_one_process_fails_by_itself(capsys):
     assert end.value.code == 3 and capsys.readouterr().err == "error: no room\n"
 
 
-@pytest.mark.xdist_group("parallel_same")
+@pytest.mark.xdist_group("ranks")
 @pytest.mark.parametrize("config, step", [(tiny.TRAINING, 10), (tiny.TEXT_TRAINING, 10)], ids=["unet", "text encoders"])
-def test_any_number_of_ranks_gives_the_same_lora(shared, given, tmp_path, config, step):
+def test_any_number_of_ranks_gives_the_same_lora(small, tmp_path, config, step):
     """4 x 1, 2 x 2 and, for the UNet, 1 x 4 (accumulation x ranks), clipped; 5 photos and 3 class
-    images divide by neither, and one rank comes 20 s late to an update."""
+    images divide by neither, and one rank comes 10 s late to an update."""
     results = {}
     launchers = {"1": (mpirun(1), TRAIN), "2": (mpirun(2), TROUBLE, "late", "--")}
     if config == tiny.TRAINING:  # the text encoders need not show all of it again
@@ -148,17 +109,19 @@ def test_any_number_of_ranks_gives_the_same_lora(shared, given, tmp_path, config
     for name, (launcher, script, *first) in launchers.items():
         folder, ranks = folder_of(tmp_path, name), 4 if name == "msrun" else int(name)
         more = ("--gradient_accumulation_steps", 4 // ranks, "--clip_grad", "True", "--max_grad_norm", "0.01")
-        if name in ("2", "msrun"):  # the job under mpirun fills the folder, that under msrun finds all in it
+        if ranks > 1:  # the job under mpirun fills the folder, that under msrun finds all in it
             more += ("--cache_dir", tmp_path / "cache")
-        job = Job(launcher, script, (*first, *arguments(shared, given, folder, *more, config=config)), folder)
+        if ranks == 2:
+            more += small.graphs
+        job = Job(launcher, script, (*first, *arguments(small, folder, *more, config=config)), folder)
         assert job.status == 0 and not job.left, job.words
         assert "Traceback" not in job.words and "[ERROR]" not in job.words and "[WARNING] DIST" not in job.words
         assert job.words.count("step 10/10") == 1, "only rank 0 speaks"
         assert len([path for path in (folder / "runs").iterdir() if path.suffix == ".ckpt"]) == 2
-        if ranks == 2:
+        if ranks > 1:
             found = 8 if name == "msrun" else 0
             assert f"{found} of 8 photos from the cache in {tmp_path / 'cache'}" in job.words
-        matrices = lora_of(folder, step)
+        matrices = trained(folder, step)
         if ranks > 1:  # the gradient of all matrices, and four sums, in float32
             size = 4 * (sum(matrix.size for matrix in matrices.values()) + 4) / 1e6
             assert f"10 all-reduces of {size:.1f} MB over {ranks} ranks" in job.words
@@ -166,22 +129,22 @@ def test_any_number_of_ranks_gives_the_same_lora(shared, given, tmp_path, config
     reference, expected = results.pop("1")
     assert any(record["grad_norm"] > 0.01 for record in expected), "clipping was not at work"
     for name, (matrices, lines) in results.items():
-        assert difference(reference, matrices) < 1e-5, name
+        assert largest_difference(reference, matrices) < 1e-5, name
         for line, other in zip(expected, lines):
             for key in ("loss", "instance_loss", "class_loss", "grad_norm"):
                 assert line[key] == pytest.approx(other[key], rel=1e-4), (name, key)
 
 
-@pytest.mark.xdist_group("parallel_ends")
-def test_class_images_are_shared_out(shared, given, tmp_path):
+@pytest.mark.xdist_group("ranks")
+def test_class_images_are_shared_out(small, tmp_path):
     """Five are missing: three ranks sample them together, each once, the same ones as a single process does."""
     pictures = {}
     for ranks in (1, 3):
         folder = folder_of(tmp_path, str(ranks))
         (folder / "class").mkdir()
-        (folder / "class" / "class_00002.jpg").write_bytes((given / "class" / "class_00002.jpg").read_bytes())
+        (folder / "class" / "class_00002.jpg").write_bytes((small.class_images / "class_00002.jpg").read_bytes())
         more = ("--class_data_path", folder / "class", "--num_class_images", 6, "--stop_after_sampling", "True")
-        job = Job(mpirun(ranks), TRAIN, arguments(shared, given, folder, *more), folder)
+        job = Job(mpirun(ranks), TRAIN, arguments(small, folder, *more), folder)
         assert job.status == 0 and not job.left, job.words
         assert "5 class images are missing" in job.words and job.words.count("stopping after the class images") == 1
         assert sorted(path.name for path in (folder / "class").iterdir()) == [
@@ -199,7 +162,7 @@ def check_kept(folder, steps):
     found = sorted(path.name for path in (folder / "runs").glob("*_lora.ckpt"))
     assert found in ([f"SDXL_base_1.0_{step}_lora.ckpt" for step in steps[:n]] for n in (1, len(steps)))
     for step in steps[: len(found)]:
-        assert len(lora_of(folder, step)) > 50
+        assert len(trained(folder, step)) > 50
 
 
 TROUBLES = {
@@ -209,12 +172,12 @@ TROUBLES = {
 }
 
 
-@pytest.mark.xdist_group("parallel_ends")
+@pytest.mark.xdist_group("ranks")
 @pytest.mark.parametrize("launch, trouble", [(msrun, "killed"), *((mpirun, trouble) for trouble in TROUBLES)])
-def test_trouble_on_one_rank_ends_the_job(shared, given, tmp_path, launch, trouble):
+def test_trouble_on_one_rank_ends_the_job(small, tmp_path, launch, trouble):
     folder, (words, kept) = folder_of(tmp_path, "job"), TROUBLES[trouble]
     launcher = launch(2, *(("--join=True",) if launch == msrun else ()))
-    more = (trouble, "--", *arguments(shared, given, folder, "--save_ckpt_interval", 1, steps=500))
+    more = (trouble, "--", *arguments(small, folder, *small.caches, "--save_ckpt_interval", 1, steps=500))
     job = Job(launcher, TROUBLE, more, folder, until="step 1/500" if trouble == "disk" else "step 2/500")
     assert job.status != 0 and not job.left, job.words
     assert job.seconds < 60, "from the trouble to the end of the last process"
@@ -224,16 +187,16 @@ def test_trouble_on_one_rank_ends_the_job(shared, given, tmp_path, launch, troub
     check_kept(folder, kept)
 
 
-@pytest.mark.xdist_group("parallel_ends")
+@pytest.mark.xdist_group("ranks")
 @pytest.mark.parametrize("launch", [mpirun, msrun])
-def test_a_broken_image_on_one_rank(shared, given, tmp_path, launch):
+def test_a_broken_image_on_one_rank(small, tmp_path, launch):
     """Rank 1 works on another host, so to speak, where a photo of the same size is broken."""
     folder = folder_of(tmp_path, "job")
     for host in (folder, folder_of(folder, "other")):
-        shutil.copytree(shared / "data" / "dog", host / "photos")
+        shutil.copytree(small.photos, host / "photos")
     victim = sorted((folder / "other" / "photos").iterdir())[1]
     victim.write_bytes(b"x" * victim.stat().st_size)
-    more = ("elsewhere", folder / "other", "--", *arguments(shared, given, folder, photos="photos"))
+    more = ("elsewhere", folder / "other", "--", *arguments(small, folder, photos="photos"))
     job = Job(launch(2, *(("--join=True",) if launch == msrun else ())), TROUBLE, more, folder)
     assert job.status != 0 and job.seconds < 60 and not job.left
     assert len(job.errors) == 1 and "rank 1 on" in job.errors[0] and victim.name in job.errors[0], job.words
@@ -241,20 +204,20 @@ def test_a_broken_image_on_one_rank(shared, given, tmp_path, launch):
     assert not (folder / "runs").exists()
 
 
-@pytest.mark.xdist_group("parallel_ends")
-def test_a_host_that_never_joins(shared, given, tmp_path):
+@pytest.mark.xdist_group("ranks")
+def test_a_host_that_never_joins(small, tmp_path):
     folder = folder_of(tmp_path, "job")
     job = Job(
         msrun(2, "--join=True", "--node_rank=0", here=1),
         TRAIN,
-        arguments(shared, given, folder, "--join_timeout", 5),
+        arguments(small, folder, "--join_timeout", 5),
         folder,
     )
     assert job.status != 0 and job.seconds < 60 and not job.left
     assert len(job.errors) == 1 and "rank 1 did not join within 5 s (1 of 2 came)" in job.errors[0], job.words
 
 
-@pytest.mark.xdist_group("parallel_ends")
+@pytest.mark.xdist_group("ranks")
 @pytest.mark.parametrize(
     "launch, more, words",
     [
@@ -265,10 +228,10 @@ def test_a_host_that_never_joins(shared, given, tmp_path):
         (msrun, ("--master_addr", "192.0.2.1"), "--master_addr is a flag of msrun here"),
     ],
 )
-def test_bad_input_is_said_once(shared, given, tmp_path, launch, more, words):
+def test_bad_input_is_said_once(small, tmp_path, launch, more, words):
     folder = folder_of(tmp_path, "job")
     launcher = launch(2, *(("--join=True",) if launch == msrun else ()))
-    job = Job(launcher, TRAIN, arguments(shared, given, folder, *more), folder)
+    job = Job(launcher, TRAIN, arguments(small, folder, *more), folder)
     assert job.status == (1 if launch == msrun else 2) and not job.left, job.words
     assert len(job.errors) == 1 and words in job.errors[0], job.words
     assert not (folder / "runs").exists()

@@ -11,9 +11,8 @@ from PIL import Image
 
 import tiny
 import train_dreambooth as training
-from gm import console
+from bad_files import halves
 from gm.checkpoint.io import open_tensors, write_tensors
-from gm.checkpoint.lora_files import open_lora
 from gm.checkpoint.weights import open_base
 from gm.data.crops import Photo, PhotoSet
 from gm.data.disk_cache import DiskCache
@@ -26,8 +25,7 @@ from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
 from gm.training import precompute
 from gm.training.precompute import Precompute
-from test_images import halves
-from test_parallel import arguments, given  # noqa: F401  (a fixture)
+from small import records, trained
 
 
 class Computed(list):
@@ -295,20 +293,16 @@ def test_ranks_with_other_photos_are_told(tiny_weights, photos, tmp_path, comput
     on_ranks(2, plan)
 
 
-@pytest.mark.xdist_group("caching")
-def test_cached_or_not_the_training_is_the_same(shared, given, tmp_path, capfd, monkeypatch):  # noqa: F811
+@pytest.mark.xdist_group("small")
+def test_cached_or_not_the_training_is_the_same(small, tmp_path, run, monkeypatch):
     """In memory, from disk, and encoded whenever drawn; from a warm folder no network but the UNet is loaded."""
 
     def train(name, *more, status=0):
-        capfd.readouterr()
-        words = [word for word in arguments(shared, given, tmp_path, *more, steps=4) if word not in ("--is_parallel", "True")]
-        assert console.run_command(training.main, [*map(str, words), "--save_path", str(tmp_path / name)]) == status
-        printed = capfd.readouterr().err
+        given, printed = run(training, *small.arguments(tmp_path / name, *more, steps=4))
+        assert given == status, printed
         if status:
             return printed
-        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        lora = open_lora(tmp_path / name / "SDXL_base_1.0_4_lora.ckpt")
-        return printed, [line["loss"] for line in lines], {key: lora.read(key) for key in lora.names()}
+        return printed, [line["loss"] for line in records(tmp_path / name)], trained(tmp_path / name, 4)
 
     kept = ("--cache_dir", tmp_path / "cache")
     _, losses, matrices = train("cold", *kept)

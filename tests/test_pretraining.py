@@ -1,6 +1,7 @@
 """Pretraining from nothing: its parts by themselves, and the command, stopped and resumed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import mindspore as ms
@@ -182,6 +183,21 @@ def test_weights_of_the_loss():
     assert at(14.0) / (14.0**2 + 1) < 0.2 * at(1.0) / 2
 
 
+SMALLER = """
+base: {base}
+model:
+  params:
+    network_config:
+      params: {{channel_mult: [1, 2], attention_resolutions: [2], num_res_blocks: 1, transformer_depth: {depth}}}
+"""
+
+
+def smaller(path: Path, depth: list[int]) -> Path:
+    """A YAML of a model whose graphs are compiled soon."""
+    path.write_text(SMALLER.format(base=Path(CONFIG).resolve(), depth=depth))
+    return path
+
+
 @pytest.mark.xdist_group("pretraining")
 def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     from gm.checkpoint.weights import open_base
@@ -192,72 +208,43 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
 
     monkeypatch.chdir(root)
     monkeypatch.setattr(pretraining, "PROMPTS", pretraining.PROMPTS[:1])  # what is drawn on the way takes time
-    arguments = ["--pictures", "24", "--size", "32", "--batch", "2", "--first_stage_steps", "4", "--steps", "4"]
-    arguments += ["--save_interval", "2", "--infer_interval", "100"]
+    config = smaller(tmp_path / "smaller.yaml", [1, 1])
+    unbroken, stopped = tmp_path / "unbroken.safetensors", tmp_path / "stopped.safetensors"
 
-    class Stop(Exception):
-        pass
+    def run(weight: Path, *more):
+        words = ("--config", config, "--pictures", 24, "--size", 32, "--batch", 2, "--first_stage_steps", 4, "--steps", 4)
+        words += ("--save_interval", 2, "--infer_interval", 100, "--output", weight.with_suffix(""), "--weight", weight)
+        pretrain.main([str(word) for word in (*words, *more)])
 
-    def run(name: str, stop_at: int = 0):
-        plot = loop.plot_losses
+    plot = loop.plot_losses
 
-        def stopping(metrics, target):
-            if stop_at and json.loads(metrics.read_text().splitlines()[-1])["step"] == stop_at:
-                raise Stop
-            return plot(metrics, target)
+    def keep_step_2(metrics, target):
+        if json.loads(metrics.read_text().splitlines()[-1])["step"] == 2:
+            assert not unbroken.exists()
+            shutil.copytree(metrics.parent, stopped.with_suffix(""))  # what a run that is killed here leaves
+        return plot(metrics, target)
 
-        monkeypatch.setattr(loop, "plot_losses", stopping)
-        try:
-            pretrain.main([*arguments, "--output", str(tmp_path / name), "--weight", str(tmp_path / f"{name}.safetensors")])
-        except Stop:
-            assert stop_at
-        finally:
-            monkeypatch.setattr(loop, "plot_losses", plot)
-
-    run("stopped", stop_at=2)
-    assert not (tmp_path / "stopped.safetensors").exists()
-    run("stopped")
-    run("unbroken")
-    for name in ("stopped", "unbroken"):
-        steps = [json.loads(line)["step"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        assert steps == [1, 2, 3, 4]
-        assert (tmp_path / name / "progress" / "step_4.png").exists() and (tmp_path / name / "loss.png").exists()
-        assert (tmp_path / name / "first_stage" / "step_4.png").exists() and (tmp_path / name / "curves.png").exists()
-    expected, _ = expected_shapes(load_config(CONFIG, [], training=False).model)
-    bases = [open_base(tmp_path / f"{name}.safetensors") for name in ("stopped", "unbroken")]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "plot_losses", keep_step_2)
+        run(unbroken)
+    run(stopped)
+    for folder in (stopped.with_suffix(""), unbroken.with_suffix("")):
+        assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+        assert (folder / "progress" / "step_4.png").exists() and (folder / "loss.png").exists()
+        assert (folder / "first_stage" / "step_4.png").exists() and (folder / "curves.png").exists()
+    expected, _ = expected_shapes(load_config(str(config), [], training=False).model)
+    bases = [open_base(path) for path in (stopped, unbroken)]
     for base in bases:
         base.check(expected)
     for name in expected:
         one, other = (base.read(name).astype(np.float32) for base in bases)
         assert np.abs(one - other).max() <= 2e-3 * max(np.abs(one).max(), 1e-3), name
 
-    config = tmp_path / "deeper.yaml"
-    deeper = "model: {params: {network_config: {params: {transformer_depth: [1, 2]}}}}"
-    config.write_text(f"base: {Path(CONFIG).resolve()}\n{deeper}\n")
     with pytest.raises(UserError, match=r"^--init .*unbroken\.safetensors does not fit the model of --config"):
-        wrong = [
-            "--config",
-            str(config),
-            "--init",
-            str(tmp_path / "unbroken.safetensors"),
-            "--weight",
-            str(tmp_path / "no.safetensors"),
-        ]
-        pretrain.main([*arguments, *wrong, "--output", str(tmp_path / "unbroken")])
+        run(tmp_path / "no.safetensors", "--config", smaller(tmp_path / "deeper.yaml", [1, 2]), "--init", unbroken)
 
-    more = [
-        "--init",
-        str(tmp_path / "unbroken.safetensors"),
-        "--first_stage_steps",
-        "1",
-        "--steps",
-        "1",
-        "--learning_rate",
-        "0",
-    ]
-    more += ["--seed", "1"]  # random weights would be others
-    more += ["--output", str(tmp_path / "more"), "--weight", str(tmp_path / "more.safetensors")]
-    pretrain.main([*arguments, *more])
+    rates = ("--first_stage_steps", 1, "--steps", 1, "--learning_rate", 0)
+    run(tmp_path / "more.safetensors", "--init", unbroken, *rates, "--seed", 1)  # random weights would be others
     more = open_base(tmp_path / "more.safetensors")
     for name in expected:  # nothing was learned, so all is as given; an untrained VAE's latents are hard to normalise again
         if "quant_conv" in name:

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tiny
+from bad_files import bad_file, change
 from gm.checkpoint import io
 from gm.checkpoint.io import Raw, convert, open_tensors, to_array, write_tensors
 from gm.checkpoint.lora_files import lora_in_base
@@ -142,45 +143,11 @@ def test_all_four_kinds_of_file_give_the_same_weights(tiny_weights, shapes, tmp_
     assert np.array_equal(np.concatenate([files[0].read(f"{name}{part}_proj.weight") for part in "qkv"]), fused)
 
 
-def change(weights, path, how):
-    tensors = load_file(weights)
-    name = "model.diffusion_model.out.2.weight"
-    if how == "missing":
-        del tensors[name]
-    elif how == "extra":
-        tensors["model.diffusion_model.another.weight"] = tensors[name]
-    else:
-        tensors[name] = tensors[name][:, :16].copy()
-    save_file(tensors, path)
-
-
 @pytest.mark.parametrize("how, words", [("missing", "1 missing"), ("extra", "1 left over"), ("shape", "1 of another shape")])
 def test_loading_is_strict(tiny_weights, shapes, tmp_path, how, words):
     change(tiny_weights, tmp_path / "a.safetensors", how)
     with pytest.raises(UserError, match=words):
         open_base(tmp_path / "a.safetensors").check(shapes[0])
-
-
-def bad_file(kind, weights, folder):
-    path = folder / ("a.ckpt" if "ckpt" in kind else "a.safetensors")
-    if kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "text":
-        path.write_text("these are no weights at all")
-    elif kind == "pytorch":
-        path.write_bytes(b"PK\3\4" + bytes(100))
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "cut safetensors":
-        path.write_bytes(weights.read_bytes()[:-1000])
-    elif kind == "cut header":
-        path.write_bytes(weights.read_bytes()[:1000])
-    elif kind == "broken header":
-        path.write_bytes(weights.read_bytes()[:8] + b'{"' + weights.read_bytes()[10:].replace(b":", b";", 5))
-    elif kind == "cut ckpt":
-        convert_weight.main(["--input", str(weights), "--output", str(path)])
-        path.write_bytes(path.read_bytes()[:-1000])
-    return path
 
 
 BAD_FILES = {

@@ -1,12 +1,12 @@
 """What a run is given, checked before MindSpore is imported: flags, YAML, photos, folders."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional, Sequence
 
 from gm.config.load import load_config
-from gm.config.types import Config
+from gm.config.types import Config, ModelConfig
 from gm.data.images import check_images, count_images, list_images
 from gm.errors import UserError
 from gm.files import make_writable
@@ -83,9 +83,21 @@ def _class_image_config(options: TrainOptions, config: Config) -> Config:
     if not options.generate_class_image_config:
         return config
     other = load_config(options.generate_class_image_config, training=False)
-    if (other.model.vae, other.model.scale_factor) != (config.model.vae, config.model.scale_factor):
+    here, there = (_network_sizes(one.model) for one in (config, other))
+    differing = [network for network in here if here[network] != there[network]]
+    if differing:
         raise UserError(
-            f"--generate_class_image_config {options.generate_class_image_config} has another first stage than "
-            f"{options.config}: give a YAML for the same base model"
+            f"--generate_class_image_config {options.generate_class_image_config} has another {' and another '.join(differing)} "
+            f"than {options.config}: give a YAML for the same base model"
         )
     return other
+
+
+def _network_sizes(model: ModelConfig) -> dict[str, object]:
+    """What decides the weights of each network and the scale of latents, without how they are computed."""
+    unet = replace(model.unet, attention="vanilla", use_recompute=False)
+    return {
+        "UNet": (unet, model.size_embed_dim),
+        "pair of text encoders": model.text_encoders,
+        "first stage": (model.vae, model.scale_factor),
+    }
