@@ -8,7 +8,6 @@ import sys
 from typing import Sequence
 
 from gm import runtime
-from gm.console import waiting
 from gm.parallel.launch import run_command
 from gm.parallel.ranks import Ranks
 from gm.training.inputs import check_inputs
@@ -18,18 +17,18 @@ def main(argv: Sequence[str], ranks: Ranks = Ranks()) -> None:
     """The command, on one of the ranks."""
     inputs = check_inputs(argv, ranks)
     options = inputs.options
-    with waiting("starting MindSpore"):
-        machine = runtime.start(
-            options.device_target,
-            options.ms_mode,
-            options.ms_amp_level,
-            options.seed,
-            ranks,
-            options.max_device_memory,
-            options.master_addr,
-            options.join_timeout,
-        )
-        from gm.training.run import run  # imports MindSpore
+    machine = runtime.start(
+        options.device_target,
+        options.ms_mode,
+        options.ms_amp_level,
+        options.seed,
+        ranks,
+        options.max_device_memory,
+        options.master_addr,
+        options.join_timeout,
+    )
+    from gm.training.run import run  # imports MindSpore
+
     run(inputs, machine, ranks)
 
 

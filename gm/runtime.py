@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Optional
 
+from gm.console import waiting
 from gm.errors import UserError
 from gm.parallel.collectives import open_collectives
 from gm.parallel.ranks import Ranks
@@ -78,20 +79,21 @@ def start(
     """
     quiet_environment()
     machine = Runtime(device, mode, amp_level or ("O0" if device == "CPU" else "O2"), ranks.local_rank)
-    if ranks.size > 1:
-        with ranks.agreeing():
-            ranks.open_cluster(master_addr, join_timeout)  # into the environment, which MindSpore reads when imported
-    import mindspore as ms
+    with waiting("starting MindSpore"):
+        if ranks.size > 1:
+            with ranks.agreeing():
+                ranks.open_cluster(master_addr, join_timeout)  # into the environment, which MindSpore reads when imported
+        import mindspore as ms
 
-    with ranks.agreeing():
-        if device != "CPU":
-            _require(device, ranks.local_rank)
-    machine.enter()
-    ms.set_seed(seed)
-    if device == "Ascend" and max_device_memory:
-        ms.runtime.set_memory(max_size=max_device_memory)
-    if ranks.size > 1:
-        open_collectives(ranks)
+        with ranks.agreeing():
+            if device != "CPU":
+                _require(device, ranks.local_rank)
+        machine.enter()
+        ms.set_seed(seed)
+        if device == "Ascend" and max_device_memory:
+            ms.runtime.set_memory(max_size=max_device_memory)
+        if ranks.size > 1:
+            open_collectives(ranks)
     return machine
 
 

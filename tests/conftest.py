@@ -127,9 +127,20 @@ SLOW = {
 }
 
 
+# Groups of tests that run one after the other in one process, because they share what was compiled there; the longest
+# first, so that no process is left alone with one at the end
+GROUPS = ("ranks", "golden", "small", "end_to_end", "learning", "diffusers", "pretraining", "page")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what the quick tests leave out."""
+    """Mark what the quick tests leave out, and put long groups first."""
     for item in items:
         quick = SLOW.get(item.path.name)
         if quick is not None and not any(word in item.name for word in quick):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    mark = item.get_closest_marker("xdist_group")
+    return GROUPS.index(mark.args[0]) if mark and mark.args[0] in GROUPS else len(GROUPS)

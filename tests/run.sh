@@ -15,4 +15,4 @@ if [ "${1:-}" = quick ]; then
   which=(-m "not slow")
   echo "quick: without the tests marked slow (whole commands, compiled networks): bash tests/run.sh runs all"
 fi
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadgroup -q -rs "${which[@]}" "$@"
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -q -rs "${which[@]}" "$@"

@@ -316,7 +316,7 @@ def test_a_vae_that_does_not_fit_is_refused(other_vae, tiny_weights, base_shapes
         open_base(base, path).check(base_shapes)
 
 
-@pytest.mark.xdist_group("folder")
+@pytest.mark.xdist_group("end_to_end")
 def test_sampling_from_a_folder_with_another_vae(diffusers_folder, other_vae, tmp_path, run, kept_networks):
     """The same picture as from one file with all of it."""
     prompt = ("--prompt", "a sks dog", "--sample_step", 2)
@@ -327,7 +327,7 @@ def test_sampling_from_a_folder_with_another_vae(diffusers_folder, other_vae, tm
     assert "vae" not in about[0] and about[1]["vae"] == str(other_vae["folder"])
 
 
-@pytest.mark.xdist_group("folder")
+@pytest.mark.xdist_group("end_to_end")
 def test_training_from_a_folder_with_another_vae(diffusers_folder, other_vae, shared, tmp_path):
     """The run's networks are read from the folder and the file, and the photos are encoded by that VAE."""
     given = ("--weight", diffusers_folder, "--vae", other_vae["bare.safetensors"], "--prior_loss_weight", 0)

@@ -21,6 +21,7 @@ from gm.sampling.pictures import LatentSampler
 from gm.training.batches import MicroBatch
 from gm.training.step import LossScale, Trainer
 
+pytestmark = pytest.mark.xdist_group("golden")
 POOLED = 32  # of the vector's 1568 columns
 
 

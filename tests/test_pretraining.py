@@ -13,6 +13,7 @@ from gm.config.load import load_config
 from gm.errors import UserError
 
 CONFIG = "configs/inference/small_sdxl.yaml"
+pytestmark = pytest.mark.xdist_group("pretraining")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -198,7 +199,6 @@ def smaller(path: Path, depth: list[int]) -> Path:
     return path
 
 
-@pytest.mark.xdist_group("pretraining")
 def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     from gm.checkpoint.weights import open_base
     from gm.models.sdxl import expected_shapes

@@ -62,10 +62,10 @@ class SharedModel:
 
 def load(choice: Choice):
     """The `Pipeline` for these weights, loaded with its text encoders, in the process that calls it."""
-    with console.waiting("starting MindSpore"):
-        machine = runtime.start(choice.device, choice.mode, choice.amp_level, seed=0)
-        from gm.encoding.source import source_of
-        from gm.sampling.pipeline import Pipeline
+    machine = runtime.start(choice.device, choice.mode, choice.amp_level, seed=0)
+    from gm.encoding.source import source_of
+    from gm.sampling.pipeline import Pipeline
+
     with console.waiting("checking the weights"):
         pipeline = Pipeline(source_of(choice.config, choice.weight, machine, vae=choice.vae))
     pipeline.load(keep_text_encoders=True)

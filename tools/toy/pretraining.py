@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Callable, Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 from mindspore import Tensor
@@ -18,7 +18,7 @@ from gm.encoding.text import TextEmbedder, unconditional
 from gm.files import replacing
 from gm.models import sdxl
 from gm.models.conditioner import tokenize
-from gm.models.vae import VAE, VAEDecode, VAEEncode
+from gm.models.vae import VAEDecode, VAEEncode
 from gm.pictures import contact_sheet, save_png
 from gm.randomness import FIRST_STAGE, generator
 from gm.runtime import Runtime
@@ -32,6 +32,7 @@ from tools.toy.text_to_image import AveragingTrainer, CaptionedBatches, LearnedW
 
 STATE = "{part}_state.ckpt"
 FIRST_STAGE_ROWS = 2  # pictures in an update of the first stage
+ROWS = 8  # pictures that are encoded at once
 PROMPTS = (
     "A photo of a dog",
     "a dog swimming in a pool",
@@ -47,6 +48,9 @@ class Pretraining:
         """`initial`: the weights to go on from, instead of random ones."""
         self.config, self.machine, self.folder, self.seed, self.initial = config, machine, folder, seed, initial
         self.trained: dict[str, np.ndarray] = {}  # of UNet and text encoders, by native name
+        self.vae = sdxl.build_vae(config.model)  # one for all parts, so that its graphs are compiled once
+        self.posterior = Compiling(VAEEncode(self.vae), "compiling the image encoder")
+        self.decode = Compiling(VAEDecode(self.vae, 1.0), "compiling the decoder")
 
     def _start(self, name: str, shape: tuple) -> np.ndarray:
         return self.initial.read(name) if self.initial else initial_weight(name, shape, self.seed)
@@ -69,10 +73,10 @@ class Pretraining:
         done = self.folder / "first_stage.ckpt"
         if done.exists():
             return _read_all(done)
-        vae = self._fresh(sdxl.build_vae(self.config.model))
+        vae = self._fresh(self.vae)
         state = self.folder / STATE.format(part="first_stage")
         if self.initial and not state.exists():  # its latents have SDXL's scale, those of training a deviation near 1
-            sdxl.fill([vae], self._normalised(vae, pixels, 1.0).__getitem__)
+            sdxl.fill([vae], self._normalised(pixels, 1.0).__getitem__)
         trainer = FirstStageTrainer(vae, optim, steps)
         if state.exists():
             trainer.set_state(_read_all(state))
@@ -86,14 +90,14 @@ class Pretraining:
             progress.set_postfix(error=f"{error:.4f}", refresh=False)
             if (step + 1) % save_every == 0 or step + 1 == steps:
                 write_tensors(state, trainer.state().items(), {})
-                self._reconstructions(vae, pixels, step + 1)
-        weights = self._normalised(vae, pixels, self.config.model.scale_factor)
+                self._reconstructions(pixels, step + 1)
+        weights = self._normalised(pixels, self.config.model.scale_factor)
         write_tensors(done, weights.items(), {})
         return weights
 
-    def _normalised(self, vae: VAE, pixels: np.ndarray, scale_factor: float) -> dict[str, np.ndarray]:
-        means = np.concatenate([rows[:, 0] for rows in self._posteriors(vae, pixels[:1000])])
-        return normalised({p.name: p.asnumpy() for p in vae.get_parameters()}, means, scale_factor)
+    def _normalised(self, pixels: np.ndarray, scale_factor: float) -> dict[str, np.ndarray]:
+        means = np.concatenate([rows[:, 0] for rows in self._posteriors(pixels[:1000])])
+        return normalised({p.name: p.asnumpy() for p in self.vae.get_parameters()}, means, scale_factor)
 
     def _first_stage_batch(self, picture: Callable, step: int) -> tuple[np.ndarray, np.ndarray]:
         random, side = generator(self.seed, FIRST_STAGE, step), self.config.data.target_size
@@ -102,26 +106,25 @@ class Pretraining:
         noise = random.standard_normal(latent, np.float32)
         return to_network(pictures), noise
 
-    def _reconstructions(self, vae: VAE, pixels: np.ndarray, step: int) -> None:
+    def _reconstructions(self, pixels: np.ndarray, step: int) -> None:
         """Pictures above what the first stage makes of them."""
-        means, _ = VAEEncode(vae)(Tensor(to_network(pixels[:8])))
-        back = to_pixels(VAEDecode(vae, 1.0)(means).asnumpy())
-        sheet = contact_sheet([list(pixels[:8]), list(back)], ["drawn", f"first stage after step {step}"], cell=192)
+        shown = pixels[:ROWS]
+        (posteriors,) = self._posteriors(shown)
+        back = to_pixels(self.decode(posteriors[:, 0]))
+        sheet = contact_sheet([list(shown), list(back)], ["drawn", f"first stage after step {step}"], cell=192)
         save_png(self.folder / "first_stage" / f"step_{step}.png", sheet, {"step": step})
 
-    def _posteriors(self, vae: VAE, pixels: np.ndarray, rows: int = 20):
+    def _posteriors(self, pixels: np.ndarray) -> Iterator[np.ndarray]:
         """Mean and logvar (rows, 2, z, h, w) of the pictures, in batches."""
-        encode = Compiling(VAEEncode(vae), "compiling the image encoder")
-        for start in bar(range(0, len(pixels), rows), "encoding", unit="batch"):
-            yield np.stack(encode(to_network(pixels[start : start + rows])), 1)
+        for start in bar(range(0, len(pixels), ROWS), "encoding", unit="batch", leave=False):
+            yield np.stack(self.posterior(to_network(pixels[start : start + ROWS])), 1)
 
     def encode(self, pixels: np.ndarray, first_stage: Mapping[str, np.ndarray]) -> np.ndarray:
         """Posteriors (N, 2, z, h, w) float16 of all pictures."""
         path = self.folder / "posteriors.npy"
         if not path.exists():
-            vae = sdxl.build_vae(self.config.model)
-            sdxl.fill([vae], first_stage.__getitem__)
-            rows = np.concatenate([part.astype(np.float16) for part in self._posteriors(vae, pixels)])
+            sdxl.fill([self.vae], first_stage.__getitem__)
+            rows = np.concatenate([part.astype(np.float16) for part in self._posteriors(pixels)])
             with replacing(path) as unfinished, unfinished.open("wb") as file:
                 np.save(file, rows)
         return np.load(path)
@@ -152,9 +155,8 @@ class Pretraining:
         log.info("training %.1f million numbers for %d steps", trainer.gradient.size / 1e6, config.data.total_step)
         size, rows = config.data.target_size, config.data.per_batch_size
         batches = CaptionedBatches(posteriors, caption, size, rows, self.seed, model.num_timesteps)
-        vae = sdxl.build_vae(model)
-        sdxl.fill([vae], first_stage.__getitem__)
-        sampler, embed = PictureSampler(unet, vae, model), TextEmbedder(encoders)
+        sdxl.fill([self.vae], first_stage.__getitem__)
+        sampler, embed = PictureSampler(unet, self.vae, model), TextEmbedder(encoders)
 
         def infer(step: int) -> None:
             trainer.show(trainer.average)
