@@ -14,7 +14,12 @@ from bad_files import halves
 from commands import sample, sample_apart, training
 from gm.checkpoint.io import open_tensors
 from gm.checkpoint.lora_files import open_lora, save_lora
+from gm.data.dreambooth import CLASS, INSTANCE, Draw
+from gm.diffusion.schedule import train_sigmas
+from gm.training.noise import draw_noise
 from small import SMALL, UNET, largest_difference, lora_of, model, records, trained
+
+WEIGHTING = "model.params.denoiser_config.params.weighting_config.target=gm.modules.diffusionmodules.denoiser_weighting."
 
 
 @pytest.mark.xdist_group("end_to_end")
@@ -108,6 +113,12 @@ def test_modes_batches_and_loss_scales_give_the_same_lora(small, tmp_path, run):
     other_alpha = ("--resume", runs, "--set", f"{UNET}.lora_alpha=8")
     status, errors = run(training, *small.arguments(tmp_path / "stopped", *other_alpha, steps=6))
     assert status == 2 and "was trained with lora_alpha 4.0, but --config says 8" in errors
+    # the same graph with a weighting of the noise levels, which is a part of the rows' weights
+    train("weighted", "--set", f"{UNET}.use_recompute=True", "--set", WEIGHTING + "UnitWeighting", steps=2)
+    for step, record in enumerate(records(tmp_path / "weighted")):
+        draws = [Draw(kind, 0, 0, step, 1.0) for kind in (INSTANCE, CLASS)]
+        weights = train_sigmas()[draw_noise(draws, 42, (4, 2, 2), 1000)[0]] ** 2
+        assert record["loss"] == pytest.approx(weights @ [record["instance_loss"], record["class_loss"]], rel=1e-5)
 
 
 @pytest.mark.xdist_group("small")

@@ -25,8 +25,8 @@ FLOORS = (
     ("gm.files", "gm.console", "gm.randomness"),
     ("gm.errors",),
 )
-# names without code of MindSpore, which command lines offer as choices
-LISTS = {("gm.options", "gm.diffusion")}
+# names without code of MindSpore, which command lines and YAMLs offer as choices
+LISTS = {("gm.options", "gm.diffusion"), ("gm.config", "gm.diffusion")}
 
 
 def modules(folder: str) -> list[Path]:

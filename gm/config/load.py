@@ -12,7 +12,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gm.config import table as t
 from gm.config.tree import read_tree
-from gm.config.types import Config, DataConfig, LoraConfig, ModelConfig, OptimConfig, TextEncoderConfig, UNetConfig, VAEConfig
+from gm.config.types import (
+    Config,
+    DataConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    VAEConfig,
+    WeightingConfig,
+)
 from gm.errors import UserError
 
 
@@ -51,6 +61,7 @@ def load_config(path: str, overrides: Sequence[str] = (), training: bool = True,
         optim=optim,
         data=data,
         raw=OmegaConf.to_yaml(tree, resolve=True),
+        weighting=_weighting(values["model"]["params"]["denoiser_config"]["params"]["weighting_config"]),
     )
 
 
@@ -242,6 +253,10 @@ def _model(params: Mapping[str, Any], path: str) -> ModelConfig:
         size_embed_dim=size_width,
         scale_factor=params["scale_factor"],
     )
+
+
+def _weighting(values: Mapping[str, Any]) -> WeightingConfig:
+    return WeightingConfig(name=values["target"].rpartition(".")[2], params=values["params"])
 
 
 def _text_encoders(embedders: Sequence[Mapping[str, Any]], path: str) -> tuple[tuple, int]:

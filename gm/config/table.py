@@ -6,6 +6,8 @@ The names are those of the earlier MindSpore example and of sgm. Nothing is impo
 from dataclasses import dataclass
 from typing import Any, Mapping
 
+from gm.diffusion.weighting import WEIGHTINGS, parameters
+
 REQUIRED = object()
 
 
@@ -52,6 +54,7 @@ def anything(kind: type) -> Entry:
 
 
 _MODULES = "gm.modules.diffusionmodules"
+_WEIGHTING = f"{_MODULES}.denoiser_weighting"
 _LEGACY_DDPM = f"{_MODULES}.discretizer.LegacyDDPMDiscretization"
 ENGINES = ("gm.models.diffusion.DiffusionEngineDreamBooth", "gm.models.diffusion.DiffusionEngine")
 UNET, UNET_LORA = f"{_MODULES}.openaimodel.UNetModel", f"{_MODULES}.openaimodel.UNetModel_lora"
@@ -144,11 +147,14 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
     **{engine: _ENGINE for engine in ENGINES},
     f"{_MODULES}.denoiser.DiscreteDenoiser": {
         "num_idx": only(1000),
-        "weighting_config": Entry(OneOf((f"{_MODULES}.denoiser_weighting.EpsWeighting",))),
+        "weighting_config": Entry(OneOf(tuple(f"{_WEIGHTING}.{name}" for name in WEIGHTINGS))),
         "scaling_config": Entry(OneOf((f"{_MODULES}.denoiser_scaling.EpsScaling",))),
         "discretization_config": Entry(OneOf((_LEGACY_DDPM,))),
     },
-    f"{_MODULES}.denoiser_weighting.EpsWeighting": {},
+    **{
+        f"{_WEIGHTING}.{name}": {key: Entry(float, value, least=1e-6) for key, value in parameters(name).items()}
+        for name in WEIGHTINGS
+    },
     f"{_MODULES}.denoiser_scaling.EpsScaling": {},
     _LEGACY_DDPM: {},
     f"{_MODULES}.sigma_sampling.DiscreteSampling": {

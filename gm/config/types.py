@@ -1,6 +1,6 @@
 """What a run is: frozen dataclasses, one line per field with its unit. Reading them from YAML is gm/config/load.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Mapping, Optional, Tuple
 
 
@@ -103,6 +103,14 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class WeightingConfig:
+    """How much each noise level counts in the loss."""
+
+    name: str = "EpsWeighting"  # of gm.diffusion.weighting.WEIGHTINGS
+    params: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SampleSettings:
     """How a picture is sampled."""
 
@@ -131,6 +139,7 @@ class Config:
     optim: Optional[OptimConfig]
     data: Optional[DataConfig]
     raw: str
+    weighting: WeightingConfig = WeightingConfig()
 
     @property
     def trains_text_encoders(self) -> bool:

@@ -10,9 +10,11 @@ from typing import Callable, Mapping, Optional
 
 import numpy as np
 
+from gm.config.types import WeightingConfig
 from gm.data.crops import PhotoCrop, Samples
 from gm.data.dreambooth import DreamBoothSchedule
 from gm.diffusion.schedule import train_sigmas
+from gm.diffusion.weighting import level_weights
 from gm.encoding.text import TextEmbedding
 from gm.models.conditioner import tokenize
 from gm.training.noise import draw_noise
@@ -93,16 +95,18 @@ class BatchMaker:
         text: Callable[[tuple[str, ...]], TextArrays],
         seed: int,
         num_timesteps: int,
+        weighting: WeightingConfig = WeightingConfig(),
     ):
         """`posterior` gives mean and logvar (2, z, h, w) of a crop, from memory or by encoding it."""
         self.schedule, self.samples, self.posterior, self.text, self.seed = schedule, samples, posterior, text, seed
-        self.sigmas = train_sigmas(num_timesteps)
+        self.sigmas, self.weighting = train_sigmas(num_timesteps), weighting
 
     def __call__(self, step: int, micro: int, rank: int) -> MicroBatch:
         draws = self.schedule.micro_batch(step, micro, rank)
         samples = [self.samples[draw.kind, draw.image, draw.repeat] for draw in draws]
         posteriors = np.stack([self.posterior(sample.crop) for sample in samples])
         index, noise, posterior_noise = draw_noise(draws, self.seed, posteriors.shape[2:], len(self.sigmas))
+        shares = np.array([draw.share * sample.loss_weight for draw, sample in zip(draws, samples)])
         return MicroBatch(
             mean=posteriors[:, 0],
             logvar=posteriors[:, 1],
@@ -112,6 +116,6 @@ class BatchMaker:
             timestep=index,
             text=self.text(tuple(sample.prompt for sample in samples)),
             sizes=np.stack([sample.sizes for sample in samples]),
-            weight=np.array([draw.share * sample.loss_weight for draw, sample in zip(draws, samples)]),
+            weight=shares * level_weights(self.weighting, self.sigmas[index]),
             kind=np.array([draw.kind for draw in draws]),
         )

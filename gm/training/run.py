@@ -94,6 +94,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         TextRows(None if trains_text else unet_texts),
         inputs.options.seed,
         inputs.config.model.num_timesteps,
+        inputs.config.weighting,
     )
     infer = None
     if inputs.options.infer_during_train and ranks.is_main:
