@@ -28,6 +28,15 @@ def test_the_weighted_loss_is_sgms(name):
     assert np.allclose(level_weights(WeightingConfig(name), sigma) * error**2, expected, rtol=1e-12)
 
 
+def test_min_snr_is_that_of_other_trainers():
+    """diffusers and sd-scripts: min(SNR, gamma) / SNR of the mean squared error of the noise, SNR from cumulated alphas."""
+    alphas = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    snr = alphas / (1 - alphas)
+    for gamma in (1.0, 5.0, 8.0):
+        expected = np.minimum(snr, gamma) / snr
+        assert np.allclose(level_weights(WeightingConfig("MinSNRWeighting", {"gamma": gamma}), train_sigmas()), expected)
+
+
 def test_a_yaml_names_the_weighting():
     assert load_config(str(tiny.TRAINING)).weighting == WeightingConfig()
     for name in WEIGHTINGS:

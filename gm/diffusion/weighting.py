@@ -32,11 +32,17 @@ def edm(sigma: np.ndarray, sigma_data: float = 0.5) -> np.ndarray:
     return 1 + (sigma / sigma_data) ** 2
 
 
+def min_snr(sigma: np.ndarray, gamma: float = 5.0) -> np.ndarray:
+    """min(SNR, gamma) / SNR with SNR = sigma^-2: levels of little noise count less (arXiv 2303.09556, section 3.4)."""
+    return np.minimum(1, gamma * sigma**2)
+
+
 WEIGHTINGS: Mapping[str, Callable[..., np.ndarray]] = {
     "EpsWeighting": eps,
     "UnitWeighting": unit,
     "VWeighting": v,
     "EDMWeighting": edm,
+    "MinSNRWeighting": min_snr,
 }
 
 
