@@ -11,6 +11,8 @@ import numpy as np
 Denoise = Callable[[np.ndarray, float], np.ndarray]
 DrawNoise = Callable[[int], np.ndarray]
 Progress = Callable[[range], Iterable[int]]
+LMS_ORDER = 4
+GAUSS = np.array([-0.5, 0.5]) / 3**0.5  # of an interval of length 1: the mean of a cubic is that at these two points
 
 
 def _start(x: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
@@ -57,6 +59,22 @@ def dpmpp_2m(denoise: Denoise, x: np.ndarray, sigmas: np.ndarray, draw: DrawNois
     return x
 
 
+def lms(denoise: Denoise, x: np.ndarray, sigmas: np.ndarray, draw: DrawNoise, progress: Progress) -> np.ndarray:
+    """Linear multistep of order 4 (k-diffusion `sample_lms`): the slope is integrated as the polynomial through the last
+    slopes, fewer at the start."""
+    x = _start(x, sigmas)
+    slopes: list[np.ndarray] = []
+    for i in progress(range(len(sigmas) - 1)):
+        slopes = [*slopes[-(LMS_ORDER - 1) :], (x - denoise(x, sigmas[i])) / np.float32(sigmas[i])]
+        known = sigmas[i + 1 - len(slopes) : i + 1]
+        points = (sigmas[i] + sigmas[i + 1]) / 2 + GAUSS * (sigmas[i + 1] - sigmas[i])
+        for j, slope in enumerate(slopes):
+            others = np.delete(known, j)
+            lagrange = np.prod((points[:, None] - others) / (known[j] - others), 1)  # 1 at known[j], 0 at the others
+            x = x + np.float32(lagrange.mean() * (sigmas[i + 1] - sigmas[i])) * slope
+    return x
+
+
 def euler_ancestral(denoise: Denoise, x: np.ndarray, sigmas: np.ndarray, draw: DrawNoise, progress: Progress) -> np.ndarray:
     """Euler with fresh noise after each step (k-diffusion `sample_euler_ancestral`, eta 1); `draw(i)` is x-shaped."""
     x = _start(x, sigmas)
@@ -74,5 +92,6 @@ SAMPLERS = {
     "EulerEDMSampler": euler_edm,
     "HeunEDMSampler": heun_edm,
     "DPMPP2MSampler": dpmpp_2m,
+    "LinearMultistepSampler": lms,
     "EulerAncestralSampler": euler_ancestral,
 }
