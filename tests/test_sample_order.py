@@ -98,6 +98,18 @@ def test_noise_has_the_right_distribution():
     assert abs(np.corrcoef(noise.ravel(), posterior.ravel())[0, 1]) < 0.01
 
 
+def test_a_noise_offset_is_one_number_a_channel():
+    rows = update(schedule(50), 0)
+    plain, offset = (draw_noise(rows, 42, (4, 8, 8), 1000, share) for share in (0.0, 0.1))
+    assert np.array_equal(plain[0], offset[0]) and np.array_equal(plain[2], offset[2])
+    added = offset[1] - plain[1]
+    assert np.abs(added - added[:, :, :1, :1]).max() < 1e-6
+    numbers = added[:, :, 0, 0] / 0.1
+    assert numbers.shape == (100, 4) and abs(numbers.mean()) < 0.15 and abs(numbers.std() - 1) < 0.1
+    alone = draw_noise(rows[7:8], 42, (4, 8, 8), 1000, 0.1)
+    assert np.array_equal(alone[1][0], offset[1][7])
+
+
 def test_crops():
     assert crop_corner(1, INSTANCE, 0, 0, "center") == (0.5, 0.5)
     corners = {crop_corner(1, INSTANCE, image, repeat, "random") for image in range(5) for repeat in range(10)}

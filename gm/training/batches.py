@@ -96,16 +96,18 @@ class BatchMaker:
         seed: int,
         num_timesteps: int,
         weighting: WeightingConfig = WeightingConfig(),
+        noise_offset: float = 0.0,
     ):
         """`posterior` gives mean and logvar (2, z, h, w) of a crop, from memory or by encoding it."""
         self.schedule, self.samples, self.posterior, self.text, self.seed = schedule, samples, posterior, text, seed
-        self.sigmas, self.weighting = train_sigmas(num_timesteps), weighting
+        self.sigmas, self.weighting, self.noise_offset = train_sigmas(num_timesteps), weighting, noise_offset
 
     def __call__(self, step: int, micro: int, rank: int) -> MicroBatch:
         draws = self.schedule.micro_batch(step, micro, rank)
         samples = [self.samples[draw.kind, draw.image, draw.repeat] for draw in draws]
         posteriors = np.stack([self.posterior(sample.crop) for sample in samples])
-        index, noise, posterior_noise = draw_noise(draws, self.seed, posteriors.shape[2:], len(self.sigmas))
+        shape = posteriors.shape[2:]
+        index, noise, posterior_noise = draw_noise(draws, self.seed, shape, len(self.sigmas), self.noise_offset)
         shares = np.array([draw.share * sample.loss_weight for draw, sample in zip(draws, samples)])
         return MicroBatch(
             mean=posteriors[:, 0],

@@ -95,6 +95,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         inputs.options.seed,
         inputs.config.model.num_timesteps,
         inputs.config.weighting,
+        inputs.options.noise_offset,
     )
     infer = None
     if inputs.options.infer_during_train and ranks.is_main:
