@@ -8,6 +8,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
+from PIL import Image
 
 from gm.config.load import load_config
 from gm.errors import UserError
@@ -190,6 +191,9 @@ model:
   params:
     network_config:
       params: {{channel_mult: [1, 2], attention_resolutions: [2], num_res_blocks: 1, transformer_depth: {depth}}}
+    conditioner_config:
+      params:
+        emb_models: {{0: {{params: {{layers: 2, layer_idx: 1}}}}, 1: {{params: {{layers: 2}}}}}}
 """
 
 
@@ -227,6 +231,8 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "plot_losses", keep_step_2)
         run(unbroken)
+    assert np.asarray(Image.open(unbroken.with_suffix("") / "progress" / "step_4.png")).std() > 5
+    monkeypatch.setattr(pretraining, "PictureSampler", lambda *_: lambda *_: [np.zeros((32, 32, 3), np.uint8)] * 6)
     run(stopped)
     for folder in (stopped.with_suffix(""), unbroken.with_suffix("")):
         assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
