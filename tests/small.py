@@ -19,9 +19,12 @@ from gm.config.types import ModelConfig
 
 TRAIN = tiny.ROOT / "train_dreambooth.py"
 UNET = "model.params.network_config.params"
+ENCODERS = "model.params.conditioner_config.params.emb_models"
 SMALL = [
     *("--set", f"{UNET}.channel_mult=[1,2]", "--set", f"{UNET}.attention_resolutions=[2]"),
     *("--set", f"{UNET}.num_res_blocks=1", "--set", f"{UNET}.transformer_depth=[1,1]"),
+    *("--set", f"{ENCODERS}.0.params.layers=2", "--set", f"{ENCODERS}.0.params.layer_idx=1"),
+    *("--set", f"{ENCODERS}.1.params.layers=2"),
 ]
 
 

@@ -294,25 +294,23 @@ def test_ranks_with_other_photos_are_told(tiny_weights, photos, tmp_path, comput
 
 
 @pytest.mark.xdist_group("small")
-def test_cached_or_not_the_training_is_the_same(small, tmp_path, run, monkeypatch):
+def test_cached_or_not_the_training_is_the_same(small, tmp_path, run):
     """In memory, from disk, and encoded whenever drawn; from a warm folder no network but the UNet is loaded."""
 
-    def train(name, *more, status=0):
-        given, printed = run(training, *small.arguments(tmp_path / name, *more, steps=4))
-        assert given == status, printed
-        if status:
-            return printed
-        return printed, [line["loss"] for line in records(tmp_path / name)], trained(tmp_path / name, 4)
+    def train(name, *more):
+        said = small.train(tmp_path / name, "--cache_dir", tmp_path / "cache", *more, steps=4)
+        return said, [line["loss"] for line in records(tmp_path / name)], trained(tmp_path / name, 4)
 
-    kept = ("--cache_dir", tmp_path / "cache")
-    _, losses, matrices = train("cold", *kept)
-    monkeypatch.setattr(precompute, "run_in_subprocess", lambda *_: pytest.fail("a process was started"))
-    printed, warm, same_matrices = train("warm", *kept)
-    assert "2 of 2 prompts from the cache in" in printed and "photos from the cache in" in printed
+    said, losses, matrices = train("cold")
+    assert "loading text encoders" in said and "encoding photos" in said
+    said, warm, same_matrices = train("warm")
+    assert "2 of 2 prompts from the cache in" in said and "photos from the cache in" in said
+    assert "loading text encoders" not in said and "loading VAE" not in said and "encoding" not in said
     assert warm == losses and all(np.array_equal(matrices[key], same_matrices[key]) for key in matrices)
-    printed, drawn, _ = train("drawn", *kept, "--cache_latents", "False")
-    assert "photos from the cache" not in printed and "loading VAE" in printed
+    said, drawn, _ = train("drawn", "--cache_latents", "False")
+    assert "photos from the cache" not in said and "loading VAE" in said
     assert drawn == losses
     (tmp_path / "file").write_text("")
     for flag in ("--cache_dir", "--compile_cache_dir"):
-        assert f"error: {flag} " in train("refused", flag, tmp_path / "file", status=2)
+        status, said = run(training, *small.arguments(tmp_path / "refused", flag, tmp_path / "file"))
+        assert status == 2 and f"error: {flag} " in said

@@ -207,6 +207,7 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     from gm.checkpoint.weights import open_base
     from gm.models.sdxl import expected_shapes
     from gm.training import loop
+    from gm.training.step import Update
     from tools import pretrain
     from tools.toy import pretraining
 
@@ -249,6 +250,11 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^--init .*unbroken\.safetensors does not fit the model of --config"):
         run(tmp_path / "no.safetensors", "--config", smaller(tmp_path / "deeper.yaml", [1, 2]), "--init", unbroken)
 
+    def learn_nothing(trainer, _):
+        trainer.average, trainer.step = trainer.adamw.p.asnumpy(), trainer.step + 1
+        return Update(loss=1.0, instance_loss=1.0, class_loss=None, grad_norm=0.0, lr=0.0, loss_scale=1.0, skipped=False)
+
+    monkeypatch.setattr(pretraining.AveragingTrainer, "update", learn_nothing)  # as at this rate, and nothing is compiled
     rates = ("--first_stage_steps", 1, "--steps", 1, "--learning_rate", 0)
     run(tmp_path / "more.safetensors", "--init", unbroken, *rates, "--seed", 1)  # random weights would be others
     more = open_base(tmp_path / "more.safetensors")
