@@ -20,6 +20,7 @@ from gm.parallel.ranks import Ranks
 from small import TRAIN, largest_difference, records, trained
 
 BIN = Path(sys.executable).parent
+LARGEST = 0.001  # norm of the gradient, which clips it
 TROUBLE = tiny.ROOT / "tests" / "rank_in_trouble.py"
 
 
@@ -108,7 +109,7 @@ def test_any_number_of_ranks_gives_the_same_lora(small, tmp_path, config, step):
         launchers |= {"2": (mpirun(2), TROUBLE, "late", "--"), "msrun": (msrun(4, "--join=True"), TRAIN)}
     for name, (launcher, script, *first) in launchers.items():
         folder, ranks = folder_of(tmp_path, name), 4 if name == "msrun" else int(name)
-        more = ("--gradient_accumulation_steps", 4 // ranks, "--clip_grad", "True", "--max_grad_norm", "0.01")
+        more = ("--gradient_accumulation_steps", 4 // ranks, "--clip_grad", "True", "--max_grad_norm", LARGEST)
         if ranks > 1:  # the job under mpirun fills the folder, that under msrun finds all in it
             more += ("--cache_dir", tmp_path / "cache")
         if ranks == 2:
@@ -127,7 +128,7 @@ def test_any_number_of_ranks_gives_the_same_lora(small, tmp_path, config, step):
             assert f"10 all-reduces of {size:.1f} MB over {ranks} ranks" in job.words
         results[name] = matrices, records(folder)
     reference, expected = results.pop("1")
-    assert any(record["grad_norm"] > 0.01 for record in expected), "clipping was not at work"
+    assert any(record["grad_norm"] > LARGEST for record in expected), "clipping was not at work"
     for name, (matrices, lines) in results.items():
         assert largest_difference(reference, matrices) < 1e-5, name
         for line, other in zip(expected, lines):
