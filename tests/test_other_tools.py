@@ -28,16 +28,10 @@ from gm.checkpoint.lora_rules import LAYOUTS, lora_names
 from gm.checkpoint.lora_stack import LoraStack, with_given_lora
 from gm.checkpoint.weights import open_base
 from gm.models import sdxl
-from gm.models.sdxl import expected_shapes
 from tools import export_lora, merge_lora
 
 ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0", ".q_proj", ".k_proj", ".v_proj", ".out_proj")
 pytestmark = pytest.mark.xdist_group("diffusers")
-
-
-@pytest.fixture(scope="module")
-def base_shapes():
-    return expected_shapes(tiny.model())[0]
 
 
 @pytest.fixture(scope="module")

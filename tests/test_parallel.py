@@ -102,7 +102,7 @@ def test_a_job_of_one_process_fails_by_itself(capsys):
 @pytest.mark.parametrize("config, step", [(tiny.TRAINING, 10), (tiny.TEXT_TRAINING, 10)], ids=["unet", "text encoders"])
 def test_any_number_of_ranks_gives_the_same_lora(small, tmp_path, config, step):
     """4 x 1, 2 x 2 and, for the UNet, 1 x 4 (accumulation x ranks), clipped; 5 photos and 3 class
-    images divide by neither, and for the UNet one rank comes 10 s late to an update."""
+    images divide by neither, and for the UNet one rank comes 20 s late to an update."""
     results = {}
     launchers = {"1": (mpirun(1), TRAIN), "2": (mpirun(2), TRAIN)}
     if config == tiny.TRAINING:  # the text encoders need not show all of it again
