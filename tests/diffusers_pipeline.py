@@ -1,21 +1,20 @@
-"""diffusers' own StableDiffusionXLPipeline of the tiny model, and what its networks and ours make of the golden inputs."""
+"""diffusers' own StableDiffusionXLPipeline of the tiny model, what its networks make of the golden inputs, and the LoRA files
+that its training scripts write."""
 
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
-from mindspore import Tensor
+from diffusers.training_utils import _collate_lora_metadata
+from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
+from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
 
 import diffusers_models
 import tiny
-from gm.checkpoint.lora_stack import LoraStack, merged
-from gm.config.types import SampleSettings
-from gm.encoding.text import TextEmbedding, unconditional
-from gm.models import sdxl
-from gm.sampling.pictures import LatentSampler
 
 POOLED = 32  # of the vector's columns
 CLIP_LAYER = 3  # hidden state that the first encoder gives
@@ -42,7 +41,7 @@ def attached(pipe) -> dict[str, int]:
 
 
 @torch.no_grad()
-def their_outputs(pipe, golden) -> dict[str, np.ndarray]:
+def outputs(pipe, golden) -> dict[str, np.ndarray]:
     """UNet output for the golden context and vector, and what the text encoders make of the golden tokens."""
     given = {name: torch.from_numpy(golden[name].astype(np.float32)) for name in ("unet.x", "unet.timesteps", "cond.context")}
     added = {
@@ -59,49 +58,11 @@ def their_outputs(pipe, golden) -> dict[str, np.ndarray]:
     return {"unet": noise.numpy(), "context": context.numpy(), "pooled": second.text_embeds.numpy()}
 
 
-class OurNetworks:
-    """Our UNet and text encoders, compiled once and filled anew for each LoRA, which is merged."""
-
-    def __init__(self, base):
-        ms.set_device("CPU")
-        ms.set_context(mode=ms.GRAPH_MODE)
-        self.base, self.unet, self.text = base, sdxl.build_unet(tiny.model()), sdxl.build_text_encoders(tiny.model())
-        self.sampler = LatentSampler(self.unet, tiny.model())
-
-    def fill(self, files, scales) -> None:
-        sdxl.fill([self.unet, self.text], merged(self.base.read, LoraStack(files, scales)))
-
-    def outputs(self, golden, files=(), scales=()) -> dict[str, np.ndarray]:
-        self.fill(files, scales)
-        context, pooled = self.text(*tokens(golden))
-        return {"unet": unet_output(self.unet, golden), "context": context.asnumpy(), "pooled": pooled.asnumpy()}
-
-
-def tokens(golden) -> list[Tensor]:
-    return [Tensor(golden[f"cond.tokens_{letter}"].astype(np.int32)) for letter in "lg"]
-
-
-def unet_output(unet, golden) -> np.ndarray:
-    names = ("unet.x", "unet.timesteps", "cond.context", "cond.vector")
-    return unet(*(Tensor(golden[name].astype(np.float32)) for name in names)).asnumpy()
-
-
-def largest_error(given: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
-    assert set(given) == set(expected)
-    return max(tiny.relative_error(given[name], expected[name]) for name in expected)
-
-
-def our_latents(ours: OurNetworks, golden) -> np.ndarray:
-    """The latent (1, 4, h, w) of the first golden prompt after 10 Euler steps, guidance 5, from `sample.x_T`."""
-    context, pooled = (array.asnumpy()[0] for array in ours.text(*tokens(golden)))
-    settings = SampleSettings(128, 128, tuple(int(n) for n in tiny.sizes(golden)[0]), steps=10)
-    text = TextEmbedding(context, pooled)
-    return ours.sampler(text, unconditional(text), settings, golden["sample.x_T"], None, "ours")
-
-
 @torch.no_grad()
-def their_latents(pipe, golden) -> np.ndarray:
-    """The same by diffusers, which multiplies what it is given by its own first noise level."""
+def latents(pipe, golden) -> np.ndarray:
+    """The latent (1, 4, h, w) of the first golden prompt after 10 Euler steps, guidance 5, from `sample.x_T`.
+
+    diffusers multiplies what it is given by its own first noise level."""
     ids = [torch.from_numpy(golden[f"cond.tokens_{letter}"][:1].astype(np.int64)) for letter in "lg"]
     second = pipe.text_encoder_2(ids[1], output_hidden_states=True)
     first = pipe.text_encoder(ids[0], output_hidden_states=True).hidden_states[CLIP_LAYER]
@@ -118,3 +79,49 @@ def their_latents(pipe, golden) -> np.ndarray:
         latents=start,
     )
     return result.images.numpy()
+
+
+def saved_by_diffusers(pipe, folder, spelling):
+    """Adapters of PEFT with random matrices on the pipeline, saved as diffusers' training scripts do.
+
+    Where the file does not say alpha it is the rank.
+    """
+    alpha = {"PEFT with settings": 6, "kohya": 5}.get(spelling, 3)
+    attention = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
+    pattern = {"rank_pattern": {"proj_in": 2}, "alpha_pattern": {"proj_in": 1}} if spelling == "PEFT with settings" else {}
+    pipe.unet.add_adapter(LoraConfig(r=3, lora_alpha=alpha, target_modules=attention, **pattern))
+    networks = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "text_encoder_2": pipe.text_encoder_2}
+    for encoder in (pipe.text_encoder, pipe.text_encoder_2):
+        encoder.add_adapter(
+            LoraConfig(r=3, lora_alpha=alpha, target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1"])
+        )
+    generator = torch.Generator().manual_seed(5)
+    for network in networks.values():
+        for name, parameter in network.named_parameters():
+            if ".lora_" in name:
+                size = parameter.shape[1] ** -0.5 if ".lora_A." in name else 0.3
+                parameter.data = size * torch.randn(parameter.shape, generator=generator)
+    states = {name: get_peft_model_state_dict(network) for name, network in networks.items()}
+    if spelling == "kohya":
+        tensors = convert_state_dict_to_kohya(
+            {f"{part}.{name}": t for part, state in states.items() for name, t in state.items()}
+        )
+        tensors = {name: torch.tensor(float(alpha)) if name.endswith(".alpha") else t for name, t in tensors.items()}
+        save_file(tensors, folder / "kohya.safetensors")
+        return folder / "kohya.safetensors"
+    if spelling == "script":
+        states = {name: convert_state_dict_to_diffusers(state) for name, state in states.items()}
+    about = _collate_lora_metadata(networks) if spelling == "PEFT with settings" else {}
+    StableDiffusionXLPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers=states["unet"],
+        text_encoder_lora_layers=states["text_encoder"],
+        text_encoder_2_lora_layers=states["text_encoder_2"],
+        **about,
+    )
+    return folder / "pytorch_lora_weights.safetensors"
+
+
+def lora_layers(pipe):
+    networks = (pipe.unet, pipe.text_encoder, pipe.text_encoder_2)
+    return [layer for network in networks for layer in network.modules() if isinstance(layer, LoraLayer)]

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Install what the tests need into .venv and run them, on both cores: all, or with `quick` first those that take seconds.
+# Install what the tests need into .venv and run them: all, or with `quick` first those that take seconds. Three processes
+# keep two cores busy, because some tests wait.
 # Further arguments go to pytest. PYTHON=python3.11 chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PIP_DISABLE_PIP_VERSION_CHECK=1
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1  # Python compiles what is imported; of PyTorch that is little
 if [ ! -x .venv/bin/python ]; then
   bash tools/check_python.sh "${PYTHON:-python3}"
   "${PYTHON:-python3}" -m venv .venv
@@ -15,4 +16,4 @@ if [ "${1:-}" = quick ]; then
   which=(-m "not slow")
   echo "quick: without the tests marked slow (whole commands, compiled networks): bash tests/run.sh runs all"
 fi
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -q -rs "${which[@]}" "$@"
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -q -rs "${which[@]}" "$@"

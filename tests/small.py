@@ -38,6 +38,7 @@ class Small:
 
     photos: Path
     folder: Path
+    encoded: Path  # of all test processes
 
     @property
     def weights(self) -> Path:
@@ -61,7 +62,7 @@ class Small:
     @property
     def rows(self) -> tuple:
         """The flag that takes what earlier commands have encoded."""
-        return "--cache_dir", self.folder / "cache"
+        return "--cache_dir", self.encoded
 
     @property
     def graphs(self) -> tuple:
@@ -87,7 +88,9 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def small(shared, tmp_path_factory) -> Small:
-    made = Small(shared / "data" / "dog", tmp_path_factory.mktemp("small"))
+    folder = tmp_path_factory.mktemp("small")
+    encoded = folder.parent.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    made = Small(shared / "data" / "dog", folder, encoded / "encoded")
     words = [sys.executable, tiny.ROOT / "tools" / "make_random_checkpoint.py", "--config", tiny.TRAINING, *SMALL]
     subprocess.run([*words, "--output", made.weights], check=True, capture_output=True)
     made.class_images.mkdir()

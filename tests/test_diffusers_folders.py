@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-import diffusers_models
 import tiny
 from commands import sample, train_arguments
 from gm.checkpoint.diffusers_rules import PARTS, diffusers_to_official, official_to_diffusers
@@ -33,6 +32,7 @@ from gm.training.run import photo_sets, prepare
 from tools import convert_weight
 
 VAE = "first_stage_model."
+pytestmark = pytest.mark.xdist_group("diffusers")
 
 
 @pytest.fixture
@@ -78,6 +78,8 @@ SIZES = {
 @pytest.mark.parametrize("size", SIZES)
 def test_names_and_shapes_are_those_of_diffusers_own_models(size):
     """For any number of levels and blocks, in both directions."""
+    import diffusers_models
+
     full = load_config(str(tiny.ROOT / "configs/inference/sd_xl_base.yaml"), training=False).model
     model = full if size == "sdxl" else replace(tiny.model(), **SIZES[size])
     native = {native_to_official(name): shape for name, shape in expected_shapes(model)[0].items()}
@@ -316,7 +318,6 @@ def test_a_vae_that_does_not_fit_is_refused(other_vae, tiny_weights, base_shapes
         open_base(base, path).check(base_shapes)
 
 
-@pytest.mark.xdist_group("end_to_end")
 def test_sampling_from_a_folder_with_another_vae(diffusers_folder, other_vae, tmp_path, run, kept_networks):
     """The same picture as from one file with all of it."""
     prompt = ("--prompt", "a sks dog", "--sample_step", 2)
@@ -327,7 +328,6 @@ def test_sampling_from_a_folder_with_another_vae(diffusers_folder, other_vae, tm
     assert "vae" not in about[0] and about[1]["vae"] == str(other_vae["folder"])
 
 
-@pytest.mark.xdist_group("end_to_end")
 def test_training_from_a_folder_with_another_vae(diffusers_folder, other_vae, shared, tmp_path):
     """The run's networks are read from the folder and the file, and the photos are encoded by that VAE."""
     given = ("--weight", diffusers_folder, "--vae", other_vae["bare.safetensors"], "--prior_loss_weight", 0)

@@ -250,11 +250,16 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^--init .*unbroken\.safetensors does not fit the model of --config"):
         run(tmp_path / "no.safetensors", "--config", smaller(tmp_path / "deeper.yaml", [1, 2]), "--init", unbroken)
 
+    def keep(trainer, *_):
+        trainer.step += 1
+        return 0.0
+
     def learn_nothing(trainer, _):
         trainer.average, trainer.step = trainer.adamw.p.asnumpy(), trainer.step + 1
         return Update(loss=1.0, instance_loss=1.0, class_loss=None, grad_norm=0.0, lr=0.0, loss_scale=1.0, skipped=False)
 
     monkeypatch.setattr(pretraining.AveragingTrainer, "update", learn_nothing)  # as at this rate
+    monkeypatch.setattr(pretraining.FirstStageTrainer, "update", keep)
     monkeypatch.setattr(pretraining.AveragingTrainer, "compile", lambda *_: None)
     rates = ("--first_stage_steps", 1, "--steps", 1, "--learning_rate", 0)
     run(tmp_path / "more.safetensors", "--init", unbroken, *rates, "--seed", 1)  # random weights would be others
