@@ -17,16 +17,8 @@ def main(argv: Sequence[str], ranks: Ranks = Ranks()) -> None:
     """The command, on one of the ranks."""
     inputs = check_inputs(argv, ranks)
     options = inputs.options
-    machine = runtime.start(
-        options.device_target,
-        options.ms_mode,
-        options.ms_amp_level,
-        options.seed,
-        ranks,
-        options.max_device_memory,
-        options.master_addr,
-        options.join_timeout,
-    )
+    models = [inputs.config.model, inputs.class_config.model]
+    machine = runtime.start(options.machine, options.seed, models, ranks, options.master_addr, options.join_timeout)
     from gm.training.run import run  # imports MindSpore
 
     run(inputs, machine, ranks)

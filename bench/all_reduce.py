@@ -20,7 +20,7 @@ ROUNDS = 20
 def main(size: int) -> None:
     """Two rounds to warm up, then ROUNDS that count."""
     ranks = join(50)
-    runtime.start("CPU", 0, "O0", 0, ranks)
+    runtime.start(runtime.CPU, 0, ranks=ranks)
     import mindspore as ms
 
     add, numbers, seconds = collectives.sum_cell(), ms.Tensor(np.ones(size // 4, np.float32)), []

@@ -191,10 +191,9 @@ def make(options: SampleOptions, config: Config, status, gallery) -> None:
     with status.container():
         display = Display(st.empty())
         st.button("Stop", help="The pictures that are done stay.")
-    flags = (options.vae, options.device_target, options.ms_mode, options.ms_amp_level)
     strength = options.lora_scale[0] if paths else 1.0
     prompts = [prompt for prompt in (options.prompt, options.negative_prompt) if prompt]
-    with shared_model().open(Choice(config, base, *flags), display) as pipeline:
+    with shared_model().open(Choice(config, base, options.vae, options.machine), display) as pipeline:
         start = time.monotonic()
         pipeline.call(display, "change_lora", paths, strength)
         pipeline.call(display, "embed", prompts)

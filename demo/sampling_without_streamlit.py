@@ -30,7 +30,7 @@ def text_to_image(options: SampleOptions) -> None:
     config = load_config(options.config, options.set, training=False)
     prompts = read_prompts(options.prompt, "--prompt") if options.prompt.endswith(".txt") else [options.prompt]
     settings = sample_settings(options, config.model.unet.downsampling)
-    machine = runtime.start(options.device_target, options.ms_mode, options.ms_amp_level, options.seed)
+    machine = runtime.start(options.machine, options.seed, [config.model])
     folder = Path(options.save_path)
 
     from gm.encoding.source import source_of

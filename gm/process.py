@@ -2,6 +2,7 @@
 graph it has compiled until the process ends (seen with 2.7.1: deleting the network frees nothing). Keeping an object in
 one for many calls. And running a stage in a thread beside it."""
 
+import atexit
 import logging
 import multiprocessing
 import os
@@ -53,8 +54,10 @@ class Worker:
         here, there = multiprocessing.Pipe()
         quiet = log.level >= logging.ERROR
         context = multiprocessing.get_context("spawn")
-        self._process = context.Process(target=_serve, args=(there, quiet, make, arguments), daemon=True)
+        # not a daemonic process, which may have no children: CANN's operator compiler starts some
+        self._process = context.Process(target=_serve, args=(there, quiet, make, arguments))
         self._process.start()
+        atexit.register(self.end)  # before multiprocessing waits for it; where this process is killed, `_end_with_parent`
         there.close()
         self._connection, self._working = here, True
         try:
@@ -81,6 +84,7 @@ class Worker:
 
     def end(self) -> None:
         """End the process, which gives its memory back."""
+        atexit.unregister(self.end)
         self._process.kill()
         self._process.join()
         self._connection.close()

@@ -1,26 +1,31 @@
-"""The only file that knows the platform: device, mode, precision, ranks. Everything Ascend-only stands here.
-
-Lines for Ascend are written against the documented MindSpore 2.7 API; not run on Ascend.
-"""
+"""How this process computes: device, mode, precision, memory; and joining the other ranks. What the device is: device.py."""
 
 import os
-from dataclasses import dataclass
-from typing import Optional
+from dataclasses import dataclass, replace
+from typing import Optional, Sequence
 
-from gm.console import waiting
+from gm import device
+from gm.config.types import ModelConfig
+from gm.console import log, waiting
 from gm.errors import UserError
 from gm.parallel.collectives import open_collectives
 from gm.parallel.ranks import Ranks
 
 GRAPH, PYNATIVE = 0, 1
+ATTENTION = "model.params.network_config.params.spatial_transformer_attn_type"
+LARGE_FLOAT16_VAE = "a VAE made for float16, such as madebyollin/sdxl-vae-fp16-fix"
 
 
 @dataclass(frozen=True)
 class Runtime:
+    """Where and how to compute; picklable."""
+
     device: str  # "Ascend", "GPU" or "CPU"
     mode: int  # 0 graph, 1 PyNative
     amp_level: str  # "O0" float32, "O2" float16 with float32 norms, softmax and LoRA matrices
     device_id: int = 0  # which of this host's devices
+    jit_level: Optional[str] = None  # "O0", "O1" or "O2" of MindSpore's compilation; None: its own choice for the chip
+    max_memory: Optional[str] = None  # of the device, e.g. "58GB"
 
     @property
     def dtype(self):
@@ -29,20 +34,27 @@ class Runtime:
 
         return ms.float16 if self.amp_level == "O2" else ms.float32
 
-    @property
-    def shares_device(self) -> bool:
-        """Whether two processes may compute on the device at once; an accelerator's memory may be one's alone."""
-        return self.device == "CPU"
-
     def enter(self) -> None:
-        """Make this process compute on the device, in the mode; for one that a process with this Runtime has started."""
+        """Make this process compute like this; once, before anything is built."""
         quiet_environment()
         import mindspore as ms
 
         ms.set_device(self.device, self.device_id if self.device != "CPU" else 0)
         ms.set_context(mode=self.mode)
+        if self.jit_level:
+            ms.set_context(jit_config={"jit_level": self.jit_level})
+        if self.max_memory:
+            ms.runtime.set_memory(max_size=self.max_memory)
+        device.switch_precision(device.chip())
         if self.device == "CPU" and self.mode == PYNATIVE:
             ms.runtime.launch_blocking()  # else its threads wait for one another in loops: ten times as slow on 2 cores, 2.7.2
+
+    def beside(self) -> "Runtime":
+        """The same for a process that computes on the device beside this one: both together keep to `max_memory`."""
+        return replace(self, max_memory=device.free_share(self.max_memory)) if self.max_memory else self
+
+
+CPU = Runtime("CPU", GRAPH, "O0")
 
 
 def composes_kernels() -> bool:
@@ -53,11 +65,6 @@ def composes_kernels() -> bool:
     return ms.get_context("device_target") == "CPU"
 
 
-def device_here() -> str:
-    """Where to compute when nobody says: "Ascend" where its driver has made device files, else "CPU". Without MindSpore."""
-    return "Ascend" if os.path.exists("/dev/davinci_manager") else "CPU"
-
-
 def quiet_environment() -> None:
     """Keep MindSpore's own log below errors and its files out of the user's folder; call before importing it."""
     os.environ.setdefault("GLOG_v", "3")
@@ -66,21 +73,20 @@ def quiet_environment() -> None:
 
 
 def start(
-    device: str,
-    mode: int,
-    amp_level: Optional[str],
+    wanted: Runtime,
     seed: int,
+    models: Sequence[ModelConfig] = (),
     ranks: Ranks = Ranks(),
-    max_device_memory: Optional[str] = None,
     master_addr: Optional[str] = None,
     join_timeout: int = 50,
 ) -> Runtime:
-    """Choose device and mode, and join the other ranks in MindSpore's collectives if there are any.
+    """Choose the device, and join the other ranks in MindSpore's collectives if there are any.
 
-    Raises UserError, the same on every rank, when the device is not there or the ranks cannot reach each other.
+    Raises UserError, the same on every rank, when the device is not there, cannot compute one of `models`, or the ranks
+    cannot reach each other.
     """
     quiet_environment()
-    machine = Runtime(device, mode, amp_level or ("O0" if device == "CPU" else "O2"), ranks.local_rank)
+    machine = replace(wanted, device_id=ranks.local_rank)
     with waiting("starting MindSpore"):
         if ranks.size > 1:
             with ranks.agreeing():
@@ -88,42 +94,46 @@ def start(
         import mindspore as ms
 
         with ranks.agreeing():
-            if device != "CPU":
-                _require(device, ranks.local_rank)
+            if machine.device != "CPU":
+                device.require(machine.device, ranks.local_rank)
         machine.enter()
         ms.set_seed(seed)
-        if device == "Ascend" and max_device_memory:
-            ms.runtime.set_memory(max_size=max_device_memory)
+        with ranks.agreeing():
+            for model in models:
+                check_attention(machine, device.chip(), model)
         if ranks.size > 1:
             open_collectives(ranks)
+    if machine.device == "Ascend":
+        log.info(precision_in_words(machine, device.chip()))
     return machine
 
 
-def _require(device: str, device_id: int) -> None:
-    """Raise UserError unless the installed MindSpore can drive `device` number `device_id` here."""
-    import mindspore as ms
+def check_attention(machine: Runtime, chip: device.Chip, model: ModelConfig) -> None:
+    """UserError when the model wants flash attention and the chip, or the precision, has none."""
+    if model.unet.attention != "flash-attention":
+        return
+    why = f"there is none on {chip.name}" if not chip.fuses_attention else ""
+    why = why or ("it computes in float16, but --ms_amp_level O0 asks for float32" if machine.amp_level == "O0" else "")
+    if why:
+        raise UserError(
+            f"the YAML asks for flash-attention, a kernel of Ascend 910B and later, but {why}: give --set {ATTENTION}=vanilla, "
+            "and for 1024 px also --set model.params.network_config.params.use_recompute=True"
+        )
 
-    wanted = {
-        "Ascend": "the CANN toolkit and driver that pair with it (CANN 8.3.RC1 for MindSpore 2.7.1)",
-        "GPU": "a MindSpore build for GPUs",
-    }[device]
-    try:
-        count = ms.hal.device_count(device) if ms.hal.is_available(device) else 0
-    except (ValueError, RuntimeError):
-        count = 0
-    if 0 < count <= device_id:
-        raise UserError(
-            f"there are {count} {device} devices here, but more processes than that: start at most {count} on this host"
+
+def precision_in_words(machine: Runtime, chip: device.Chip) -> str:
+    """What is computed in what, in one line."""
+    networks = "float16" if machine.amp_level == "O2" else "float32"
+    if chip.only_float16:
+        return (
+            f"{chip.name} (910A) computes all products and convolutions in float16, the VAE's too: give --vae "
+            f"{LARGE_FLOAT16_VAE}, unless the base's is one"
         )
-    if count == 0:
-        raise UserError(
-            f"--device_target {device} was given, but MindSpore {ms.__version__} finds no {device} device here: "
-            f"install {wanted} and load its environment, or give --device_target CPU"
-        )
+    return f"{chip.name}: UNet and text encoders in {networks}, VAE in float32"
 
 
 def peak_memory_gb() -> float:
-    """The largest resident size this process has had, in GB."""
+    """The largest resident size this process has had on the host, in GB."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -4,12 +4,12 @@
 # Further arguments go to pytest. PYTHON=python3.11 chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1  # Python compiles what is imported; of PyTorch that is little
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 if [ ! -x .venv/bin/python ]; then
   bash tools/check_python.sh "${PYTHON:-python3}"
   "${PYTHON:-python3}" -m venv .venv
 fi
-.venv/bin/pip install -q -r requirements-test.txt
+.venv/bin/pip install -q --no-compile -r requirements-test.txt
 which=()
 if [ "${1:-}" = quick ]; then
   shift

@@ -13,32 +13,28 @@ import tiny
 from gm.graph_cache import graph_folder
 from gm.models import sdxl
 from gm.process import beside, run_in_subprocess
-from small import UNET, records, trained
+from small import UNET
 
 
 @pytest.mark.xdist_group("small")
-def test_the_graph_is_taken_from_the_folder(small, tmp_path):
-    graphs = tmp_path / "graphs"
+def test_the_graph_is_taken_from_the_folder(twice):
+    graphs, cold = twice.folder / "graphs", twice.cold
 
-    def train(name, *more):
-        words = small.train(tmp_path / name, "--compile_cache_dir", graphs, *more, steps=3)
-        return words, records(tmp_path / name), trained(tmp_path / name, 3)
+    def same(run) -> bool:
+        return all(np.allclose(cold.lora[key], run.lora[key], rtol=0, atol=1e-7) for key in cold.lora)
 
-    def same(first, second) -> bool:
-        return all(np.allclose(first[key], second[key], rtol=0, atol=1e-7) for key in first)
-
-    words, lines, matrices = train("cold")
-    assert "compiled graphs are in" not in words and np.isfinite(lines[-1]["loss"])
-    words, _, again = train("warm")
-    assert "compiled graphs are in" in words and "[WARNING]" not in words and same(matrices, again)
-    words, others, _ = train("alpha", "--set", f"{UNET}.lora_alpha=8")
-    assert "compiled graphs are in" not in words and len(list(graphs.iterdir())) == 2
-    assert others[0]["grad_norm"] == pytest.approx(2 * lines[0]["grad_norm"], rel=1e-3), "it is the graph of another alpha"
+    assert "compiled graphs are in" not in cold.said and np.isfinite(cold.records[-1]["loss"])
+    warm = twice.warm
+    assert "compiled graphs are in" in warm.said and "[WARNING]" not in warm.said and same(warm)
+    other = twice.train("alpha", "--set", f"{UNET}.lora_alpha=8")
+    assert "compiled graphs are in" not in other.said and len(list(graphs.iterdir())) == 2
+    norms = [run.records[0]["grad_norm"] for run in (cold, other)]
+    assert norms[1] == pytest.approx(2 * norms[0], rel=1e-3), "it is the graph of another alpha"
     for path in graphs.rglob("*.mindir"):
         path.chmod(0o600)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    words, _, again = train("damaged")
-    assert "Traceback" not in words and same(matrices, again)
+    damaged = twice.train("damaged")
+    assert "Traceback" not in damaged.said and same(damaged)
 
 
 def test_whatever_decides_a_graph_decides_its_folder(tmp_path):

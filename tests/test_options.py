@@ -9,7 +9,7 @@ from typing import Optional
 import pytest
 
 import tiny
-from gm import runtime
+from gm import device
 from gm.diffusion.guidance import GUIDERS
 from gm.diffusion.samplers import SAMPLERS
 from gm.diffusion.schedule import DISCRETIZATIONS
@@ -113,13 +113,13 @@ def test_help_is_in_groups_with_defaults(capsys):
         parse_train(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "--clip_grad True|False clip the gradient's norm (default: False)" in text
-    assert "where to compute (default: Ascend where there is one, else CPU)" in text
+    assert "where to compute (default: Ascend or a GPU where there is one, else CPU)" in text
     assert "class images: --class_data_path FOLDER" in text and "--task" not in text
 
 
 def test_what_nobody_says():
     options = parse_train(WITH_CLASS)
-    assert options.device_target == runtime.device_here() and options.set == () and options.version is None
+    assert options.device_target == device.device_here() and options.set == () and options.version is None
     assert options.cache_text_products is None and options.log_interval == 0
     assert parse_train([*WITH_CLASS, "--cache_text_products", "False"]).cache_text_products is False
     assert parse_train([*WITH_CLASS, "--task", "txt2img", "--version", "SDXL-base-1.0"]).version == "SDXL-base-1.0"

@@ -25,7 +25,6 @@ from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
 from gm.training import precompute
 from gm.training.precompute import Precompute
-from small import records, trained
 
 
 class Computed(list):
@@ -294,23 +293,19 @@ def test_ranks_with_other_photos_are_told(tiny_weights, photos, tmp_path, comput
 
 
 @pytest.mark.xdist_group("small")
-def test_cached_or_not_the_training_is_the_same(small, tmp_path, run):
+def test_cached_or_not_the_training_is_the_same(twice, tmp_path, run):
     """In memory, from disk, and encoded whenever drawn; from a warm folder no network but the UNet is loaded."""
-
-    def train(name, *more):
-        said = small.train(tmp_path / name, "--cache_dir", tmp_path / "cache", *more, steps=4)
-        return said, [line["loss"] for line in records(tmp_path / name)], trained(tmp_path / name, 4)
-
-    said, losses, matrices = train("cold")
-    assert "loading text encoders" in said and "encoding photos" in said
-    said, warm, same_matrices = train("warm")
-    assert "2 of 2 prompts from the cache in" in said and "photos from the cache in" in said
-    assert "loading text encoders" not in said and "loading VAE" not in said and "encoding" not in said
-    assert warm == losses and all(np.array_equal(matrices[key], same_matrices[key]) for key in matrices)
-    said, drawn, _ = train("drawn", "--cache_latents", "False")
-    assert "photos from the cache" not in said and "loading VAE" in said
-    assert drawn == losses
+    cold, warm = twice.cold, twice.warm
+    assert "loading text encoders" in cold.said and "encoding photos" in cold.said
+    assert "2 of 2 prompts from the cache in" in warm.said and "photos from the cache in" in warm.said
+    assert "loading text encoders" not in warm.said and "loading VAE" not in warm.said and "encoding" not in warm.said
+    losses = [line["loss"] for line in cold.records]
+    assert [line["loss"] for line in warm.records] == losses
+    assert all(np.array_equal(cold.lora[key], warm.lora[key]) for key in cold.lora)
+    drawn = twice.train("drawn", "--cache_latents", "False")
+    assert "photos from the cache" not in drawn.said and "loading VAE" in drawn.said
+    assert [line["loss"] for line in drawn.records] == losses
     (tmp_path / "file").write_text("")
     for flag in ("--cache_dir", "--compile_cache_dir"):
-        status, said = run(training, *small.arguments(tmp_path / "refused", flag, tmp_path / "file"))
+        status, said = run(training, *twice.small.arguments(tmp_path / "refused", flag, tmp_path / "file"))
         assert status == 2 and f"error: {flag} " in said

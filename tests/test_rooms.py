@@ -19,6 +19,7 @@ FLOORS = (
     ("gm.pictures",),
     ("gm.process",),
     ("gm.runtime",),
+    ("gm.device",),
     ("gm.parallel",),
     ("gm.checkpoint",),
     ("gm.config",),

@@ -38,7 +38,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.size % multiple:
         lower = max(multiple, options.size // multiple * multiple)
         raise UserError(f"--size {options.size} is not a multiple of {multiple}: take {lower} or {lower + multiple}")
-    machine = runtime.start(options.device_target, options.ms_mode, options.ms_amp_level, options.seed)
+    machine = runtime.start(options.machine, options.seed, [config.model])
 
     from gm.encoding.source import source_of
     from gm.evaluation.measure import Measure, Photos

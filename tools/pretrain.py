@@ -62,7 +62,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     initial = open_base(options.init) if options.init else None
     pixels = drawn(folder / "pictures.npy", options.pictures, options.size, options.seed)
-    machine = runtime.start("CPU", runtime.GRAPH, None, options.seed)
+    machine = runtime.start(runtime.CPU, options.seed)
     from gm.models.sdxl import expected_shapes
     from tools.toy.curves import plot_curves
     from tools.toy.pretraining import Pretraining

@@ -39,7 +39,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     output = options.output
     if output.suffix != ".safetensors" or output.exists() or not output.parent.is_dir():
         raise UserError(f"--output {output} must be a new .safetensors in a folder that is there: give another name")
-    runtime.start("CPU", 0, None, options.seed)
+    runtime.start(runtime.CPU, options.seed)
 
     from gm.checkpoint.io import write_tensors
     from tools.toy import judge

@@ -24,13 +24,6 @@ def _automatic_or_boolean(text: str) -> Optional[bool]:
         raise ValueError(f"{text!r} is none of auto, True and False") from None
 
 
-def _memory(text: str) -> str:
-    number = text[:-2]
-    if not text.endswith("GB") or not number.replace(".", "", 1).isdigit():
-        raise ValueError(f"{text!r} is not a size such as 58GB")
-    return text
-
-
 @dataclass(frozen=True)
 class TrainOptions(ModelOptions):
     """What was asked of train_dreambooth.py."""
@@ -124,9 +117,6 @@ class TrainOptions(ModelOptions):
     )
     join_timeout: int = option(
         JOIN_TIMEOUT, "seconds a process waits for the others at the start", least=1, group="many devices"
-    )
-    max_device_memory: Optional[str] = option(
-        None, "device memory MindSpore may use, e.g. 58GB (Ascend)", read=_memory, metavar="SIZE", group="machine"
     )
 
 

@@ -2,6 +2,7 @@
 loaded while LoRA come and go."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Iterable, Optional, Sequence
 
 import numpy as np
@@ -40,8 +41,11 @@ class Pipeline:
         prompts = list(dict.fromkeys(prompts))
         self.texts = {prompt: self.texts[prompt] for prompt in prompts if prompt in self.texts}
         new = [prompt for prompt in prompts if prompt not in self.texts]
-        if new:
-            self.texts |= self.embedder(new) if self.embedder else run_in_subprocess(embed_prompts, new, self.source)
+        if new and self.embedder:
+            self.texts |= self.embedder(new)
+        elif new:
+            source = replace(self.source, machine=self.source.machine.beside())
+            self.texts |= run_in_subprocess(embed_prompts, new, source)
 
     def load(self, keep_text_encoders: bool = False) -> None:
         """Load the UNet and the VAE, and the text encoders if they are to be kept."""

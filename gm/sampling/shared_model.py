@@ -14,6 +14,7 @@ from gm import console, runtime
 from gm.config.types import Config
 from gm.console import Viewer
 from gm.process import Worker
+from gm.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,7 @@ class Choice:
     config: Config
     weight: str  # the base
     vae: Optional[str]  # another first stage than the base's
-    device: str
-    mode: int
-    amp_level: Optional[str]
+    machine: Runtime
 
 
 class SharedModel:
@@ -62,7 +61,7 @@ class SharedModel:
 
 def load(choice: Choice):
     """The `Pipeline` for these weights, loaded with its text encoders, in the process that calls it."""
-    machine = runtime.start(choice.device, choice.mode, choice.amp_level, seed=0)
+    machine = runtime.start(choice.machine, 0, [choice.config.model])
     from gm.encoding.source import source_of
     from gm.sampling.pipeline import Pipeline
 

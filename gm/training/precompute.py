@@ -58,7 +58,7 @@ class Precompute:
         def compute(numbers: Sequence[int]) -> list[np.ndarray]:
             mine = [prompts[number] for number in numbers]
             weight, vae = self.base.paths
-            source = Source(model=self.model, weight=weight, machine=self.machine, use_lora=False, vae=vae)
+            source = Source(model=self.model, weight=weight, machine=self.machine.beside(), use_lora=False, vae=vae)
             texts = run_in_subprocess(embed_prompts, mine, source)
             rows = [np.concatenate([texts[prompt].context.reshape(-1), texts[prompt].pooled]) for prompt in mine]
             for number, row in zip(numbers, rows):
@@ -88,7 +88,7 @@ class Precompute:
 
         def compute(numbers: Sequence[int]) -> list[np.ndarray]:
             mine = [(keys[number], crops[number]) for number in numbers]
-            return run_in_subprocess(encode_crops, self.model, self.base.paths, self.machine, self.disk, mine)
+            return run_in_subprocess(encode_crops, self.model, self.base.paths, self.machine.beside(), self.disk, mine)
 
         rows, found = collect(keys, self.disk, self.ranks, compute)
         if self.disk.folder:

@@ -15,10 +15,11 @@ from gm.console import log
 from gm.data.crops import Photo, PhotoSet
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder
+from gm.device import chip
 from gm.encoding.text import TextEmbedding
 from gm.parallel.ranks import Ranks
 from gm.process import beside
-from gm.runtime import Runtime, peak_memory_gb
+from gm.runtime import Runtime
 from gm.training import networks, results
 from gm.training.batches import BatchMaker, TextRows
 from gm.training.class_images import class_images_of, missing_class_images, sample_class_images
@@ -26,7 +27,7 @@ from gm.training.inputs import Inputs, make_folders
 from gm.training.loop import LoopSettings, compile_first, fit
 from gm.training.precompute import Encoded, Precompute, encode_when_drawn
 from gm.training.setting import Setting
-from gm.training.timings import Timings
+from gm.training.timings import Timings, peak_memory_in_words
 from gm.training.weights import open_starting_weights
 
 LINES = 30  # of the log, where --log_interval does not say otherwise
@@ -79,7 +80,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         trains_text = inputs.config.trains_text_encoders
         text_encoders = networks.load_text_encoders(setting, hold) if trains_text else None
         trainer = networks.make_trainer(setting, unet, text_encoders, bool(class_images))
-        if encoding.done() or not machine.shares_device:
+        if encoding.done() or not chip().compiles_on_host:
             encoding.result()
         compile_first(trainer, networks.blank_batch(setting, unet, bool(class_images)), setting.timings, hold)
         with setting.timings("waiting for prompts and photos"):
@@ -110,7 +111,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     last = fit(trainer, make_batch, schedule.accumulation, loop_settings(inputs), save, setting.timings, infer, ranks)
     if ranks.is_main:
         setting.timings.report(inputs.folder / "timings.json", trainer.step - first)
-    log.info("trained in %.1f s, peak memory %.1f GB", time.perf_counter() - start, peak_memory_gb())
+    log.info("trained in %.1f s, peak memory %s", time.perf_counter() - start, peak_memory_in_words())
     if ranks.size > 1:
         log.info("%d all-reduces of %.1f MB over %d ranks", trainer.reductions, trainer.reduced_mb, ranks.size)
     log.info("done: %s\nsample from it:\n%s", last, results.next_command(setting, last))

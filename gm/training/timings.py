@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
+from gm import device, runtime
 from gm.console import log
-from gm.runtime import peak_memory_gb
 
 
 class Timings:
@@ -46,11 +46,20 @@ class Timings:
         """Say what was before the training loop's further steps, and write all of it as JSON."""
         self._switch(self._name)
         rounded, beside = ({name: round(s, 2) for name, s in clock.items()} for clock in (self.seconds, self.beside))
-        about = {"seconds": rounded, "beside": beside, "steps": steps, "peak_memory_gb": round(peak_memory_gb(), 2)}
+        about = {"seconds": rounded, "beside": beside, "steps": steps, "peak_memory_gb": round(runtime.peak_memory_gb(), 2)}
+        on_device = device.peak_memory_gb()
+        if on_device is not None:
+            about["peak_device_memory_gb"] = round(on_device, 2)
         path.write_text(json.dumps(about, indent=1) + "\n")
         for what, clock in (("seconds", self.seconds), ("beside them", self.beside)):
             if clock:
                 log.info("%s: %s", what, ", ".join(f"{name} {seconds:.1f}" for name, seconds in clock.items()))
+
+
+def peak_memory_in_words() -> str:
+    """Of this process on the host, and on the device where that has its own."""
+    host, on_device = runtime.peak_memory_gb(), device.peak_memory_gb()
+    return f"{host:.1f} GB" if on_device is None else f"{on_device:.1f} GB on the device, {host:.1f} GB on the host"
 
 
 def _since_launch() -> float:
