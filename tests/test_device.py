@@ -105,7 +105,13 @@ LIBRARY = "libge_runner.so: cannot open shared object file:\n No such file or di
     "target, count, number, error, words",
     [
         ("Ascend", 0, 0, LIBRARY, r"no Ascend device here \(libge_runner.so: cannot open shared object file: No such"),
-        ("Ascend", 0, 0, "", r"CANN 8.5.0 and source its set_env.sh; of CANN's Python packages te and hccl cannot be imported"),
+        (
+            "Ascend",
+            0,
+            0,
+            "",
+            r"CANN 8.5.0 and source its set_env.sh; of CANN's Python packages te and hccl cannot be imported",
+        ),
         ("Ascend", 2, 2, "", "there are 2 Ascend devices here, but more processes than that: start at most 2"),
         ("GPU", 0, 0, "libcudnn.so.8", r"\(libcudnn.so.8\): it needs .*CUDA_HOME is not set"),
     ],

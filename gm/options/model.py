@@ -68,9 +68,13 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         if self.jit_level and self.device_target != "Ascend":
-            raise UserError(f"--jit_level {self.jit_level} says how to compile for Ascend, but the device is {self.device_target}")
+            raise UserError(
+                f"--jit_level {self.jit_level} says how to compile for Ascend, but the device is {self.device_target}"
+            )
         if self.max_device_memory and self.device_target == "CPU":
-            raise UserError(f"--max_device_memory {self.max_device_memory} limits a device's memory, but the device is the CPU")
+            raise UserError(
+                f"--max_device_memory {self.max_device_memory} limits a device's memory, but the device is the CPU"
+            )
 
     @property
     def machine(self) -> Runtime:
