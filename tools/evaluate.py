@@ -22,7 +22,7 @@ from gm.config.load import load_config
 from gm.config.types import SampleSettings
 from gm.console import bar, log
 from gm.data.images import list_images, read_image
-from gm.errors import UserError
+from gm.errors import UserError, require_multiple
 from gm.evaluation import report
 from gm.evaluation.features import load_features
 from gm.files import make_writable
@@ -34,10 +34,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parse_evaluate(sys.argv[1:] if argv is None else argv)
     runtime.quiet_environment()  # MindSpore is imported from here on
     config = load_config(options.config, options.set, training=False)
-    multiple = config.model.unet.downsampling
-    if options.size % multiple:
-        lower = max(multiple, options.size // multiple * multiple)
-        raise UserError(f"--size {options.size} is not a multiple of {multiple}: take {lower} or {lower + multiple}")
+    require_multiple("--size", options.size, config.model.unet.downsampling)
     machine = runtime.start(options.machine, options.seed, [config.model])
 
     from gm.encoding.source import source_of

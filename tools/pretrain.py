@@ -21,7 +21,7 @@ from gm.checkpoint.weights import open_base
 from gm.config.load import load_config
 from gm.config.types import Config, DataConfig, OptimConfig
 from gm.console import log
-from gm.errors import UserError
+from gm.errors import UserError, require_multiple
 from gm.options.parser import REQUIRED, option, parse
 from gm.randomness import WORLD, generator
 from tools.toy.scenes import caption
@@ -56,8 +56,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if weight.suffix != ".safetensors" or weight.exists():
         raise UserError(f"--weight {weight} must be a new .safetensors file: give another name or remove it")
     model = load_config(options.config, [], training=False).model
-    if options.size % model.unet.downsampling:
-        raise UserError(f"--size {options.size} is not a multiple of {model.unet.downsampling}, which --config needs")
+    require_multiple("--size", options.size, model.unet.downsampling)
     folder.mkdir(parents=True, exist_ok=True)
 
     initial = open_base(options.init) if options.init else None

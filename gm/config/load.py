@@ -23,7 +23,7 @@ from gm.config.types import (
     VAEConfig,
     WeightingConfig,
 )
-from gm.errors import UserError
+from gm.errors import UserError, require_multiple
 
 
 def load_config(path: str, overrides: Sequence[str] = (), training: bool = True, version: Optional[str] = None) -> Config:
@@ -315,13 +315,8 @@ def _optim(values: Mapping[str, Any], path: str) -> OptimConfig:
 
 def _data(values: Mapping[str, Any], model: ModelConfig, path: str) -> DataConfig:
     params = values["dataset_config"]["params"]
-    size, multiple = params["target_size"], model.unet.downsampling
-    if size % multiple:
-        lower = max(multiple, size // multiple * multiple)
-        raise UserError(
-            f"--config {path}: target_size is {size}, but this network needs a multiple of {multiple}: take {lower} or "
-            f"{lower + multiple}"
-        )
+    size = params["target_size"]
+    require_multiple(f"--config {path}: target_size", size, model.unet.downsampling)
     resize, crop = {"size": size, "interpolation": 3}, {"crop": "random"}
     if params["transforms"] is not None:
         order = [transform["target"] for transform in params["transforms"]]

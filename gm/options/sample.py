@@ -7,7 +7,7 @@ from gm.config.types import SampleSettings
 from gm.diffusion.guidance import GUIDERS
 from gm.diffusion.samplers import SAMPLERS
 from gm.diffusion.schedule import DISCRETIZATIONS
-from gm.errors import UserError
+from gm.errors import require_multiple
 from gm.options.model import ModelOptions
 from gm.options.parser import option, parse
 from gm.options.prompts import prompt_text
@@ -103,9 +103,7 @@ def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
     """SampleSettings from the options; UserError when a side is no multiple of `multiple` pixels, which the network needs."""
     height, width = options.size()
     for flag, pixels in (("height", height), ("width", width)):
-        if pixels % multiple:
-            lower = max(multiple, pixels // multiple * multiple)
-            raise UserError(f"{flag} {pixels} is not a multiple of {multiple}: take {lower} or {lower + multiple}")
+        require_multiple(flag, pixels, multiple)
     original = options.orig_height or height, options.orig_width or width
     target = options.target_height or height, options.target_width or width
     return SampleSettings(
