@@ -8,11 +8,10 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from gm.config.types import OptimConfig
-from gm.data.dreambooth import INSTANCE
 from gm.graph_cache import GraphCache
 from gm.parallel.ranks import Ranks
 from gm.training.optim import AdamW, FlatGradient, ReduceGradient, learning_rate
-from gm.training.step import LossScale, Trainer
+from gm.training.step import SUMS, LossScale, Trainer
 
 SHAPES = ((4, 3), (5,))
 
@@ -33,15 +32,10 @@ def gradients(step: int) -> tuple[np.ndarray, ...]:
     return tuple(rng.standard_normal(s).astype(np.float32) for s in SHAPES)
 
 
-class Given(tuple):
-    """The gradients of one micro-batch."""
-
-    kind = np.array([INSTANCE])
-    weight = np.ones(1)
-
-
 class Small(Trainer):
     """A Trainer whose micro-step adds given gradients instead of a network's."""
+
+    overflows = 0  # that the device remembers
 
     def __init__(self, config: OptimConfig, scale: LossScale, max_grad_norm=None, overflow_still_update=False):
         self.parameters, self.cells = start(), []
@@ -49,17 +43,13 @@ class Small(Trainer):
         self.loss_scale, self.max_grad_norm, self.overflow_still_update = scale, max_grad_norm, overflow_still_update
         self.step, self.applied, self.skipped = 0, 0, 0
         self.updates, self.graphs = 0, GraphCache(None)
-        self.gradient = FlatGradient(self.parameters)
+        self.gradient = FlatGradient(self.parameters, SUMS)
         self.ranks, self.reductions, self.reduce = Ranks(), 0, ReduceGradient(self.gradient, 1)
         self.adamw = AdamW(self.parameters, self.gradient, config)
 
-    def update(self, batches):
-        return super().update([Given(batch) for batch in batches])
-
-    def accumulate(self, batch):
-        flat = np.concatenate([g.reshape(-1) for g in batch])
-        self.gradient(Tensor(flat * np.float32(self.loss_scale.value)))
-        return np.zeros(1)
+    def accumulate(self, batch, first, spread):
+        flat = np.concatenate([g.reshape(-1) for g in batch]) * np.float32(self.loss_scale.value * spread)
+        self.gradient(Tensor(np.concatenate([flat, np.array([0, 0, 1, 0, 0, self.overflows], np.float32)])), first)
 
     def values(self):
         return [p.asnumpy().copy() for p in self.parameters]
@@ -136,6 +126,18 @@ def test_an_overflow_is_skipped_and_counted(bad):
     assert trainer.loss_scale.value == 512
     trainer.update([gradients(1)])
     assert same(trainer.values(), adamw_by_hand(2, OPTIM))  # as if it had not been
+
+
+def test_an_overflow_that_a_device_only_remembers_is_skipped():
+    """Where it becomes the largest number of float16, which is finite."""
+    trainer = Small(OPTIM, LossScale(1024.0, dynamic=True))
+    before = trainer.values()
+    trainer.overflows = 1
+    assert trainer.update([gradients(0)]).skipped and trainer.loss_scale.value == 512
+    assert same(trainer.values(), before, 0)
+    trainer.overflows = 0
+    assert not trainer.update([gradients(0)]).skipped
+    assert same(trainer.values(), adamw_by_hand(1, OPTIM))
 
 
 def test_overflow_still_update():

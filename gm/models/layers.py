@@ -1,8 +1,8 @@
 """The layers that every model here is made of: linear (with LoRA), convolution, norms, embedding, activations.
 
 Attention is attention.py; what the CPU computes in its own way is kernels.py. Shapes: x (B, ..., C) for linear and layer
-norm, (B, C, h, w) for images. `dtype` is the type in which a layer computes and its frozen matrices are stored. Norms are
-stored and computed in float32 whatever it is, LoRA matrices are stored in float32.
+norm, (B, C, h, w) for images. `dtype` is the type in which a layer computes and its matrices are stored; of LoRA matrices
+the optimizer has a float32 copy, so that none is cast in a graph. Norms are stored and computed in float32 whatever it is.
 """
 
 import math
@@ -27,12 +27,11 @@ class LoraMatrix(nn.Cell):
     def __init__(self, rows: int, columns: int, zero: bool, dtype: ms.Type):
         super().__init__()
         init = "zeros" if zero else HeUniform(math.sqrt(5))
-        self.weight = Parameter(initializer(init, (rows, columns), ms.float32))
-        self.dtype = dtype
+        self.weight = Parameter(initializer(init, (rows, columns), dtype))
 
     def construct(self, x: Tensor) -> Tensor:
         """x (N, columns) -> (N, rows)."""
-        return _matmul_transposed(x, as_type(self.weight, self.dtype))
+        return _matmul_transposed(x, self.weight)
 
 
 class Adapted(nn.Cell):

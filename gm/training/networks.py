@@ -89,6 +89,7 @@ def make_trainer(setting: Setting, unet: UNet, text_encoders: Optional[TextEncod
         overflow_still_update=options.overflow_still_update,
         ranks=setting.ranks,
         graph_folder=_graph_folder(setting, with_class),
+        read=weights.read,
     )
     if weights.state is not None:
         trainer.set_state(weights.state)

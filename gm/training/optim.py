@@ -4,13 +4,14 @@ The flat vector is in the order of `parameters`; it is also what ranks all-reduc
 """
 
 import math
-from typing import Iterator, Optional
+from typing import Callable, Iterator, Optional, Sequence
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from gm.config.types import OptimConfig
+from gm.models.kernels import as_type, reshape
 
 
 def learning_rate(config: OptimConfig, step: int, total_step: int) -> float:
@@ -32,22 +33,22 @@ def clip_factor(norm: float, largest: Optional[float]) -> float:
     return 1.0 if largest is None else min(1.0, largest / (norm + 1e-6))
 
 
-_reshape, _flat = ops.Reshape(), ops.Concat(0)
+_flat = ops.Concat(0)
 _each = ops.HyperMap()  # a Python loop over a thousand parameters would take minutes to compile
 _row = ops.MultitypeFuncGraph("row")
 
 
 @_row.register("Tensor")
 def _row_of(tensor: Tensor) -> Tensor:
-    return _reshape(tensor, (-1,))
+    return reshape(tensor, (-1,))
 
 
 def flatten(tensors: tuple) -> Tensor:
-    """Float32 tensors one after another, (n,)."""
-    return _flat(_each(_row, tensors))
+    """Tensors of one type one after another, (n,) float32."""
+    return as_type(_flat(_each(_row, tensors)), ms.float32)
 
 
-def parts(flat: np.ndarray, parameters: list[Parameter]) -> Iterator[tuple[Parameter, np.ndarray]]:
+def parts(flat: np.ndarray, parameters: Sequence[Parameter]) -> Iterator[tuple[Parameter, np.ndarray]]:
     """Every parameter with its part of `flat` (n,), in its shape."""
     start = 0
     for parameter in parameters:
@@ -56,20 +57,24 @@ def parts(flat: np.ndarray, parameters: list[Parameter]) -> Iterator[tuple[Param
         start += size
 
 
-class FlatGradient(nn.Cell):
-    """The gradient of one window of micro-batches, summed; (n,) float32. Called with that of one micro-batch, (n,)."""
+def deal(flat: np.ndarray, parameters: Sequence[Parameter]) -> None:
+    """Set every parameter to its part of `flat` (n,) float32, in its own type."""
+    for parameter, part in parts(flat, parameters):
+        parameter.set_data(Tensor(part, parameter.dtype))
 
-    def __init__(self, parameters: list[Parameter]):
+
+class FlatGradient(nn.Cell):
+    """The gradient of one window of micro-batches, summed, and behind it `more` numbers that are summed with it;
+    (n + more,) float32. Called with those of one micro-batch; the first of a window takes the place of the last window's.
+    """
+
+    def __init__(self, parameters: list[Parameter], more: int = 0):
         super().__init__(auto_prefix=False)
         self.size = sum(int(np.prod(p.shape)) for p in parameters)
-        self.total = Parameter(Tensor(np.zeros(self.size, np.float32)), name="gradient.total", requires_grad=False)
+        self.total = Parameter(Tensor(np.zeros(self.size + more, np.float32)), name="gradient.total", requires_grad=False)
 
-    def construct(self, gradient: Tensor) -> Tensor:
-        return ops.assign_add(self.total, gradient)
-
-    def clear(self) -> None:
-        """Start a new window."""
-        self.total.set_data(Tensor(np.zeros(self.size, np.float32)))
+    def construct(self, gradient: Tensor, first: bool) -> Tensor:
+        return ops.assign(self.total, gradient) if first else ops.assign_add(self.total, gradient)
 
     def by_name(self, parameters: list[Parameter]) -> dict[str, np.ndarray]:
         """The gradient of every parameter, still times the loss scale."""
@@ -77,10 +82,11 @@ class FlatGradient(nn.Cell):
 
 
 class ReduceGradient(nn.Cell):
-    """Sum over ranks, times 1 / loss scale; returns the norm, () float32, and `extra` (k,) summed over ranks.
+    """Sum over ranks, the gradient times 1 / loss scale; returns its norm and, behind it, the other numbers, (1 + more,): what
+    the host reads of an update.
 
-    One all-reduce of one buffer: the gradient with `extra` behind it. An infinite or undefined gradient anywhere, on
-    any rank, makes the norm infinite or undefined on all.
+    One all-reduce of one buffer. An infinite or undefined gradient anywhere, on any rank, makes the norm infinite or
+    undefined on all.
     """
 
     def __init__(self, gradient: FlatGradient, ranks: int):
@@ -91,14 +97,13 @@ class ReduceGradient(nn.Cell):
         if ranks > 1:
             self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
 
-    def construct(self, inverse_scale: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+    def construct(self, inverse_scale: Tensor) -> Tensor:
         total = self.gradient.total
         if self.ranks > 1:
-            buffer = self.all_reduce(_flat((total, extra)))
-            total, extra = buffer[: self.size], buffer[self.size :]
-        total = total * inverse_scale
-        ops.assign(self.gradient.total, total)
-        return ops.sqrt((total * total).sum()), extra
+            total = self.all_reduce(total)
+        gradient, more = total[: self.size] * inverse_scale, total[self.size :]
+        ops.assign(self.gradient.total, _flat((gradient, more)))
+        return _flat((reshape(ops.sqrt((gradient * gradient).sum()), (1,)), more))
 
 
 class AdamW(nn.Cell):
@@ -107,13 +112,22 @@ class AdamW(nn.Cell):
     With `bias_correction` it is torch.optim.AdamW's update; without it mindspore.nn.AdamWeightDecay's, in which the
     decay joins the update. Both are p <- p - lr * (m' / (sqrt(v') + eps) + weight_decay * p), m' and v' corrected or not.
 
-    Its weights are one vector `p`, which the host deals out to the LoRA matrices after an update: a graph that assigns
-    to so many takes 40 s to compile on a CPU, dealing them out 20 ms (1,120 matrices).
+    Its weights are one vector `p` in float32, which the host deals out to the LoRA matrices after an update, each in the type
+    in which its network computes: a graph that assigns to so many takes 40 s to compile on a CPU, dealing them out 20 ms
+    (1,120 matrices).
     """
 
-    def __init__(self, parameters: list[Parameter], gradient: FlatGradient, config: OptimConfig):
+    def __init__(
+        self,
+        parameters: list[Parameter],
+        gradient: FlatGradient,
+        config: OptimConfig,
+        read: Optional[Callable[[str], np.ndarray]] = None,
+    ):
+        """`read(name)` gives the float32 matrices, where the networks hold them in float16."""
         super().__init__(auto_prefix=False)
-        self.trained = tuple(parameters)
+        self.trained, self.read, self.size = tuple(parameters), read, gradient.size
+        assert read or all(parameter.dtype == ms.float32 for parameter in parameters), "float16 has lost digits"
         self.gradient, self.config = gradient, config
         self.beta1, self.beta2 = config.beta1, config.beta2
         zeros = np.zeros(gradient.size, np.float32)
@@ -126,12 +140,17 @@ class AdamW(nn.Cell):
         """p <- kept * p - rate * m / (sqrt(v) + eps), with the gradient times `clip`. Returns the new weights (n,)."""
         zero = ops.zeros_like(rate)  # the powers of beta: the correction is in rate and eps
         ops.assign(self.p, self.p * kept)
-        gradient = self.gradient.total * clip
+        gradient = self.gradient.total[: self.size] * clip
         done = self.adam(self.p, self.m, self.v, zero, zero, rate, self.beta1, self.beta2, eps, gradient)
         return ops.depend(self.p, done)
 
     def _matrices(self) -> np.ndarray:
-        return np.concatenate([parameter.asnumpy().reshape(-1) for parameter in self.trained])
+        matrices = [self.read(p.name) if p.dtype != ms.float32 else p.asnumpy() for p in self.trained]
+        return np.concatenate([np.asarray(matrix, np.float32).reshape(-1) for matrix in matrices])
+
+    def by_name(self) -> dict[str, np.ndarray]:
+        """The trained matrices in float32."""
+        return {parameter.name: part for parameter, part in parts(self.p.asnumpy(), self.trained)}
 
     def set_state(self, m: np.ndarray, v: np.ndarray) -> None:
         """Continue with these moments (n,), from the LoRA matrices as they are now."""
@@ -149,5 +168,4 @@ class AdamW(nn.Cell):
             rate = lr * root / (1.0 - config.beta1**count)
         numbers = (clip, rate, root * config.eps, 1.0 - lr * config.weight_decay)
         weights = self(*(Tensor(number, ms.float32) for number in numbers)).asnumpy()
-        for parameter, part in parts(weights, self.trained):
-            parameter.set_data(Tensor(part))
+        deal(weights, self.trained)

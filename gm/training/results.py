@@ -10,7 +10,6 @@ from gm.checkpoint.lora_files import lora_in_base, save_lora
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
 from gm.config.types import SampleSettings
 from gm.encoding.text import TextEmbedder, TextEmbedding, unconditional
-from gm.models.adapters import lora_state
 from gm.models.conditioner import TextEncoders
 from gm.models.unet import UNet
 from gm.models.vae import VAE
@@ -24,7 +23,7 @@ from gm.training.weights import STATE, STATE_FILE
 def save(setting: Setting, trainer: Trainer, path: Path, step: int) -> None:
     """The LoRA file (or base + LoRA), for other tools as well if asked for, and beside it what --resume needs."""
     options, config = setting.inputs.options, setting.inputs.config
-    matrices = lora_state(trainer.cells)
+    matrices = trainer.lora()
     settings = config.lora["unet"]
     about = {
         "lora_rank": str(settings.rank),

@@ -7,20 +7,24 @@ graphs add its gradient to the window's, reduce it and apply it.
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.amp import all_finite
 
 from gm.config.types import Config
-from gm.data.dreambooth import CLASS, INSTANCE
+from gm.data.dreambooth import CLASS
+from gm.device import chip
 from gm.diffusion.denoiser import Denoiser, DiffusionLoss
 from gm.graph_cache import GraphCache
+from gm.models.adapters import lora_state
 from gm.models.conditioner import TextEncoders
+from gm.models.kernels import as_type, reshape
 from gm.models.unet import UNet
 from gm.parallel.ranks import Ranks
-from gm.training.batches import MicroBatch
+from gm.training.batches import MicroBatch, TextArrays
 from gm.training.optim import AdamW, FlatGradient, ReduceGradient, clip_factor, flatten, learning_rate
 
 
@@ -38,7 +42,7 @@ class Update:
 
 
 class WeightedLoss(nn.Cell):
-    """Loss scale * sum of weight * per-sample loss, and the per-sample losses (B,)."""
+    """Sum of weight * per-sample loss, and the per-sample losses (B,)."""
 
     def __init__(self, loss: DiffusionLoss, text_encoders: Optional[TextEncoders]):
         super().__init__(auto_prefix=False)
@@ -47,41 +51,62 @@ class WeightedLoss(nn.Cell):
         if self.trains_text:
             self.text_encoders = text_encoders
 
-    def construct(self, scale, weight, text_1, text_2, *row):
+    def put_text(self, arrays: TextArrays) -> None:
+        """The text of the micro-batches to come. It may be 100 MB, and only a parameter stays on the device."""
+        tensors = [Tensor(np.ascontiguousarray(array)) for array in arrays]
+        if not hasattr(self, "text_1"):
+            self.text_1, self.text_2 = (
+                Parameter(tensor, name=f"text_{number}", requires_grad=False) for number, tensor in enumerate(tensors, 1)
+            )
+        for parameter, tensor in zip((self.text_1, self.text_2), tensors):
+            parameter.set_data(tensor)
+
+    def construct(self, weight: Tensor, *row):
         """`row`: the arguments of DiffusionLoss but for the text."""
-        context, pooled = text_1, text_2
+        context, pooled = self.text_1, self.text_2
         if self.trains_text:
-            context, pooled = self.text_encoders(text_1, text_2)
+            context, pooled = self.text_encoders(context, pooled)
         per_sample = self.loss(context, pooled, *row)
-        return (per_sample * weight).sum() * scale, per_sample
+        return (per_sample * weight).sum(), per_sample
 
 
 class MicroStep(nn.Cell):
-    """Forward and backward of one micro-batch: the per-sample losses (B,) and the gradient of all parameters (n,).
+    """Forward and backward of one micro-batch: the gradient of all parameters with the batch's SUMS behind it, (n + SUMS,).
 
-    It writes to no parameter: side effects in so large a graph lengthen its compilation.
+    images (4, B, z, h, w): mean and logvar of the posterior, its noise, the noise. numbers (B, 10): weight times loss scale,
+    1 for a class sample, sigma, timestep, sizes. It writes to no parameter: side effects in so large a graph lengthen its
+    compilation.
     """
 
-    def __init__(self, loss: WeightedLoss, parameters: list[Parameter]):
+    def __init__(self, loss: WeightedLoss, parameters: list[Parameter], saturates: bool):
+        """`saturates`: the device makes an overflow the largest number, and remembers it."""
         super().__init__(auto_prefix=False)
         self.loss = loss  # a graph from MindSpore's compile cache finds its weights through the cells that are attributes
         self.value_and_grad = ms.value_and_grad(loss, None, ms.ParameterTuple(parameters), has_aux=True)
+        self.saturates, self.none = saturates, Tensor(0.0, ms.float32)
 
-    def construct(self, *inputs):
-        (_, per_sample), gradients = self.value_and_grad(*inputs)
-        return per_sample, flatten(gradients)
+    def construct(self, images: Tensor, numbers: Tensor) -> Tensor:
+        weight, is_class, sigma, timestep, sizes = self.columns(numbers)
+        row = (images[0], images[1], images[2], images[3], reshape(sigma, (-1, 1, 1, 1)), timestep, sizes)
+        (loss, per_sample), gradients = self.value_and_grad(weight, *row)
+        of_class = per_sample * is_class
+        sums = (loss, (per_sample - of_class).sum(), (1.0 - is_class).sum(), of_class.sum(), is_class.sum())
+        overflows = 1.0 - as_type(all_finite(gradients), ms.float32) if self.saturates else self.none
+        return _join((flatten(gradients), ops.stack(sums + (overflows,))))
+
+    def columns(self, numbers: Tensor) -> tuple:
+        return numbers[:, 0], numbers[:, 1], numbers[:, 2], numbers[:, 3], numbers[:, 4:]
 
 
-SUMS = 5  # numbers that an update sums over its micro-batches and ranks beside the gradient
+SUMS = 6  # the weighted loss, loss and number of the instance and of the class samples, number of overflows
+_join = ops.Concat(0)
 
 
-def batch_sums(per_sample: np.ndarray, batch: MicroBatch) -> np.ndarray:
-    """(SUMS,) float32: the weighted loss, which is what trains; then loss and number of the instance and class samples."""
-    sums = [float(batch.weight @ per_sample)]
-    for kind in (INSTANCE, CLASS):
-        of_kind = per_sample[batch.kind == kind]
-        sums += [float(of_kind.sum()), len(of_kind)]
-    return np.array(sums, np.float32)
+def micro_batch_arrays(batch: MicroBatch, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """What MicroStep is given of a micro-batch, which is all that goes to the device for it."""
+    images = np.stack((batch.mean, batch.logvar, batch.posterior_noise, batch.noise)).astype(np.float32)
+    columns = (batch.weight * scale, batch.kind == CLASS, batch.sigma, batch.timestep)
+    return images, np.column_stack((*columns, batch.sizes)).astype(np.float32)
 
 
 class LossScale:
@@ -100,6 +125,12 @@ class LossScale:
             self.value, self.good = min(self.value * 2, 2.0**24), 0
 
 
+def spread_of(micro_batches: int) -> float:
+    """What the losses of an update's micro-batches, over all ranks, are multiplied by in the float16 backward pass, where
+    their weights, 1 / micro_batches each, would let small gradients vanish. A power of two, which changes no digit."""
+    return 2.0 ** math.floor(math.log2(micro_batches))
+
+
 class Trainer:
     """Owns the trained parameters, the optimizer state and the compiled graphs."""
 
@@ -113,8 +144,10 @@ class Trainer:
         overflow_still_update: bool = False,
         ranks: Ranks = Ranks(),
         graph_folder: Optional[Path] = None,
+        read: Optional[Callable[[str], np.ndarray]] = None,
     ):
-        """`text_encoders` is given when their LoRA trains; compiled graphs are kept in `graph_folder`.
+        """`text_encoders` is given when their LoRA trains; compiled graphs are kept in `graph_folder`. `read(name)` gives the
+        float32 matrices to start from, where the networks hold them in float16.
 
         Raises AssertionError when nothing is trainable.
         """
@@ -128,13 +161,13 @@ class Trainer:
         self.graphs = GraphCache(graph_folder)
         self.compiled: set[tuple] = set()  # latent shapes with a graph
         self.updates = 0  # of this run
-        self._text: tuple[Optional[tuple], tuple] = (None, ())  # the arrays given last, and their Tensors
+        self._text: Optional[TextArrays] = None  # what was put last
         loss = DiffusionLoss(Denoiser(unet, config.model), config.model.scale_factor)
-        self.gradient = FlatGradient(self.parameters)
-        self.micro_step = MicroStep(WeightedLoss(loss, text_encoders), self.parameters)
+        self.gradient = FlatGradient(self.parameters, SUMS)
+        self.micro_step = MicroStep(WeightedLoss(loss, text_encoders), self.parameters, chip().saturates)
         self.ranks, self.reduce = ranks, ReduceGradient(self.gradient, ranks.size)
         self.reductions = 0  # all-reduces so far
-        self.adamw = AdamW(self.parameters, self.gradient, config.optim)
+        self.adamw = AdamW(self.parameters, self.gradient, config.optim, read)
 
     @property
     def reduced_mb(self) -> float:
@@ -153,62 +186,42 @@ class Trainer:
         for cell in self.cells:  # sampling pictures on the way switches dropout off
             cell.set_train(True)
 
-    def accumulate(self, batch: MicroBatch) -> np.ndarray:
-        """Forward and backward of one micro-batch; returns the per-sample losses (B,)."""
-        per_sample, gradient = self.micro_step(*self._inputs(batch))
-        self.gradient(gradient)
-        return per_sample.asnumpy()
+    def accumulate(self, batch: MicroBatch, first: bool, spread: float = 1.0) -> None:
+        """Forward and backward of one micro-batch, the `first` of its window or a further one, at `spread` times the scale."""
+        self.gradient(self.micro_step(*self._inputs(batch, self.loss_scale.value * spread)), first)
 
-    def _inputs(self, batch: MicroBatch) -> tuple[Tensor, ...]:
-        f32 = lambda a: Tensor(np.ascontiguousarray(a, np.float32))  # noqa: E731
-        return (
-            f32(self.loss_scale.value),
-            f32(batch.weight),
-            *self._text_tensors(batch.text),
-            f32(batch.mean),
-            f32(batch.logvar),
-            f32(batch.posterior_noise),
-            f32(batch.noise),
-            f32(batch.sigma.reshape(-1, 1, 1, 1)),
-            f32(batch.timestep),
-            f32(batch.sizes),
-        )
-
-    def _text_tensors(self, arrays: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
-        """The same Tensors for as long as the same tuple comes: they may be large, and on the device already."""
-        if self._text[0] is not arrays:
-            self._text = arrays, tuple(Tensor.from_numpy(np.ascontiguousarray(array)) for array in arrays)
-        return self._text[1]
+    def _inputs(self, batch: MicroBatch, scale: float = 1.0) -> tuple[Tensor, ...]:
+        if self._text is not batch.text:
+            self.micro_step.loss.put_text(batch.text)
+            self._text = batch.text
+        return tuple(Tensor(array) for array in micro_batch_arrays(batch, scale))
 
     def update(self, batches: Sequence[MicroBatch]) -> Update:
         """One optimizer update from a window of micro-batches (of this rank)."""
         if self.updates:
             update = self._update(batches)
         else:
-            with self.graphs("update"):
+            with self.graphs("update of one micro-batch" if len(batches) == 1 else "update"):
                 update = self._update(batches)
         self.updates += 1
         return update
 
     def _update(self, batches: Sequence[MicroBatch]) -> Update:
         self._set_train()
-        sums = np.zeros(SUMS, np.float32)
-        for batch in batches:
-            sums += batch_sums(self.accumulate(batch), batch)
-        scale = self.loss_scale.value
-        norm, sums = self._reduce(scale, sums)
+        scale, spread = self.loss_scale.value, spread_of(len(batches) * self.ranks.size)
+        for number, batch in enumerate(batches):
+            self.accumulate(batch, number == 0, spread)
+        norm, weighted, instance_sum, instances, class_sum, classes, overflows = self._reduce(scale * spread)
         lr = learning_rate(self.config.optim, self.step, self.config.data.total_step)
-        finite = math.isfinite(norm)
+        finite = math.isfinite(norm) and not overflows
         if finite or self.overflow_still_update:
             self._apply(lr, norm)
         else:
             self.skipped += 1
-        self.gradient.clear()
         self.loss_scale.after(finite)
         self.step += 1
-        loss, instance_sum, instances, class_sum, classes = (float(number) for number in sums)
         return Update(
-            loss=loss,
+            loss=weighted / (scale * spread),
             instance_loss=instance_sum / instances,
             class_loss=class_sum / classes if classes else None,
             grad_norm=norm,
@@ -217,16 +230,20 @@ class Trainer:
             skipped=not finite and not self.overflow_still_update,
         )
 
-    def _reduce(self, scale: float, sums: np.ndarray) -> tuple[float, np.ndarray]:
-        """The norm of the gradient, and `sums` over all ranks; leaves the gradient summed and unscaled."""
+    def _reduce(self, scale: float) -> list[float]:
+        """The norm of the gradient and the SUMS over all ranks; leaves the gradient summed and unscaled."""
         self.ranks.barrier()  # MindSpore's CPU collectives break when a rank comes 15 s later than another
-        norm, total = self.reduce(Tensor(1.0 / scale, ms.float32), Tensor(sums))
+        numbers = self.reduce(Tensor(1.0 / scale, ms.float32))
         self.reductions += self.ranks.size > 1
-        return float(norm.asnumpy()), total.asnumpy()
+        return numbers.asnumpy().tolist()
 
     def _apply(self, lr: float, norm: float) -> None:
         self.applied += 1
         self.adamw.apply(lr, clip_factor(norm, self.max_grad_norm), self.applied)
+
+    def lora(self) -> dict[str, np.ndarray]:
+        """All LoRA matrices by name in float32, trained or not."""
+        return lora_state(self.cells) | self.adamw.by_name()
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything a resumed run needs beside the LoRA matrices."""

@@ -64,13 +64,11 @@ class FirstStageTrainer:
     def update(self, images: np.ndarray, noise: np.ndarray) -> float:
         """One update; returns the mean absolute error of the pixels, which are in [-1, 1]."""
         pixels, gradient = self.micro_step(Tensor(images), Tensor(noise))
-        self.gradient(gradient)
-        norm, _ = self.reduce(Tensor(1.0, ms.float32), Tensor(np.zeros(4, np.float32)))
-        norm = float(norm.asnumpy())
+        self.gradient(gradient, True)
+        norm = float(self.reduce(Tensor(1.0, ms.float32)).asnumpy()[0])
         if np.isfinite(norm):
             lr = learning_rate(self.optim, self.step, self.total_step)
             self.adamw.apply(lr, clip_factor(norm, self.max_grad_norm), self.step + 1)
-        self.gradient.clear()
         self.step += 1
         return float(pixels.asnumpy())
 

@@ -17,7 +17,7 @@ from gm.models.text_encoder import VOCABULARY
 from gm.randomness import CAPTION, generator
 from gm.training.batches import MicroBatch
 from gm.training.noise import draw_noise
-from gm.training.optim import parts
+from gm.training.optim import deal, parts
 from gm.training.step import Trainer
 
 NO_CAPTION = 0.1  # share of rows whose text is zeros, which guidance starts from (arXiv 2207.12598)
@@ -191,5 +191,4 @@ class AveragingTrainer(Trainer):
 
     def show(self, flat: np.ndarray) -> None:
         """Put these weights (n,) into the networks: the average to sample with, `adamw.p` to train on."""
-        for parameter, part in parts(flat, self.parameters):
-            parameter.set_data(Tensor(np.ascontiguousarray(part)))
+        deal(flat, self.parameters)
