@@ -12,7 +12,7 @@ from gm.data.disk_cache import DiskCache, Key
 from gm.data.images import read_image
 from gm.encoding.compiling import Compiling
 from gm.models import sdxl
-from gm.models.vae import VAEEncode
+from gm.models.vae import VAEEncode, require_sound
 from gm.runtime import Runtime
 
 
@@ -25,7 +25,7 @@ class CropEncoder:
     def __call__(self, crop: PhotoCrop, photo: np.ndarray) -> np.ndarray:
         """Mean and logvar (2, z, h, w) of a crop of photo (H, W, 3) uint8."""
         mean, logvar = self.encode(crop.pixels(photo)[None])
-        return np.concatenate([mean, logvar])
+        return require_sound(np.concatenate([mean, logvar]), f"photo {crop.path}")
 
 
 def encode_crops(

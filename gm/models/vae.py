@@ -190,3 +190,14 @@ class VAEDecode(nn.Cell):
 
     def construct(self, latent: Tensor) -> Tensor:
         return self.decoder(self.post_quant_conv(latent / self.scale_factor))
+
+
+def require_sound(array: np.ndarray, what: str) -> np.ndarray:
+    """The VAE's output again; UserError where float16 was too small for it, as SDXL's own VAE needs more on a chip that computes
+    it in float16. An overflow is infinite or not a number there, or the largest number of float16."""
+    if not np.isfinite(array).all() or np.abs(array).max() >= LARGEST_FLOAT16:
+        raise UserError(
+            f"{what} went beyond the numbers of float16 in the VAE: give --vae a VAE made for float16, such as "
+            "madebyollin/sdxl-vae-fp16-fix"
+        )
+    return array

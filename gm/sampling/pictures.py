@@ -18,7 +18,7 @@ from gm.diffusion.schedule import DISCRETIZATIONS, nearest_timestep, train_sigma
 from gm.encoding.compiling import Compiling
 from gm.encoding.text import TextEmbedding
 from gm.models.unet import UNet
-from gm.models.vae import VAE, VAEDecode
+from gm.models.vae import VAE, VAEDecode, require_sound
 from gm.randomness import PICTURE_NOISE, generator
 
 
@@ -94,4 +94,4 @@ class PictureSampler:
             return np.stack([latent_noise(seed, settings, self.channels, step) for seed in seeds])
 
         latents = self.latents(text, negative, settings, draw(0), lambda i: draw(i + 1), what)
-        return [to_pixels(self.decode(latent[None])[0]) for latent in latents]
+        return [to_pixels(require_sound(self.decode(latent[None])[0], "a picture")) for latent in latents]

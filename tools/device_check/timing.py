@@ -1,0 +1,44 @@
+"""How long a training step takes and what memory it needs: full size, random weights, an instance and a class sample."""
+
+import statistics
+import time
+from dataclasses import dataclass, replace
+
+from gm.config.types import Config
+from gm.device import Chip
+from gm.runtime import Runtime
+from tools.device_check.numbers import batch, make_trainer, synchronised_peak_gb, with_attention
+
+LARGE = 1024  # pixels a side from which blocks are recomputed where attention is not fused
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One training graph on one device."""
+
+    compilation: float  # seconds
+    first_step: float
+    step: float  # the median of the further ones
+    peak_gb: float  # of the device's memory
+
+
+def for_chip(config: Config, chip: Chip, pixels: int) -> Config:
+    """The configuration as it should be used there."""
+    model = with_attention(config.model, "flash-attention" if chip.fuses_attention else "vanilla")
+    recompute = pixels >= LARGE and not chip.fuses_attention
+    return replace(config, model=replace(model, unet=replace(model.unet, use_recompute=recompute)))
+
+
+def measure(machine: Runtime, config: Config, pixels: int, steps: int) -> Timing:
+    """Train `steps` updates; in the process that calls it."""
+    machine.enter()
+    trainer = make_trainer(machine, config, 1024.0 if machine.amp_level == "O2" else 1.0)
+    batches = [batch(config, number, pixels // 8) for number in range(steps + 1)]
+    start = time.perf_counter()
+    trainer.compile(batches[0])
+    compilation, seconds = time.perf_counter() - start, []
+    for given in batches:
+        start = time.perf_counter()
+        trainer.update([replace(given, text=batches[0].text)])
+        seconds.append(time.perf_counter() - start)
+    return Timing(compilation, seconds[0], statistics.median(seconds[1:]), synchronised_peak_gb())
