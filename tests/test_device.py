@@ -5,12 +5,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import mindspore as ms
+import numpy as np
 import pytest
 
 import tiny
 from gm import device, runtime
 from gm.device import Chip
 from gm.errors import UserError
+from gm.models.vae import require_sound
 from gm.options.train import parse_train
 from gm.runtime import Runtime
 
@@ -171,3 +173,11 @@ def test_flags_that_would_do_nothing_are_refused():
                                        ("CPU", "--max_device_memory", "8GB")):  # fmt: skip
         with pytest.raises(UserError, match=f"{flag} {value}"):
             parse_train([*WORDS, "--device_target", device_target, flag, value])
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, -65504.0])
+def test_a_vae_that_float16_is_too_small_for_is_said(value):
+    sound = np.array([[0.0, -60.0]], np.float32)
+    assert require_sound(sound, "a picture") is sound
+    with pytest.raises(UserError, match="^photo dog.jpg went beyond the numbers of float16 in the VAE: give --vae"):
+        require_sound(np.array([[0.0, value]]), "photo dog.jpg")

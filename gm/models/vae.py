@@ -5,9 +5,12 @@ z = embed_dim of the YAML, the latent's channels: 4 in SDXL
 """
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from gm.config.types import VAEConfig
+from gm.device import LARGEST_FLOAT16
+from gm.errors import UserError
 from gm.models.attention import Attention
 from gm.models.layers import Conv2d, GroupNorm, silu
 
