@@ -65,6 +65,14 @@ def test_the_process_ends_with_the_one_that_started_it():
     assert not Path(f"/proc/{child[0]}").exists()
 
 
+def test_a_program_that_forgets_its_worker_ends():
+    program = "import test_process; from gm.process import Worker; print(Worker(print, test_process.Counter, 3).call(print, 'add', 4))"
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    number, child = eval(done.stdout.splitlines()[-1])
+    assert (done.returncode, number) == (0, 7) and not Path(f"/proc/{child}").exists()
+
+
 class Counter:
     """What is kept in the tests below."""
 
@@ -85,6 +93,9 @@ class Counter:
     def sleep(self) -> None:
         with console.waiting("sleeping"):
             time.sleep(1.2)
+
+    def ask_another(self) -> int:
+        return run_in_subprocess(pid, self.value)[1]
 
     def refuse(self) -> None:
         refuse()
@@ -111,6 +122,7 @@ def test_an_object_that_is_kept():
     with pytest.raises(RuntimeError, match="KeyError: 'a mistake of ours'"):
         kept.call(print, "fail")
     assert kept.call(print, "add", 1) == (12, pid_there) and kept.alive
+    assert kept.call(print, "ask_another") not in (pid_there, os.getpid())  # it may start processes of its own
     kept.end()
     assert not kept.alive and not Path(f"/proc/{pid_there}").exists()
 
