@@ -1,7 +1,8 @@
 """Compiled graphs kept on disk from run to run: MindSpore's compile cache, with a key that it lacks.
 
-MindSpore finds a graph by its place in the order of compilation alone, and takes it whatever the network is now. So every
-folder here serves one network, made by one version of this code and of MindSpore, and one sequence of graphs.
+MindSpore finds a graph by its place in the order of compilation alone, takes it whatever the network is now, and keeps to the
+folder that a process has named first. So every folder here serves one network, made by one version of this code and of
+MindSpore, and one sequence of graphs.
 """
 
 import hashlib
@@ -22,26 +23,21 @@ def graph_folder(root: Path, decides: Mapping[str, object]) -> Path:
 
 
 class GraphCache:
-    """`with cache("training graph"):` around every compilation of one network, the same in every run.
-
-    The graphs compiled in the body are taken from the folder, and kept there when they are not yet. What was compiled
-    before decides the place of a graph, so a run that compiles in another order never gets a wrong one.
-    """
+    """`with cache():` around every compilation of one sequence, the same in every run with this folder. The graphs compiled in
+    the body are taken from the folder, and kept there when they are not yet."""
 
     def __init__(self, folder: Optional[Path]):
         """`folder`: of `graph_folder`; None: no cache."""
-        self._folder, self._before = folder, ""
+        self._folder = folder
 
     @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
+    def __call__(self) -> Iterator[None]:
         if self._folder is None:
             yield
             return
         import mindspore as ms
 
-        self._before += what + "\n"
-        place = self._folder / hashlib.blake2b(self._before.encode(), digest_size=6).hexdigest()
-        ms.set_context(enable_compile_cache=True, compile_cache_path=str(place))
+        ms.set_context(enable_compile_cache=True, compile_cache_path=str(self._folder))
         try:
             yield
         finally:

@@ -125,6 +125,7 @@ def _graph_folder(setting: Setting, with_class: bool) -> Optional[Path]:
         "rows": config.data.per_batch_size,
         "class": with_class,
         "ranks": setting.ranks.size,
+        "accumulates": options.gradient_accumulation_steps > 1,  # a window's first gradient has a graph of its own
     }
     folder = graph_folder(Path(options.compile_cache_dir), decides)
     if folder.exists():

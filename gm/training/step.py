@@ -177,7 +177,9 @@ class Trainer:
     def compile(self, batch: MicroBatch) -> None:
         """Compile the graph for micro-batches of this shape; nothing is computed. In PyNative mode there is none."""
         if ms.get_context("mode") == ms.GRAPH_MODE:
-            with self.graphs(f"micro-batch of {batch.latent_shape}"):
+            if self.compiled:  # another shape, which other runs may need earlier, later or never
+                self.graphs = GraphCache(None)
+            with self.graphs():
                 self._set_train()
                 self.micro_step.compile(*self._inputs(batch))
         self.compiled.add(batch.latent_shape)
@@ -201,7 +203,7 @@ class Trainer:
         if self.updates:
             update = self._update(batches)
         else:
-            with self.graphs("update of one micro-batch" if len(batches) == 1 else "update"):
+            with self.graphs():
                 update = self._update(batches)
         self.updates += 1
         return update
