@@ -175,6 +175,14 @@ def test_flags_that_would_do_nothing_are_refused():
             parse_train([*WORDS, "--device_target", device_target, flag, value])
 
 
+@pytest.mark.parametrize("version, limited", [("2.7.2", False), ("2.8.0", False), ("2.9.0", True), ("2.10.0", True)])
+def test_where_convolutions_need_it_the_instructions_are_limited(monkeypatch, version, limited):
+    monkeypatch.setattr(runtime, "version", lambda _: version)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    runtime.quiet_environment()
+    assert runtime.os.environ.pop("ONEDNN_MAX_CPU_ISA", None) == ("AVX2" if limited else None)
+
+
 @pytest.mark.parametrize("value", [np.inf, np.nan, -65504.0])
 def test_a_vae_that_float16_is_too_small_for_is_said(value):
     sound = np.array([[0.0, -60.0]], np.float32)

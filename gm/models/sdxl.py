@@ -106,7 +106,7 @@ def set_values(parameters: Sequence[Parameter], read, progress=None) -> None:
     try:
         arrays = pool.map(converted, parameters)
         for parameter in progress(parameters) if progress else parameters:
-            parameter.set_data(Tensor.from_numpy(next(arrays)))  # the parameter's memory is the array's: no copy
+            parameter.set_data(ms.from_numpy(next(arrays)))  # the parameter's memory is the array's: no copy
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -5,6 +5,7 @@ latent (B, z, h, w) float32, h = height / 8   context (77, c) and pooled (e,) of
 
 from typing import Callable, Sequence
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
@@ -56,7 +57,7 @@ class LatentSampler:
         guide = GUIDERS[settings.guider]
         guided = guide is not None
         texts = ([negative] * count if guided else []) + [text] * count
-        context, pooled = (Tensor.from_numpy(np.stack(rows)) for rows in zip(*texts))
+        context, pooled = (ms.from_numpy(np.stack(rows)) for rows in zip(*texts))
         sizes = np.tile(np.asarray(settings.sizes, np.float32), (len(texts), 1))
 
         def denoise(x: np.ndarray, sigma: float) -> np.ndarray:
