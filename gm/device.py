@@ -14,7 +14,13 @@ from gm.errors import UserError
 ATLAS_A2 = ("ascend910b", "ascend910_93")  # what MindSpore calls 910B (Atlas A2, "910*") and its successor A3
 ASCEND_910A = "ascend910"
 LARGEST_FLOAT16 = 65504.0
-PAIRS = {"2.7.0": "8.2.RC1", "2.7.1": "8.3.RC1", "2.7.1.post1": "8.3.RC1", "2.7.2": "8.5.0", "2.9.0": "9.0.0"}  # MindSpore -> CANN; docs/ascend.md has the sources
+PAIRS = {
+    "2.7.0": "8.2.RC1",
+    "2.7.1": "8.3.RC1",
+    "2.7.1.post1": "8.3.RC1",
+    "2.7.2": "8.5.0",
+    "2.9.0": "9.0.0",
+}  # MindSpore -> CANN; docs/ascend.md has the sources
 CANN_PYTHON = ("te", "hccl")  # packages of CANN that MindSpore's Ascend backend imports
 
 

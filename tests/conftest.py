@@ -113,7 +113,7 @@ def run(capfd):
 # Files whose tests run whole commands or compile networks, but for the tests named after them, which take no time
 SLOW = {
     "test_accelerator.py": (),
-    "test_check_device.py": ("differ", "cannot", "there", "timed", "versions"),
+    "test_check_device.py": ("differ", "cannot", "there", "timed", "versions", "counted"),
     "test_commands.py": (),
     "test_diffusers_folders.py": ("shapes", "names"),
     "test_evaluation.py": ("features", "prompts"),

@@ -98,6 +98,15 @@ def test_what_is_timed_on_which_chip(config, chip, pixels, attention, recompute)
     assert small_model.model().unet.attention == "vanilla"
 
 
+def test_what_was_counted_is_what_the_page_says(root):
+    """Of the rows that are timed: two rows, rank 4."""
+    lines = [line.split("|")[1:-1] for line in (root / "bench" / "memory.md").read_text().splitlines() if " / " in line]
+    column = {("vanilla", False): 3, ("vanilla", True): 4, ("flash-attention", False): 5}
+    pools = {int(cells[0]): cells for cells in lines if len(cells) == 7 and cells[1:3] == [" 2 ", " 4 "]}
+    for (pixels, attention, recompute), counted in timing.COUNTED.items():
+        assert int(pools[pixels][column[attention, recompute]].split("/")[1].split()[0]) == counted
+
+
 def test_versions_are_found_and_paired(tmp_path, monkeypatch):
     for name in ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"):
         monkeypatch.delenv(name, raising=False)

@@ -180,7 +180,7 @@ TROUBLES = {
 def test_trouble_on_one_rank_ends_the_job(small, tmp_path, launch, trouble):
     folder, (words, kept) = folder_of(tmp_path, "job"), TROUBLES[trouble]
     launcher = launch(2, *(("--join=True",) if launch == msrun else ()))
-    flags = ("--save_ckpt_interval", 1, "--gradient_accumulation_steps", 2)  # as the job of two ranks above, which compiled them
+    flags = ("--save_ckpt_interval", 1, "--gradient_accumulation_steps", 2)  # the graphs are those of two ranks above
     more = (trouble, "--", *arguments(small, folder, *small.caches, *flags, steps=500))
     job = Job(launcher, TROUBLE, more, folder, until="step 1/500" if trouble == "disk" else "step 2/500")
     assert job.status != 0 and not job.left, job.words

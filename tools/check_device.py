@@ -199,7 +199,7 @@ def overflow(machine: Runtime, config: Config) -> Row:
 
 def step(machine: Runtime, config: Config, chip: Chip, pixels: int, steps: int) -> Row:
     """A training step at one size and level of compilation."""
-    from tools.device_check.timing import for_chip, measure
+    from tools.device_check.timing import COUNTED, for_chip, measure
 
     given = for_chip(config, chip, pixels)
     recompute = ", recompute" if given.model.unet.use_recompute else ""
@@ -209,7 +209,8 @@ def step(machine: Runtime, config: Config, chip: Chip, pixels: int, steps: int) 
 
     def found() -> list[Row]:
         timing = run_in_subprocess(measure, machine, given, pixels, steps)
-        memory = f", {timing.peak_gb:.1f} GB" if timing.peak_gb else ""
+        counted = COUNTED.get((pixels, given.model.unet.attention, given.model.unet.use_recompute))
+        memory = f", {timing.peak_gib:.1f} GiB (counted: {counted or 'not'})" if timing.peak_gib else ""
         words = f"{timing.step:.3f} s{memory}; compilation {timing.compilation:.0f} s, first step {timing.first_step:.1f} s"
         return [Row(name, "-", words)]
 

@@ -9,7 +9,7 @@ from typing import Iterable, Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, nn
 from mindspore.nn.utils import no_init_parameters
 
 from gm.checkpoint.rules import is_lora

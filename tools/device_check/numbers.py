@@ -154,9 +154,9 @@ def batch(config: Config, number: int, side: int = SIDE) -> MicroBatch:
     )
 
 
-def synchronised_peak_gb() -> float:
-    """Device memory in use at the peak, in GB, after all that was started has ended; on the CPU 0."""
+def synchronised_peak_gib() -> float:
+    """Device memory in the pool at the peak, in GiB, after all that was started has ended; on the CPU 0."""
     if ms.get_context("device_target") == "CPU":
         return 0.0
     ms.runtime.synchronize()
-    return ms.runtime.max_memory_allocated() / 1e9
+    return ms.runtime.max_memory_reserved() / 2**30
