@@ -143,6 +143,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_place)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Stop where pytest-xdist would spread a group over processes; and make PyNative mode quick (gm/runtime.py), which must be
+    before anything is computed."""
+    grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+    if getattr(session.config.option, "loadgroup", False) and not all("@" in item.nodeid for item in grouped):
+        pytest.exit("pytest-xdist does not keep groups together with this pytest: install requirements-test.txt", 3)
+    mindspore = sys.modules.get("mindspore")
+    if mindspore:
+        mindspore.set_device("CPU")
+        mindspore.runtime.launch_blocking()
+
+
 def _place(item: pytest.Item) -> int:
     mark = item.get_closest_marker("xdist_group")
     return GROUPS.index(mark.args[0]) if mark and mark.args[0] in GROUPS else len(GROUPS)

@@ -29,7 +29,6 @@ POOLED = 32  # of the vector's 1568 columns
 @pytest.fixture(scope="module", autouse=True)
 def graph_mode():
     ms.set_device("CPU")
-    ms.runtime.launch_blocking()  # as gm/runtime.py does for PyNative mode, before anything has been computed
     ms.set_context(mode=ms.GRAPH_MODE)
 
 
