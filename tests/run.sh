@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Install what the tests need into .venv and run them: all, or with `quick` first those that take seconds. Three processes
-# keep two cores busy, because some tests wait.
+# Install what the tests need into .venv and run them, on two cores: all, or with `quick` first those that take seconds.
 # Further arguments go to pytest. PYTHON=python3.11 chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,4 +15,4 @@ if [ "${1:-}" = quick ]; then
   which=(-m "not slow")
   echo "quick: without the tests marked slow (whole commands, compiled networks): bash tests/run.sh runs all"
 fi
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -q -rs "${which[@]}" "$@"
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -q -rs "${which[@]}" "$@"

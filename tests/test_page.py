@@ -145,7 +145,7 @@ def test_lora_that_come_and_go(folder, tiny_weights):
     from gm.encoding.source import Source
     from gm.sampling.pipeline import Pipeline
 
-    machine = runtime.start("CPU", 0, None, 0)
+    machine = runtime.start(runtime.CPU, 0)
     lora, second = str(folder / "runs" / "big_lora.ckpt"), str(folder / "second.ckpt")
     make_lora(Path(second), open_base(tiny_weights), lambda module: 2 * ("attn2.to_k" in module or ".ff." in module), seed=3)
 
