@@ -49,7 +49,7 @@ class Options:
     config: str = option(str(ROOT / SMALL), "YAML of the small model for the numbers", metavar="YAML", shown="the tiny one")
     full_config: str = option(str(ROOT / FULL), "YAML of the model that is timed", metavar="YAML", shown="SDXL")
     set: tuple[str, ...] = option((), "override one entry of --config; repeatable", repeated=True, metavar="KEY=VALUE")
-    pixels: tuple[int, ...] = option((512, 1024), "sizes that are timed; 0 for none", metavar="N,N")
+    pixels: tuple[int, ...] = option((), "sizes that are timed; 0 for none", metavar="N,N", shown="512,1024, on the CPU none")
     steps: int = option(5, "steps that are timed", least=1)
     output: Path = option(Path("check_device.json"), "the report to send back", metavar="FILE")
     is_parallel: bool = option(False, "one of several processes that mpirun or msrun started")
@@ -94,7 +94,7 @@ def check(options: Options, machine: Runtime) -> list[Row]:
     if chip.fuses_attention:
         rows.append(attention(half, config))
     rows.append(overflow(half, config))
-    sizes = [pixels for pixels in options.pixels if pixels]
+    sizes = [pixels for pixels in options.pixels or ((512, 1024) if machine.device != "CPU" else ()) if pixels]
     if sizes:
         full = load_config(options.full_config, (), training=True)
         levels = ("O0", "O1", "O2") if machine.device == "Ascend" else (None,)
