@@ -50,8 +50,8 @@ Device memory of full-size SDXL, LoRA in the UNet, by `python bench/memory.py`. 
 
 How it was counted: the graph of a step's forward and backward pass, with an accelerator's operators, was compiled by MindSpore
 {version} and not run. A tensor lives from the operator that makes it to the last one that reads it; operators run when their
-inputs are ready. To this come the weights, what is fed, and of the LoRA the float32 matrices, both moments, their vector and
-the summed gradient. "Alive" is the sum at the peak. "In the pool" is what MindSpore's memory pool takes for it, which is
+inputs are ready. To this come the weights, what is fed, and of the LoRA the matrices and in float32 both moments, their
+vector and the summed gradient. "Alive" is the sum at the peak. "In the pool" is what MindSpore's memory pool takes for it, which is
 simulated: it grows by blocks of 1 GiB, and has gaps. Not counted: working memory inside an operator (convolutions above all),
 the driver and CANN, communication buffers of several devices.
 
@@ -107,7 +107,9 @@ def parse(lines: Iterable[str]) -> tuple[dict[int, Node], list[Size]]:
     nodes, resident, number = {}, [], None
     for line in lines:
         if line.startswith("%para"):
-            resident += sizes(re.split(r", ref_key|  :  ", line.partition(": ")[2])[0])
+            types = re.split(r", ref_key|  :  ", line.partition(": ")[2])[0]
+            lora = 9 if "Float16" in types else 5  # times: beside the matrix, four in float32 (see PAGE)
+            resident += [(size[0] * lora if size[2] else size[0], *size[1:]) for size in sizes(types)]
         elif found := re.match(r"  (?:%(\d+)\(.*?\) = )?(?:PrimFunc_)?(\w+)\((.*)", line):
             given = re.split(r"\) (?:primitive|cnode)_", found[3])[0]
             number = int(found[1] or -1)  # the Return has none
@@ -200,7 +202,7 @@ def peak(graphs: Iterable[Graph], pixels: int, rows: int = 2, rank: int = 4) -> 
     """Bytes in the pool, and of these the most that is alive, when these graphs have run one after another."""
     pool, resident, at = Pool(), 0, (rows, rank, pixels / 32)
     for graph in graphs:
-        resident += sum(in_bytes(size, at) * (5 if size[2] else 1) for size in graph.resident)  # 5: of LoRA, see PAGE
+        resident += sum(in_bytes(size, at) for size in graph.resident)
         for made, done in graph.steps:
             for buffer, size in made:
                 pool.take(buffer, in_bytes(size, at))
@@ -265,7 +267,11 @@ def compile_graph(name: str) -> None:
             parameter.set_data(Tensor(zeros(*parameter.shape)))  # the trainer copies them
     fed = conditioner.tokenize([""] * rows) if encoders else (zeros(rows, 77, unet.context_width), pooled)
     batch = MicroBatch.blank(latent.shape, fed)
-    Trainer(replace(config, model=model), unet, encoders, LossScale(1024.0, False)).compile(batch)
+    shapes = {
+        parameter.name: parameter.shape for cell in filter(None, (unet, encoders)) for parameter in cell.trainable_params()
+    }
+    read = lambda name: zeros(*shapes[name])  # noqa: E731
+    Trainer(replace(config, model=model), unet, encoders, LossScale(1024.0, False), read=read).compile(batch)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

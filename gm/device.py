@@ -14,6 +14,7 @@ from gm.errors import UserError
 ATLAS_A2 = ("ascend910b", "ascend910_93")  # what MindSpore calls 910B (Atlas A2, "910*") and its successor A3
 ASCEND_910A = "ascend910"
 LARGEST_FLOAT16 = 65504.0
+FLOAT16_VAE = "a VAE made for float16, such as madebyollin/sdxl-vae-fp16-fix"
 PAIRS = {
     "2.7.0": "8.2.RC1",
     "2.7.1": "8.3.RC1",

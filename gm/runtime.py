@@ -14,7 +14,6 @@ from gm.parallel.ranks import Ranks
 
 GRAPH, PYNATIVE = 0, 1
 ATTENTION = "model.params.network_config.params.spatial_transformer_attn_type"
-LARGE_FLOAT16_VAE = "a VAE made for float16, such as madebyollin/sdxl-vae-fp16-fix"
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def precision_in_words(machine: Runtime, chip: device.Chip) -> str:
     if chip.only_float16:
         return (
             f"{chip.name} (910A) computes all products and convolutions in float16, the VAE's too: give --vae "
-            f"{LARGE_FLOAT16_VAE}, unless the base's is one"
+            f"{device.FLOAT16_VAE}, unless the base's is one"
         )
     return f"{chip.name}: UNet and text encoders in {networks}, VAE in float32"
 

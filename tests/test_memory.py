@@ -25,7 +25,7 @@ TEXT = """\
 def test_a_graphs_text():
     nodes, resident = memory.parse(TEXT.splitlines())
     half = (2 * 2 * 4 * 4, 1, 0, 2)  # bytes of (13, 2, 4 * 23, 4 * 23)
-    assert resident == [(4 * 4 * 4 * 4, 1, 0, 2), (4 * 640, 0, 1, 0)]
+    assert resident == [(4 * 4 * 4 * 4, 1, 0, 2), (5 * 4 * 640, 0, 1, 0)]
     assert nodes[2].outputs == (half, half) and nodes[3].index == 1 and nodes[4].inputs == (3, 1)
     assert memory.lives(nodes) == [([((2, 0), half), ((2, 1), half)], [(2, 0)]), ([((4, 0), half)], [(2, 1)])]
     alive = (2 * 2 * 2 * 2 + 2 * 4 * 4) * 128**2  # two halves in float16, and the input in float32, 2 rows each

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from gm.config.types import VAEConfig
-from gm.device import LARGEST_FLOAT16
+from gm.device import FLOAT16_VAE, LARGEST_FLOAT16
 from gm.errors import UserError
 from gm.models.attention import Attention
 from gm.models.layers import Conv2d, GroupNorm, silu
@@ -199,8 +199,5 @@ def require_sound(array: np.ndarray, what: str) -> np.ndarray:
     """The VAE's output again; UserError where float16 was too small for it, as SDXL's own VAE needs more on a chip that computes
     it in float16. An overflow is infinite or not a number there, or the largest number of float16."""
     if not np.isfinite(array).all() or np.abs(array).max() >= LARGEST_FLOAT16:
-        raise UserError(
-            f"{what} went beyond the numbers of float16 in the VAE: give --vae a VAE made for float16, such as "
-            "madebyollin/sdxl-vae-fp16-fix"
-        )
+        raise UserError(f"{what} went beyond the numbers of float16 in the VAE: give --vae {FLOAT16_VAE}")
     return array

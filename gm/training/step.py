@@ -54,12 +54,12 @@ class WeightedLoss(nn.Cell):
     def put_text(self, arrays: TextArrays) -> None:
         """The text of the micro-batches to come. It may be 100 MB, and only a parameter stays on the device."""
         tensors = [Tensor(np.ascontiguousarray(array)) for array in arrays]
-        if not hasattr(self, "text_1"):
-            self.text_1, self.text_2 = (
-                Parameter(tensor, name=f"text_{number}", requires_grad=False) for number, tensor in enumerate(tensors, 1)
-            )
-        for parameter, tensor in zip((self.text_1, self.text_2), tensors):
-            parameter.set_data(tensor)
+        if hasattr(self, "text_1"):
+            self.text_1.set_data(tensors[0])
+            self.text_2.set_data(tensors[1])
+        else:
+            self.text_1 = Parameter(tensors[0], name="text_1", requires_grad=False)
+            self.text_2 = Parameter(tensors[1], name="text_2", requires_grad=False)
 
     def construct(self, weight: Tensor, *row):
         """`row`: the arguments of DiffusionLoss but for the text."""
