@@ -211,7 +211,8 @@ def step(machine: Runtime, config: Config, chip: Chip, pixels: int, steps: int) 
         timing = run_in_subprocess(measure, machine, given, pixels, steps)
         counted = COUNTED.get((pixels, given.model.unet.attention, given.model.unet.use_recompute))
         memory = f", {timing.peak_gib:.1f} GiB (counted: {counted or 'not'})" if timing.peak_gib else ""
-        words = f"{timing.step:.3f} s{memory}; compilation {timing.compilation:.0f} s, first step {timing.first_step:.1f} s"
+        words = f"{timing.step:.3f} s, of it {timing.update:.3f} the update{memory}; "
+        words += f"compilation {timing.compilation:.0f} s, first step {timing.first_step:.1f} s"
         return [Row(name, "-", words)]
 
     return attempt(name, found)[0]

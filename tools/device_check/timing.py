@@ -3,6 +3,7 @@
 import statistics
 import time
 from dataclasses import dataclass, replace
+from typing import Callable
 
 from gm.config.types import Config
 from gm.device import Chip
@@ -25,7 +26,8 @@ class Timing:
 
     compilation: float  # seconds
     first_step: float
-    step: float  # the median of the further ones
+    step: float  # the median of further ones, of one micro-batch each
+    update: float  # of a step: what is not forward and backward, i.e. reducing, reading, applying and dealing out the LoRA
     peak_gib: float  # of the device's memory
 
 
@@ -37,15 +39,21 @@ def for_chip(config: Config, chip: Chip, pixels: int) -> Config:
 
 
 def measure(machine: Runtime, config: Config, pixels: int, steps: int) -> Timing:
-    """Train `steps` updates; in the process that calls it."""
+    """Train `steps` updates of one micro-batch and as many of two, whose difference is the forward and backward pass of one; in
+    the process that calls it."""
     machine.enter()
     trainer = make_trainer(machine, config, 1024.0 if machine.amp_level == "O2" else 1.0)
     batches = [batch(config, number, pixels // 8) for number in range(steps + 1)]
-    start = time.perf_counter()
-    trainer.compile(batches[0])
-    compilation, seconds = time.perf_counter() - start, []
-    for given in batches:
+    batches = [replace(given, text=batches[0].text) for given in batches]
+
+    def seconds(work: Callable, *given) -> float:
         start = time.perf_counter()
-        trainer.update([replace(given, text=batches[0].text)])
-        seconds.append(time.perf_counter() - start)
-    return Timing(compilation, seconds[0], statistics.median(seconds[1:]), synchronised_peak_gib())
+        work(*given)
+        return time.perf_counter() - start
+
+    compilation = seconds(trainer.compile, batches[0])
+    first = seconds(trainer.update, batches[:1])
+    one = statistics.median(seconds(trainer.update, [given]) for given in batches[1:])
+    trainer.update([batches[0]] * 2)  # compiles what adds up gradients
+    two = statistics.median(seconds(trainer.update, [given] * 2) for given in batches[1:])
+    return Timing(compilation, first, one, max(2 * one - two, 0.0), synchronised_peak_gib())
