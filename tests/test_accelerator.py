@@ -22,7 +22,8 @@ from gm.models import sdxl
 from gm.models.adapters import adapters_of, initial_value
 from gm.training import optim, step
 from gm.training.batches import MicroBatch
-from gm.training.step import SUMS, LossScale, Trainer
+from gm.training.micro_step import SUMS
+from gm.training.step import LossScale, Trainer
 from modes import in_mode
 from small import environment
 

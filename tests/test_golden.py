@@ -19,7 +19,8 @@ from gm.models.text_products import widen
 from gm.models.vae import VAEDecode, VAEEncode
 from gm.sampling.pictures import LatentSampler
 from gm.training.batches import MicroBatch
-from gm.training.step import SUMS, LossScale, Trainer
+from gm.training.micro_step import SUMS
+from gm.training.step import LossScale, Trainer
 from modes import in_mode
 
 pytestmark = pytest.mark.xdist_group("golden")

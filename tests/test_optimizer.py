@@ -10,8 +10,9 @@ from mindspore import Parameter, Tensor, nn
 from gm.config.types import OptimConfig
 from gm.graph_cache import GraphCache
 from gm.parallel.ranks import Ranks
+from gm.training.micro_step import SUMS
 from gm.training.optim import AdamW, FlatGradient, ReduceGradient, learning_rate
-from gm.training.step import SUMS, LossScale, Trainer
+from gm.training.step import LossScale, Trainer
 
 SHAPES = ((4, 3), (5,))
 

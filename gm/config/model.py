@@ -1,0 +1,119 @@
+"""The values of the `model` section of a YAML -> ModelConfig and what belongs to the loss."""
+
+from typing import Any, Mapping, Sequence
+
+from gm.config import table as t
+from gm.config.types import ModelConfig, TextEncoderConfig, UNetConfig, VAEConfig, WeightingConfig
+from gm.errors import UserError
+
+
+def read_model(params: Mapping[str, Any], path: str) -> ModelConfig:
+    """The three networks; UserError where their sizes do not fit together."""
+
+    def require(holds: bool, message: str) -> None:
+        if not holds:
+            raise UserError(f"--config {path}: {message}")
+
+    if params["scale_factor"] <= 0:
+        raise UserError(f"--config {path}: scale_factor is {params['scale_factor']:g}, but must be above 0")
+    encoders, size_width = _text_encoders(params["conditioner_config"]["params"]["emb_models"], path)
+    u = params["network_config"]["params"]
+    unet = UNetConfig(
+        in_channels=u["in_channels"],
+        out_channels=u["out_channels"],
+        model_channels=u["model_channels"],
+        num_res_blocks=u["num_res_blocks"],
+        attention_resolutions=tuple(u["attention_resolutions"]),
+        channel_mult=tuple(u["channel_mult"]),
+        num_head_channels=u["num_head_channels"],
+        transformer_depth=tuple(u["transformer_depth"]),
+        context_dim=u["context_dim"],
+        adm_in_channels=u["adm_in_channels"],
+        attention=u["spatial_transformer_attn_type"],
+        use_recompute=u["use_recompute"],
+    )
+    levels = len(unet.channel_mult)
+    require(
+        len(unet.transformer_depth) == levels,
+        f"transformer_depth has {len(unet.transformer_depth)} numbers, channel_mult {levels}: give one for each level",
+    )
+    require(unet.model_channels % 32 == 0, f"model_channels is {unet.model_channels}, but must be a multiple of 32")
+    for mult in unet.channel_mult:
+        width = mult * unet.model_channels
+        require(
+            width % unet.num_head_channels == 0,
+            f"num_head_channels {unet.num_head_channels} does not divide the {width} channels of a level",
+        )
+    width = sum(encoder.width for encoder in encoders)
+    require(
+        unet.context_dim == width,
+        f"context_dim is {unet.context_dim}, but the text encoders give {width} channels together",
+    )
+    vector = encoders[1].embed_dim + 6 * size_width
+    require(
+        unet.adm_in_channels == vector,
+        f"adm_in_channels is {unet.adm_in_channels}, but pooled text and sizes have {vector} channels together",
+    )
+    first_stage = params["first_stage_config"]["params"]
+    dd = first_stage["ddconfig"]
+    vae = VAEConfig(
+        in_channels=dd["in_channels"],
+        out_ch=dd["out_ch"],
+        ch=dd["ch"],
+        ch_mult=tuple(dd["ch_mult"]),
+        num_res_blocks=dd["num_res_blocks"],
+        z_channels=dd["z_channels"],
+        embed_dim=first_stage["embed_dim"],
+    )
+    require(len(vae.ch_mult) == 4, f"ch_mult has {len(vae.ch_mult)} levels, but a first stage that reduces 8 times has 4")
+    require(vae.ch % 32 == 0, f"ch is {vae.ch}, but must be a multiple of 32")
+    require(
+        unet.in_channels == unet.out_channels == vae.embed_dim,
+        f"in_channels {unet.in_channels}, out_channels {unet.out_channels} and embed_dim {vae.embed_dim} must be equal",
+    )
+    return ModelConfig(
+        unet=unet,
+        text_encoders=encoders,
+        vae=vae,
+        size_embed_dim=size_width,
+        scale_factor=params["scale_factor"],
+    )
+
+
+def _text_encoders(embedders: Sequence[Mapping[str, Any]], path: str) -> tuple[tuple, int]:
+    clips, open_clips = (t.CLIP, t.CLIP_LORA), (t.OPEN_CLIP, t.OPEN_CLIP_LORA)
+    order = ((clips, "txt"), (open_clips, "txt"))
+    order += tuple(((t.SIZE,), key) for key in ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"))
+    found = [(embedder["target"], embedder["input_key"]) for embedder in embedders]
+    if len(found) != 5 or any(name not in names or key != wanted for (name, key), (names, wanted) in zip(found, order)):
+        raise UserError(
+            f"--config {path}: emb_models must be the two text encoders (FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder2; input "
+            "txt), then ConcatTimestepEmbedderND for original_size_as_tuple, crop_coords_top_left, target_size_as_tuple"
+        )
+    configs = []
+    for embedder, kind in zip(embedders, ("clip", "open_clip")):
+        p = embedder["params"]
+        has_lora = "lora_dim" in p
+        if embedder["is_trainable"] != has_lora:
+            wanted = "is_trainable: True" if has_lora else f"{embedder['target']}_lora"
+            raise UserError(
+                f"--config {path}: {embedder['target']} has is_trainable: {embedder['is_trainable']}, but text encoders "
+                f"train by their LoRA alone: use {wanted}"
+            )
+        layer_idx = p["layer_idx"] if kind == "clip" else p["layers"] - 1
+        if layer_idx > p["layers"] or p["width"] % p["heads"]:
+            raise UserError(
+                f"--config {path}: {embedder['target']} has layer_idx {layer_idx} of {p['layers']} layers and {p['heads']} "
+                f"heads for width {p['width']}: the first must not be above the layers, and heads must divide the width"
+            )
+        sizes = {"width": p["width"], "layers": p["layers"], "heads": p["heads"], "embed_dim": p.get("embed_dim", 0)}
+        configs.append(TextEncoderConfig(kind=kind, layer_idx=layer_idx, **sizes))
+    widths = {embedder["params"]["outdim"] for embedder in embedders[2:]}
+    if len(widths) != 1:
+        raise UserError(f"--config {path}: the three ConcatTimestepEmbedderND must have the same outdim, not {sorted(widths)}")
+    return tuple(configs), widths.pop()
+
+
+def read_weighting(values: Mapping[str, Any]) -> WeightingConfig:
+    """How the noise levels count."""
+    return WeightingConfig(name=values["target"].rpartition(".")[2], params=values["params"])
