@@ -187,7 +187,7 @@ def make(options: SampleOptions, config: Config, status, gallery) -> None:
         with open_lora(path, config.model):  # what is wrong with it is said before the model is loaded
             pass
     folder = Path(options.save_path)
-    make_writable({"--save_path": folder})
+    make_writable(("--save_path", folder))
     with status.container():
         display = Display(st.empty())
         st.button("Stop", help="The pictures that are done stay.")

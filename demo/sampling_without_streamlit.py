@@ -38,7 +38,7 @@ def text_to_image(options: SampleOptions) -> None:
     from gm.sampling.pipeline import Pipeline
 
     pipeline = Pipeline(source_of(config, options.weight, machine, scales=options.lora_scale or (), vae=options.vae))
-    make_writable({"--save_path": folder})
+    make_writable(("--save_path", folder))
     pipeline.embed([*prompts, *([options.negative_prompt] if options.negative_prompt else [])])
     pipeline.load()
 

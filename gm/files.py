@@ -3,7 +3,7 @@
 import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator, Mapping
+from typing import Iterator
 
 from gm.errors import UserError
 
@@ -28,11 +28,11 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def make_writable(folders: Mapping[str, Path]) -> None:
-    """Create the folders, flag -> path, and make sure a file can be written in each; UserError naming the flag
+def make_writable(*folders: tuple[str, Path]) -> None:
+    """Create the folders, each given as (flag, path), and make sure a file can be written in each; UserError naming the flag
     otherwise, and then no folder is left that was not there before. What killed runs were writing is removed."""
     created: list[Path] = []
-    for flag, folder in folders.items():
+    for flag, folder in folders:
         probe = folder / f".write_test.{os.uname().nodename}.{os.getpid()}"
         try:
             created += [path for path in (folder, *folder.parents) if not path.exists()]

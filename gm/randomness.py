@@ -16,3 +16,4 @@ def picture_seed(seed: int, number: int) -> int:
 # What is drawn, the second number of a key
 TRAINING_NOISE, ORDER, CROP, LORA_INIT, PICTURE_NOISE, RANDOM_WEIGHTS, SUBJECT_PHOTOS, SKETCH = range(1, 9)
 WORLD, FIRST_STAGE, CAPTION, JUDGE = range(9, 13)
+CAPTION_CHOICE, CAPTION_VARIANT, BUCKET_ORDER = range(13, 16)

@@ -14,6 +14,8 @@ import train_dreambooth as training
 from bad_files import halves
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.weights import open_base
+from gm.config.types import CaptionConfig
+from gm.data.captions import Caption
 from gm.data.crops import Photo, PhotoSet
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import INSTANCE
@@ -87,8 +89,8 @@ def make(weights, folder, model=None, ranks=Ranks(), level="O0"):
 def encode(weights, photos, folder, size=32, **more):
     """The samples and their posteriors."""
     made = make(weights, folder, **more)
-    given = [Photo(path, "a dog") for path in photos]
-    samples = made.plan([PhotoSet(INSTANCE, given, (size, size), 3, "random", 42)], DRAWS)
+    given = [Photo(path, Caption("a dog", CaptionConfig()), (size, size)) for path in photos]
+    samples = made.plan([PhotoSet(INSTANCE, given, 3, "random", 42)], DRAWS)
     return samples, made.encode(samples)
 
 

@@ -1,6 +1,7 @@
 """What a run decides before anything is loaded: its samples, the log's interval, the products of the text, the next command."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -31,11 +32,13 @@ def inputs(shared, tmp_path):
     return check
 
 
-def test_a_sample_has_its_own_prompt_and_weight(inputs, shared):
+def test_a_sample_has_its_own_caption_and_weight(inputs, shared, tmp_path):
+    shutil.copytree(shared / "data" / "dog6", tmp_path / "class")
     given = inputs("--prior_loss_weight", 0.5)
-    sets = photo_sets(given, sorted((shared / "data" / "dog6").iterdir()))
+    sets = photo_sets(given, sorted((tmp_path / "class").iterdir()))
     samples = plan_samples(sets, [(INSTANCE, 0, 0), (CLASS, 1, 0)])
-    assert [(s.prompt, s.loss_weight) for s in samples.values()] == [("a 'sks' dog", 1.0), ("a dog", 0.5)]
+    assert [s.loss_weight for s in samples.values()] == [1.0, 0.5]
+    assert [s.photos[1].caption.text for s in sets] == ["a 'sks' dog", "a dog"]
 
 
 def test_the_log_has_about_thirty_lines(inputs):

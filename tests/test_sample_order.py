@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gm.config.types import CaptionConfig
+from gm.data.captions import Caption, CaptionChooser
 from gm.data.crops import PhotoCrop, Sample
 from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder, crop_corner
 from gm.data.transforms import place_crop
@@ -16,8 +18,8 @@ from gm.training.noise import draw_noise
 
 def schedule(batch: int = 1, accumulation: int = 1, ranks: int = 1, classes: int = 7, repeats: int = 3):
     return DreamBoothSchedule(
-        SampleOrder(5, repeats, True, 42, INSTANCE),
-        SampleOrder(classes, 1, True, 42, CLASS) if classes else None,
+        (SampleOrder.of(5, repeats, True, 42, INSTANCE),),
+        (SampleOrder.of(classes, 1, True, 42, CLASS),) if classes else (),
         *(batch, accumulation, ranks),
     )
 
@@ -42,14 +44,18 @@ def test_shares_add_up_to_the_two_means():
 def test_the_weight_of_a_row_is_its_share_times_that_of_its_sample():
     photo = PhotoCrop("hash", place_crop((32, 32), (32, 32), (0, 0)), 3, Path("a.png"))
     samples = {
-        (kind, image, repeat): Sample(photo, prompt, weight)
-        for kind, prompt, weight in ((INSTANCE, "a sks dog", 1.0), (CLASS, "a dog", 0.5))
+        (kind, image, repeat): Sample(photo, weight)
+        for kind, weight in ((INSTANCE, 1.0), (CLASS, 0.5))
         for image in range(7)
         for repeat in range(3)
     }
     text = TextRows({p: TextEmbedding(np.full((2, 3), len(p)), np.zeros(4)) for p in ("a sks dog", "a dog")})
     s = schedule(2, 3)
-    make = BatchMaker(s, samples, lambda crop: np.zeros((2, 4, 4, 4), np.float32), text, 42, 1000)
+    captions = {
+        kind: CaptionChooser([Caption(prompt, CaptionConfig())] * 7, kind, 42, False)
+        for kind, prompt in ((INSTANCE, "a sks dog"), (CLASS, "a dog"))
+    }
+    make = BatchMaker(s, samples, captions, lambda crop: np.zeros((2, 4, 4, 4), np.float32), text, 42, 1000)
     batches = [make(0, micro, 0) for micro in range(3)]
     for kind, whole in ((INSTANCE, 1.0), (CLASS, 0.5)):
         assert sum(float(batch.weight[batch.kind == kind].sum()) for batch in batches) == pytest.approx(whole)
@@ -58,12 +64,12 @@ def test_the_weight_of_a_row_is_its_share_times_that_of_its_sample():
 
 
 def test_an_epoch_holds_every_photo_and_repeat_once_in_an_order_of_its_own():
-    order = SampleOrder(5, 3, True, 42, INSTANCE)
+    order = SampleOrder.of(5, 3, True, 42, INSTANCE)
     epochs = [[order.at(e * 15 + i) for i in range(15)] for e in range(3)]
     for epoch in epochs:
         assert sorted(epoch) == [(image, repeat) for image in range(5) for repeat in range(3)]
     assert epochs[0] != epochs[1] != epochs[2]
-    plain = SampleOrder(5, 3, False, 42, INSTANCE)
+    plain = SampleOrder.of(5, 3, False, 42, INSTANCE)
     assert [plain.at(i)[0] for i in range(10)] == [0, 1, 2, 3, 4] * 2
 
 

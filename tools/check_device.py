@@ -68,7 +68,7 @@ def main(argv: Sequence[str], ranks: Ranks = Ranks()) -> None:
     """The command, on one of the ranks."""
     options = parse(Options, argv, "check_device.py", __doc__.splitlines()[0])
     check_launcher(ranks, options.is_parallel)
-    make_writable({"--output": options.output.resolve().parent})
+    make_writable(("--output", options.output.resolve().parent))
     machine = Runtime(options.device_target, options.ms_mode, "O0")
     if ranks.size > 1:
         rows = [all_reduce(machine, ranks)]

@@ -53,7 +53,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         with open_lora(path, config.model) as file:
             file.check_against_base(pipeline.base_shapes)
     measure = Measure(_features(options), photos, options.prompts)
-    make_writable({"--output": options.output})
+    make_writable(("--output", options.output))
 
     rows, by_prompt = {report.REAL: measure.real_pictures()}, {}
     plan = _plan(options)

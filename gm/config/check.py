@@ -14,6 +14,9 @@ def _near(word: Any, known: Sequence[str]) -> str:
     return f", did you mean {match[0]!r}?" if match else f": accepted are {', '.join(known)}"
 
 
+_LISTS = {int: "a list of whole numbers", str: "a list of texts"}
+
+
 def checked(given: Any, section: t.Section, at: str, problems: list[str]) -> dict[str, Any]:
     """The values of a section, defaults where it does not say them; what is wrong is added to `problems`."""
     if given is None:
@@ -51,7 +54,7 @@ def _value(given: Any, entry: t.Entry, at: str, problems: list[str]) -> Any:
         return [_value(item, t.Entry(kind.kind), f"{at}.{i}", problems) for i, item in enumerate(given)]
     value = _typed(given, kind)
     if value is None:
-        name = "a list of whole numbers" if kind == [int] else {int: "a whole number", float: "a number"}.get(kind, kind)
+        name = _LISTS[kind[0]] if isinstance(kind, list) else {int: "a whole number", float: "a number"}.get(kind, kind)
         words = {bool: "True or False", str: "text"}.get(kind, name)
         problems.append(f"{at} must be {words}, not {given!r}")
     elif entry.only and value not in entry.only:
@@ -76,8 +79,8 @@ def _typed(given: Any, kind: Any) -> Any:
         return value if value - value == 0 else None
     if kind is int:
         return given if isinstance(given, int) else None
-    if kind == [int]:
-        return list(given) if isinstance(given, list) and all(type(number) is int for number in given) else None
+    if isinstance(kind, list):
+        return list(given) if isinstance(given, list) and all(type(item) is kind[0] for item in given) else None
     return given if isinstance(given, kind) else None
 
 

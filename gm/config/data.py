@@ -1,9 +1,9 @@
 """The values of the `data` section of a YAML -> DataConfig."""
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional
 
 from gm.config import table as t
-from gm.config.types import DataConfig, ModelConfig
+from gm.config.types import BucketConfig, CaptionConfig, ConceptConfig, DataConfig, MaskConfig, ModelConfig
 from gm.errors import UserError, require_multiple
 
 
@@ -28,4 +28,68 @@ def read_data(values: Mapping[str, Any], model: ModelConfig, path: str) -> DataC
         target_size=size,
         interpolation=resize["interpolation"],
         crop=crop["crop"],
+        captions=_captions(params["captions"], path),
+        buckets=_buckets(params["buckets"], size, model.unet.downsampling, path),
+        masks=_masks(params["masks"], path),
+        concepts=tuple(_concept(concept, path) for concept in params["concepts"] or ()),
     )
+
+
+def _captions(values: Optional[Mapping[str, Any]], path: str) -> CaptionConfig:
+    if values is None:
+        return CaptionConfig()
+    for key in ("tag_dropout", "dropout"):
+        if values[key] > 1:
+            raise UserError(f"--config {path}: captions.{key} is {values[key]:g}, but a probability is at most 1")
+    if values["keep_tokens"] and values["keep_tokens_separator"]:
+        raise UserError(
+            f"--config {path}: captions has both keep_tokens and keep_tokens_separator: give a number of tags or what parts them"
+        )
+    if not values["separator"].strip():
+        raise UserError(f"--config {path}: captions.separator is empty: give what stands between tags, e.g. ','")
+    wrong = [ending for ending in values["extensions"] if not ending.startswith(".") or "/" in ending]
+    if wrong:
+        raise UserError(f"--config {path}: captions.extensions has {wrong[0]!r}: an extension is like '.txt'")
+    return CaptionConfig(**{**values, "extensions": tuple(values["extensions"])})
+
+
+def _buckets(values: Optional[Mapping[str, Any]], side: int, multiple: int, path: str) -> Optional[BucketConfig]:
+    """sd-scripts' bounds for 1024 pixels, 64, 256 and 2048, in proportion to `side`."""
+    if values is None:
+        return None
+    step = values["bucket_reso_steps"] or max(multiple, side // 16 // multiple * multiple)
+    smallest = values["min_bucket_reso"] or max(step, side // 4 // step * step)
+    largest = values["max_bucket_reso"] or 2 * side
+    where = f"--config {path}: buckets."
+    require_multiple(where + "bucket_reso_steps", step, multiple)
+    require_multiple(where + "min_bucket_reso", smallest, step)
+    if not smallest <= side <= largest:
+        raise UserError(
+            f"{where}min_bucket_reso is {smallest} and max_bucket_reso {largest}, but target_size {side} must lie between them"
+        )
+    return BucketConfig(
+        max_buckets=values["max_buckets"],
+        step=step,
+        smallest=smallest,
+        largest=largest,
+        upscale=not values["bucket_no_upscale"],
+    )
+
+
+def _masks(values: Optional[Mapping[str, Any]], path: str) -> Optional[MaskConfig]:
+    if values is None:
+        return None
+    if values["unmasked_weight"] > 1:
+        raise UserError(
+            f"--config {path}: masks.unmasked_weight is {values['unmasked_weight']:g}, but what is masked out counts at most 1"
+        )
+    return MaskConfig(**values)
+
+
+def _concept(values: Mapping[str, Any], path: str) -> ConceptConfig:
+    if values["class_prompt"] is not None and values["class_data_path"] is None:
+        raise UserError(
+            f"--config {path}: the concept of {values['instance_data_path']} has a class_prompt, but no class_data_path: give the "
+            "folder of its class images"
+        )
+    return ConceptConfig(**values)

@@ -143,6 +143,41 @@ _DDCONFIG = {
     "decoder_attn_dtype": anything(str),  # the VAE always computes in float32
 }
 
+_CAPTIONS = {
+    "extensions": Entry([str], [".txt", ".caption"]),
+    "trigger": Entry(str, None),
+    "prefix": Entry(str, None),
+    "suffix": Entry(str, None),
+    "separator": Entry(str, ","),
+    "keep_tokens": Entry(int, 0, least=0),
+    "keep_tokens_separator": Entry(str, None),
+    "shuffle": Entry(bool, False),
+    "tag_dropout": Entry(float, 0.0, least=0),
+    "dropout": Entry(float, 0.0, least=0),
+    "variants": Entry(int, 10, least=1),
+}
+_BUCKETS = {
+    "max_buckets": Entry(int, 4, least=1),
+    "bucket_reso_steps": Entry(int, None, least=8),
+    "min_bucket_reso": Entry(int, None, least=8),
+    "max_bucket_reso": Entry(int, None, least=8),
+    "bucket_no_upscale": Entry(bool, False),
+}
+_MASKS = {
+    "folder": Entry(str, None),
+    "unmasked_weight": Entry(float, 0.1, least=0),
+    "normalise": Entry(bool, False),
+    "prior_weight": Entry(float, 0.0, least=0),
+}
+_CONCEPT = {
+    "instance_data_path": Entry(str),
+    "instance_prompt": Entry(str, None),
+    "class_data_path": Entry(str, None),
+    "class_prompt": Entry(str, None),
+    "repeats": Entry(int, None, least=1),
+    "weight": Entry(float, 1.0, least=0),
+}
+
 TARGETS: Mapping[str, Mapping[str, Entry]] = {
     **{engine: _ENGINE for engine in ENGINES},
     f"{_MODULES}.denoiser.DiscreteDenoiser": {
@@ -194,6 +229,10 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
     "gm.data.dataset.Text2ImageDatasetDreamBooth": {
         "target_size": Entry(int, 1024, least=8),
         "transforms": Entry(Each(OneOf((RESIZE, RESCALE, CROP, TRANSPOSE))), None),
+        "captions": Entry(Section(_CAPTIONS), None),
+        "buckets": Entry(Section(_BUCKETS), None),
+        "masks": Entry(Section(_MASKS), None),
+        "concepts": Entry(Each(Section(_CONCEPT)), None),
     },
     RESIZE: {"size": Entry(int, least=8), "interpolation": Entry(int, 3, (0, 1, 2, 3, 4, 5))},
     RESCALE: {"isfloat": only(False)},

@@ -92,6 +92,56 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class CaptionConfig:
+    """What is said about a photo. Where nothing else is said, the meaning is sd-scripts'."""
+
+    extensions: Tuple[str, ...] = (".txt", ".caption")  # of caption files beside photos; none: the prompt for all
+    trigger: Optional[str] = None  # word in place of [trigger], or in front of a caption without it
+    prefix: Optional[str] = None  # words in front of every caption
+    suffix: Optional[str] = None  # words behind it
+    separator: str = ","  # between tags
+    keep_tokens: int = 0  # tags that stay in front
+    keep_tokens_separator: Optional[str] = None  # what parts the tags that stay from the others, instead of a number
+    shuffle: bool = False  # tags in another order every time
+    tag_dropout: float = 0.0  # probability of a tag to be left out
+    dropout: float = 0.0  # probability of a caption to be empty
+    variants: int = 10  # of a photo's caption with shuffle or tag_dropout, where the embeddings are kept
+
+
+@dataclass(frozen=True)
+class BucketConfig:
+    """Shapes other than a square, as sd-scripts makes them."""
+
+    max_buckets: int  # shapes; each is a compilation
+    step: int  # pixels; sides are multiples of it
+    smallest: int  # pixels of a side
+    largest: int
+    upscale: bool  # False: no photo is enlarged
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """How masks of photos act in the loss."""
+
+    folder: Optional[str] = None  # of masks with the photos' names; None: NAME-masklabel.png beside each photo
+    unmasked_weight: float = 0.1  # what black counts, white being 1
+    normalise: bool = False  # divide by the mean of the mask
+    prior_weight: float = 0.0  # of keeping what is masked out as the model without LoRA has it
+
+
+@dataclass(frozen=True)
+class ConceptConfig:
+    """One of several subjects."""
+
+    instance_data_path: str
+    instance_prompt: Optional[str]
+    class_data_path: Optional[str]
+    class_prompt: Optional[str]
+    repeats: Optional[int]  # of its photos in an epoch; None: --train_data_repeat
+    weight: float = 1.0  # of its losses
+
+
+@dataclass(frozen=True)
 class DataConfig:
     per_batch_size: int = 1  # instance samples, and as many class samples, per micro-batch and device
     total_step: int = 1000  # optimizer updates
@@ -100,6 +150,10 @@ class DataConfig:
     target_size: int = 1024  # pixels, height and width
     interpolation: int = 3  # Pillow's resampling number: 3 is bicubic
     crop: str = "random"  # where the square is cut from a non-square photo: "random" or "center"
+    captions: CaptionConfig = CaptionConfig()
+    buckets: Optional[BucketConfig] = None  # None: every crop is a square
+    masks: Optional[MaskConfig] = None  # None: every pixel counts alike
+    concepts: Tuple[ConceptConfig, ...] = ()  # () is one, of the command line
 
 
 @dataclass(frozen=True)
@@ -124,9 +178,14 @@ class SampleSettings:
     discretization: str = "LegacyDDPMDiscretization"
 
     @classmethod
+    def of(cls, height: int, width: int, steps: int) -> "SampleSettings":
+        """The defaults for a picture that is nobody's crop."""
+        return cls(height, width, (height, width, 0, 0, height, width), steps=steps)
+
+    @classmethod
     def square(cls, size: int, steps: int) -> "SampleSettings":
-        """The defaults for a square picture that is nobody's crop."""
-        return cls(size, size, (size, size, 0, 0, size, size), steps=steps)
+        """`of` a square."""
+        return cls.of(size, size, steps)
 
 
 @dataclass(frozen=True)

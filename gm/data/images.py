@@ -12,6 +12,8 @@ from gm.console import bar, log
 from gm.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+BESIDE = (".txt", ".caption")  # endings of what may stand beside a photo of the same name
+MASK = "-masklabel"  # what the name of a mask ends with
 LARGEST = 100_000_000  # pixels
 _named: set[Path] = set()
 
@@ -26,13 +28,20 @@ def count_images(folder: Path) -> list[Path]:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error.strerror}): give a folder that can be listed") from None
-    images = [e for e in entries if e.is_file() and not e.name.startswith(".") and e.suffix.lower() in SUFFIXES]
-    ignored = [entry.name for entry in entries if entry not in images]
+    images = [e for e in entries if _is_photo(e)]
+    stems = {image.stem for image in images}
+    beside = [e for e in entries if e.suffix.lower() in BESIDE and e.stem in stems or e.stem.removesuffix(MASK) in stems]
+    ignored = [entry.name for entry in entries if entry not in images and entry not in beside]
     if ignored and folder not in _named:
         _named.add(folder)
         shown = ", ".join(ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
         log.info("not counted as images in %s: %s", folder, shown)
     return images
+
+
+def _is_photo(path: Path) -> bool:
+    is_image = path.is_file() and not path.name.startswith(".") and path.suffix.lower() in SUFFIXES
+    return is_image and not path.stem.endswith(MASK)
 
 
 def list_images(folder: Path, flag: str) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Optional, Sequence
 from gm.checkpoint.lora_rules import LAYOUTS
 from gm.errors import UserError
 from gm.options.model import EARLIER_FLAGS, ModelOptions
-from gm.options.parser import REQUIRED, boolean, option, parse
+from gm.options.parser import boolean, option, parse
 from gm.options.prompts import prompt_text
 from gm.parallel.launch import JOIN_TIMEOUT
 
@@ -33,8 +33,15 @@ class TrainOptions(ModelOptions):
         None, "what the YAML's version must be, e.g. SDXL-base-1.0", metavar="NAME", shown="not checked", group="model"
     )
 
-    instance_data_path: str = option(REQUIRED, "the photos of the subject", metavar="FOLDER", group="photos")
-    instance_prompt: str = option(REQUIRED, "what they show, e.g. 'A photo of a sks dog'", read=prompt_text, group="photos")
+    instance_data_path: Optional[str] = option(
+        None, "the photos of the subject", metavar="FOLDER", shown="the concepts of the YAML", group="photos"
+    )
+    instance_prompt: Optional[str] = option(
+        None,
+        "what they show, e.g. 'A photo of a sks dog', where no caption file beside a photo says it",
+        read=prompt_text,
+        group="photos",
+    )
     train_data_repeat: int = option(10, "times a photo occurs in an epoch, each with its own crop", least=1, group="photos")
 
     class_data_path: Optional[str] = option(
@@ -125,8 +132,12 @@ def parse_train(argv: Sequence[str]) -> TrainOptions:
     about = "Teach SDXL a subject from a few photos: DreamBooth with LoRA and prior preservation."
     options = parse(TrainOptions, argv, "train_dreambooth.py", about, ignored=EARLIER_FLAGS)
     wants_class = options.prior_loss_weight > 0
-    if options.class_data_path and not options.class_prompt:
-        raise UserError("--class_data_path was given without --class_prompt: say what the class images show")
+    single = ("instance_prompt", "class_data_path", "class_prompt")
+    if options.instance_data_path is None:
+        lost = next((name for name in single if getattr(options, name) is not None), None)
+        if lost:
+            raise UserError(f"--{lost} was given without --instance_data_path: give the photos that it belongs to")
+        return options
     if wants_class and not options.class_data_path:
         raise UserError("prior preservation needs --class_data_path and --class_prompt: give both, or --prior_loss_weight 0")
     if options.stop_after_sampling and not wants_class:

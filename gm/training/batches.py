@@ -11,6 +11,7 @@ from typing import Callable, Mapping, Optional
 import numpy as np
 
 from gm.config.types import WeightingConfig
+from gm.data.captions import CaptionChooser
 from gm.data.crops import PhotoCrop, Samples
 from gm.data.dreambooth import DreamBoothSchedule
 from gm.diffusion.schedule import train_sigmas
@@ -91,6 +92,7 @@ class BatchMaker:
         self,
         schedule: DreamBoothSchedule,
         samples: Samples,
+        captions: Mapping[int, CaptionChooser],
         posterior: Callable[[PhotoCrop], np.ndarray],
         text: Callable[[tuple[str, ...]], TextArrays],
         seed: int,
@@ -98,8 +100,10 @@ class BatchMaker:
         weighting: WeightingConfig = WeightingConfig(),
         noise_offset: float = 0.0,
     ):
-        """`posterior` gives mean and logvar (2, z, h, w) of a crop, from memory or by encoding it."""
-        self.schedule, self.samples, self.posterior, self.text, self.seed = schedule, samples, posterior, text, seed
+        """`captions`: of each kind of samples; `posterior` gives mean and logvar (2, z, h, w) of a crop, from memory or by
+        encoding it."""
+        self.schedule, self.samples, self.captions = schedule, samples, captions
+        self.posterior, self.text, self.seed = posterior, text, seed
         self.sigmas, self.weighting, self.noise_offset = train_sigmas(num_timesteps), weighting, noise_offset
 
     def __call__(self, step: int, micro: int, rank: int) -> MicroBatch:
@@ -116,7 +120,7 @@ class BatchMaker:
             noise=noise,
             sigma=self.sigmas[index],
             timestep=index,
-            text=self.text(tuple(sample.prompt for sample in samples)),
+            text=self.text(tuple(self.captions[draw.kind](draw.image, draw.position) for draw in draws)),
             sizes=np.stack([sample.sizes for sample in samples]),
             weight=shares * level_weights(self.weighting, self.sigmas[index]),
             kind=np.array([draw.kind for draw in draws]),

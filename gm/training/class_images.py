@@ -1,14 +1,17 @@
 """The class images of prior preservation (arXiv 2208.12242, section 3.2): which are missing, and sampling them."""
 
 import time
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
 from gm.config.types import SampleSettings
 from gm.console import bar, log
-from gm.data.images import count_images, list_images
+from gm.data.buckets import Size
+from gm.data.images import count_images, image_size, list_images
 from gm.encoding.text import TextEmbedding, unconditional
 from gm.errors import UserError
 from gm.files import make_writable
@@ -19,63 +22,103 @@ from gm.pictures import save_png
 from gm.randomness import picture_seed
 from gm.sampling.pictures import PictureSampler
 from gm.training.inputs import Inputs
+from gm.training.photos import shares_of
 from gm.training.setting import Setting
 
 NAME = "class_{:05d}.png"
 
 
-def missing_class_images(inputs: Inputs, ranks: Ranks) -> list[int]:
-    """The numbers of the class images that have to be sampled, the same on every rank."""
-    folder = inputs.class_folder
-    if folder is None:
-        return []
-    numbers = ranks.share(missing_images(folder, inputs.options.num_class_images) if ranks.is_main else None)[0]
-    if numbers:
-        words = "%d class images are missing in %s: sampling them from %r"
-        log.info(words, len(numbers), folder, inputs.options.class_prompt)
-        with ranks.agreeing():
-            make_writable({"--class_data_path": folder})
-    else:
-        log.info("%d class images in %s, none is missing", len(count_images(folder)), folder)
-    return numbers
+@dataclass(frozen=True)
+class ClassImage:
+    """One that has to be sampled."""
+
+    folder: Path
+    prompt: str
+    number: int
+    size: Size
+
+
+def missing_class_images(inputs: Inputs, ranks: Ranks) -> list[ClassImage]:
+    """The class images that have to be sampled, the same on every rank; those of one folder and shape one after the other."""
+    missing = ranks.share(_all_missing(inputs) if ranks.is_main else None)[0]
+    for one in inputs.class_folders:
+        count = sum(image.folder == one.folder for image in missing)
+        if count:
+            log.info("%d class images are missing in %s: sampling them from %r", count, one.folder, one.prompt)
+            with ranks.agreeing():
+                make_writable(("--class_data_path", one.folder))
+        else:
+            log.info("%d class images in %s, none is missing", len(count_images(one.folder)), one.folder)
+    return missing
+
+
+def _all_missing(inputs: Inputs) -> list[ClassImage]:
+    """As many of each shape as training needs beside the photos."""
+    missing = []
+    shares = shares_of(inputs.subjects, inputs.buckets)
+    for one in inputs.class_folders:
+        numbers = missing_images(one.folder, inputs.options.num_class_images)
+        there = [inputs.buckets.of(image_size(path)) for path in count_images(one.folder)] if len(shares) > 1 else []
+        shapes = shapes_of_missing(there, len(numbers), shares)
+        missing += [ClassImage(one.folder, one.prompt, number, shape) for number, shape in zip(numbers, shapes)]
+    return missing
+
+
+def shapes_of_missing(there: Sequence[Size], missing: int, shares: Mapping[Size, float]) -> list[Size]:
+    """The shape of each missing image, so that of all each shape has about its share; equal ones one after the other."""
+    total, count = len(there) + missing, {shape: 0 for shape in shares}
+    for shape in there:
+        count[shape] += 1
+    found = []
+    for _ in range(missing):
+        shape = max(shares, key=lambda one: total * shares[one] - count[one])
+        count[shape] += 1
+        found.append(shape)
+    return sorted(found)
 
 
 def sample_class_images(
-    setting: Setting, numbers: Sequence[int], text: TextEmbedding, load: Callable[[], tuple[UNet, VAE]]
+    setting: Setting, missing: Sequence[ClassImage], texts: Mapping[str, TextEmbedding], load: Callable[[], tuple[UNet, VAE]]
 ) -> None:
     """Sample these class images. The ranks share them out in whole batches, so that a batch holds the same images for any
     number of ranks; `load` is called on the ranks that get any."""
     inputs, options = setting.inputs, setting.inputs.options
     size = options.sample_batch_size
-    batches = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    batches = []
+    for _, alike in groupby(missing, key=lambda image: (image.folder, image.size)):
+        images = list(alike)
+        batches += [images[start : start + size] for start in range(0, len(images), size)]
     mine = deal(batches, setting.ranks.size, setting.ranks.rank)
     if not mine:
         return
     sampler = PictureSampler(*load(), inputs.class_config.model)
-    settings = SampleSettings.square(inputs.config.data.target_size, options.sample_step)
 
-    def sample(seeds: Sequence[int], what: str) -> list[np.ndarray]:
-        keyed = [picture_seed(options.seed, seed) for seed in seeds]
+    def sample(images: Sequence[ClassImage], what: str) -> list[np.ndarray]:
+        keyed = [picture_seed(options.seed, image.number) for image in images]
+        text = texts[images[0].prompt]
+        settings = SampleSettings.of(*images[0].size, options.sample_step)
         return sampler(text, unconditional(text), settings, keyed, what)
 
-    about = {"prompt": options.class_prompt, "sampler": settings.sampler, "steps": settings.steps}
+    about = {"sampler": SampleSettings.of(8, 8, 1).sampler, "steps": options.sample_step}
     with setting.timings("class images"):
-        sample_images(inputs.class_folder, mine, size, sample, about)
+        sample_images(mine, size, sample, about)
 
 
 def class_images_of(inputs: Inputs, ranks: Ranks) -> list[Path]:
     """The class images that rank 0 sees when all ranks have sampled theirs; UserError when another rank lacks some."""
-    folder = inputs.class_folder
-    if folder is None:
-        return []
     ranks.barrier()
-    names = ranks.share([path.name for path in list_images(folder, "--class_data_path")] if ranks.is_main else None)[0]
-    images, deadline = [folder / name for name in names], time.monotonic() + 30
-    with ranks.agreeing():
-        while not all(path.exists() for path in images):  # a network file system shows new files late
-            if time.monotonic() > deadline:
-                raise UserError(f"--class_data_path {folder} lacks images that rank 0 has: it must be shared by all hosts")
-            time.sleep(0.5)
+    images: list[Path] = []
+    for one in inputs.class_folders:
+        names = ranks.share([path.name for path in list_images(one.folder, "--class_data_path")] if ranks.is_main else None)[0]
+        found, deadline = [one.folder / name for name in names], time.monotonic() + 30
+        with ranks.agreeing():
+            while not all(path.exists() for path in found):  # a network file system shows new files late
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"--class_data_path {one.folder} lacks images that rank 0 has: it must be shared by all hosts"
+                    )
+                time.sleep(0.5)
+        images += found
     return images
 
 
@@ -95,26 +138,25 @@ def missing_images(folder: Path, wanted: int) -> list[int]:
 
 
 def sample_images(
-    folder: Path,
-    batches: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[ClassImage]],
     size: int,
-    sample: Callable[[Sequence[int], str], list[np.ndarray]],
+    sample: Callable[[Sequence[ClassImage], str], list[np.ndarray]],
     text: dict[str, object],
 ) -> None:
-    """Sample image `class_<number>.png` for every number in `batches`; `sample(seeds, what)` makes `size` pictures.
+    """Sample image `class_<number>.png` for every one in `batches`; `sample(images, what)` makes `size` pictures.
 
     A smaller batch is filled up (a graph is compiled for one batch size) and the surplus thrown away. A file that has
     appeared in the meantime is not overwritten.
     """
     done, total = 0, sum(len(batch) for batch in batches)
     with bar(None, "sampling class images", total=total, unit="image") as progress:
-        for numbers in batches:
-            seeds = list(numbers) + [numbers[-1]] * (size - len(numbers))
-            pictures = sample(seeds, f"class images {done + 1}-{done + len(numbers)} of {total}")
-            for number, picture in zip(numbers, pictures):
-                path = folder / NAME.format(number)
+        for images in batches:
+            filled = list(images) + [images[-1]] * (size - len(images))
+            pictures = sample(filled, f"class images {done + 1}-{done + len(images)} of {total}")
+            for image, picture in zip(images, pictures):
+                path = image.folder / NAME.format(image.number)
                 if path.exists():
                     raise UserError(f"{path} appeared while sampling: is another run filling the same folder?")
-                save_png(path, picture, {**text, "seed": number})
-            done += len(numbers)
-            progress.update(len(numbers))
+                save_png(path, picture, {"prompt": image.prompt, **text, "seed": image.number})
+            done += len(images)
+            progress.update(len(images))

@@ -1,18 +1,22 @@
-"""What a run is given, checked before MindSpore is imported: flags, YAML, photos, folders."""
+"""What a run is given, checked before MindSpore is imported: flags, YAML, photos, captions, folders."""
 
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Sequence
 
 from gm.config.load import load_config
-from gm.config.types import Config, ModelConfig
-from gm.data.images import check_images, count_images, list_images
+from gm.config.types import ConceptConfig, Config, ModelConfig
+from gm.data.buckets import Buckets
+from gm.data.concepts import ClassFolder, Subject, find_classes, find_subjects
+from gm.data.dreambooth import CLASS, INSTANCE
+from gm.data.images import check_images, count_images
 from gm.errors import UserError
 from gm.files import make_writable
 from gm.options.train import TrainOptions, parse_train
 from gm.parallel.launch import check_launcher
 from gm.parallel.ranks import Ranks
+from gm.training.photos import check_masks, class_photos, instance_photos, shapes_of, texts_of
 
 
 @dataclass(frozen=True)
@@ -22,20 +26,25 @@ class Inputs:
     options: TrainOptions
     config: Config
     class_config: Config  # of the model that samples the class images
-    instance_images: Sequence[Path]
-    class_folder: Optional[Path]  # None: no prior preservation
+    subjects: Sequence[Subject]
+    class_folders: Sequence[ClassFolder]  # none: no prior preservation
+    buckets: Buckets  # the shapes of crops
+    texts: Sequence[str]  # all that is said of photos and class images, each once; where the text encoders train, a part of it
     folder: Path  # of the results
 
     @property
+    def prompt(self) -> str:
+        """What stands for the subject where one prompt is asked for."""
+        return next((subject.prompt for subject in self.subjects if subject.prompt), self.texts[0])
+
+    @property
     def infer_prompt(self) -> str:
-        return self.options.infer_prompt or self.options.instance_prompt
+        return self.options.infer_prompt or self.prompt
 
     @property
     def prompts(self) -> list[str]:
         """All prompts of the run, each once."""
-        options = self.options
-        given = [options.instance_prompt, self.infer_prompt] + ([options.class_prompt] if options.class_prompt else [])
-        return list(dict.fromkeys(given))
+        return list(dict.fromkeys([*self.texts, self.infer_prompt]))
 
 
 def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
@@ -45,14 +54,26 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         check_launcher(ranks, options.is_parallel)
         config = load_config(options.config, options.set, training=True, version=options.version)
         class_config = _class_image_config(options, config)
-        instance_images = list_images(Path(options.instance_data_path), "--instance_data_path")
-        class_folder = Path(options.class_data_path) if options.class_data_path and options.prior_loss_weight > 0 else None
-        check_images(instance_images + (count_images(class_folder) if class_folder else []), config.data.num_parallel_workers)
+        concepts, where = _concepts(options, config)
+        subjects = find_subjects(concepts, options.train_data_repeat, where)
+        class_folders = find_classes(concepts, _class_flag(options)) if options.prior_loss_weight > 0 else []
+        _check_folders(options, subjects, class_folders)
+        images = [path for subject in subjects for path in subject.photos]
+        class_images = [path for one in class_folders for path in count_images(one.folder)]
+        check_images(images + class_images, config.data.num_parallel_workers)
+        buckets = shapes_of(config.data, subjects)
+        photos = instance_photos(config.data, subjects, buckets)
+        check_masks(photos, config.data)
+        of_class = class_photos(config.data, class_folders, class_images, buckets, options.prior_loss_weight)
+        endless = config.trains_text_encoders
+        texts = texts_of(photos, INSTANCE, options.seed, endless) + [one.prompt for one in class_folders]
+        texts += texts_of(of_class, CLASS, options.seed, endless)
     ranks.require_same(
         {
             "the command line": list(argv),
             "the YAML": config.raw,
-            "--instance_data_path": [[path.name, path.stat().st_size] for path in instance_images],
+            where: [[path.name, path.stat().st_size] for path in images],
+            "the captions": [photo.caption.text for photo in photos],
         }
     )
     folder = Path(options.save_path)
@@ -62,8 +83,10 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         options=options,
         config=config,
         class_config=class_config,
-        instance_images=instance_images,
-        class_folder=class_folder,
+        subjects=subjects,
+        class_folders=class_folders,
+        buckets=buckets,
+        texts=list(dict.fromkeys(texts)),
         folder=folder,
     )
 
@@ -72,10 +95,43 @@ def make_folders(inputs: Inputs, ranks: Ranks) -> None:
     """Make the folders that the run writes to; UserError naming the flag of one that cannot be written to."""
     options = inputs.options
     caches = {"--cache_dir": options.cache_dir, "--compile_cache_dir": options.compile_cache_dir}
-    make_writable({flag: Path(folder) for flag, folder in caches.items() if folder})
+    make_writable(*((flag, Path(folder)) for flag, folder in caches.items() if folder))
     if ranks.is_main:
-        class_folder = {"--class_data_path": inputs.class_folder} if inputs.class_folder else {}
-        make_writable({"--save_path": inputs.folder, **class_folder})
+        of_classes = ((_class_flag(options), one.folder) for one in inputs.class_folders)
+        make_writable(("--save_path", inputs.folder), *of_classes)
+
+
+def _concepts(options: TrainOptions, config: Config) -> tuple[Sequence[ConceptConfig], str]:
+    """The subjects of the flags or of the YAML, and what their folders are called in messages."""
+    key = "data.dataset_config.params.concepts"
+    if options.instance_data_path is None:
+        if not config.data.concepts:
+            raise UserError(f"no photos were given: give --instance_data_path, or {key} in --config {options.config}")
+        return config.data.concepts, "instance_data_path"
+    if config.data.concepts:
+        raise UserError(
+            f"--instance_data_path was given, but --config {options.config} lists its subjects in {key}: give one of the two"
+        )
+    single = {name: getattr(options, name) for name in ("instance_prompt", "class_data_path", "class_prompt")}
+    return [ConceptConfig(instance_data_path=options.instance_data_path, repeats=None, **single)], "--instance_data_path"
+
+
+def _class_flag(options: TrainOptions) -> str:
+    return "class_data_path" if options.instance_data_path is None else "--class_data_path"
+
+
+def _check_folders(options: TrainOptions, subjects: Sequence[Subject], class_folders: Sequence[ClassFolder]) -> None:
+    if options.prior_loss_weight > 0 and not class_folders:
+        raise UserError(
+            "prior preservation needs class_data_path and class_prompt of at least one concept: give them, or "
+            "--prior_loss_weight 0"
+        )
+    for one in class_folders:
+        if one.folder.resolve() in [subject.folder.resolve() for subject in subjects]:
+            raise UserError(
+                f"{_class_flag(options)} and the folder of photos are the same, {one.folder}: the class images need one of "
+                "their own"
+            )
 
 
 def _class_image_config(options: TrainOptions, config: Config) -> Config:

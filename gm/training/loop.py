@@ -9,7 +9,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Optional, Sequence
 
 import numpy as np
 
@@ -71,10 +71,12 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-def compile_first(trainer: Trainer, batch: MicroBatch, timings: Timings, hold: Hold = never) -> None:
-    """Compile the graph for micro-batches of this shape unless that is done; `hold` as in `waiting`."""
-    if batch.latent_shape not in trainer.compiled:
-        with timings("compilation"), waiting("compiling the training graph", hold):
+def compile_first(trainer: Trainer, batches: Sequence[MicroBatch], timings: Timings, hold: Hold = never) -> None:
+    """Compile the graph of each of these shapes unless that is done; `hold` as in `waiting`."""
+    new = [batch for batch in batches if batch.latent_shape not in trainer.compiled]
+    for number, batch in enumerate(new):
+        of = f" {number + 1} of {len(new)}, {8 * batch.latent_shape[3]} x {8 * batch.latent_shape[2]}" if len(new) > 1 else ""
+        with timings("compilation"), waiting(f"compiling the training graph{of}", hold):
             trainer.compile(batch)
 
 
@@ -102,8 +104,7 @@ def fit(
         while trainer.step < total:
             step, start = trainer.step, time.perf_counter()
             batches = [make_batch(step, micro, ranks.rank) for micro in range(accumulation)]
-            for batch in batches:
-                compile_first(trainer, batch, timings)
+            compile_first(trainer, batches, timings)
             with timings("first step" if step == first else "further steps"):
                 update = trainer.update(batches)
             done, seconds = step + 1, time.perf_counter() - start

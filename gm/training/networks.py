@@ -8,6 +8,7 @@ import numpy as np
 from mindspore import nn
 
 from gm.console import Hold, log, never, waiting
+from gm.data.buckets import Size
 from gm.encoding.text import TextEmbedding
 from gm.graph_cache import graph_folder
 from gm.models import sdxl
@@ -97,8 +98,12 @@ def make_trainer(setting: Setting, unet: UNet, text_encoders: Optional[TextEncod
     return trainer
 
 
-def blank_batch(setting: Setting, unet: UNet, with_class: bool) -> MicroBatch:
-    """A micro-batch of the shapes that the run will have."""
+def blank_batches(setting: Setting, unet: UNet, with_class: bool) -> list[MicroBatch]:
+    """A micro-batch of each of the shapes that the run has, in one order for all runs with these shapes."""
+    return [_blank_batch(setting, unet, with_class, size) for size in setting.inputs.buckets.shapes]
+
+
+def _blank_batch(setting: Setting, unet: UNet, with_class: bool, size: Size) -> MicroBatch:
     model, data = setting.inputs.config.model, setting.inputs.config.data
     rows = data.per_batch_size * (2 if with_class else 1)
     if setting.inputs.config.trains_text_encoders:
@@ -106,8 +111,7 @@ def blank_batch(setting: Setting, unet: UNet, with_class: bool) -> MicroBatch:
     else:
         context = np.zeros((rows, 77, unet.context_width), np.float32)
         text = context, np.zeros((rows, model.text_encoders[1].embed_dim), np.float32)
-    side = data.target_size // 8
-    return MicroBatch.blank((rows, model.unet.in_channels, side, side), text)
+    return MicroBatch.blank((rows, model.unet.in_channels, size[0] // 8, size[1] // 8), text)
 
 
 def _graph_folder(setting: Setting, with_class: bool) -> Optional[Path]:
@@ -121,7 +125,7 @@ def _graph_folder(setting: Setting, with_class: bool) -> Optional[Path]:
         "text products": uses_text_products(setting.inputs),
         "optim": asdict(config.optim),
         "machine": asdict(setting.machine),
-        "pixels": config.data.target_size,
+        "shapes": setting.inputs.buckets.shapes,
         "rows": config.data.per_batch_size,
         "class": with_class,
         "ranks": setting.ranks.size,

@@ -34,7 +34,6 @@ class Encoded:
     """What the frozen encoders make of a run's prompts and photos."""
 
     texts: Mapping[str, TextEmbedding]  # empty where nothing needs them
-    samples: Samples
     posterior: Posterior
 
 

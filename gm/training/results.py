@@ -29,7 +29,7 @@ def save(setting: Setting, trainer: Trainer, path: Path, step: int) -> None:
         "lora_rank": str(settings.rank),
         "lora_alpha": str(settings.alpha),
         "step": str(step),
-        "instance_prompt": options.instance_prompt,
+        "instance_prompt": setting.inputs.prompt,
         "base_model": config.version,
     }
     if settings.only_save_lora:
@@ -79,7 +79,7 @@ def next_command(setting: Setting, lora: Path) -> str:
         "--config": inputs.folder / "config.yaml",
         "--weight": lora if has_base else f"{split_weight_argument(options.weight)[0]},{lora}",
         "--vae": options.vae,
-        "--prompt": options.instance_prompt,
+        "--prompt": inputs.prompt,
         "--height": size,
         "--width": size,
         "--device_target": setting.machine.device,

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Optional
 
 from gm.console import log
-from gm.data.crops import Photo, PhotoSet
+from gm.data.crops import PhotoSet
 from gm.data.disk_cache import DiskCache
-from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder
+from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule
 from gm.device import chip
 from gm.encoding.text import TextEmbedding
 from gm.parallel.ranks import Ranks
@@ -23,8 +23,10 @@ from gm.runtime import Runtime
 from gm.training import networks, results
 from gm.training.batches import BatchMaker, TextRows
 from gm.training.class_images import class_images_of, missing_class_images, sample_class_images
+from gm.training.data_sheet import report_data
 from gm.training.inputs import Inputs, make_folders
 from gm.training.loop import LoopSettings, compile_first, fit
+from gm.training.photos import chooser, class_photos, instance_photos, orders_of
 from gm.training.precompute import Encoded, Precompute, encode_when_drawn
 from gm.training.setting import Setting
 from gm.training.timings import Timings, peak_memory_in_words
@@ -40,17 +42,18 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     load_vae = cache(lambda: networks.load_vae(setting))
 
     # class images
-    numbers, texts, unet_texts = missing_class_images(inputs, ranks), {}, {}
-    if numbers:
+    missing, texts, unet_texts = missing_class_images(inputs, ranks), {}, {}
+    if missing:
         texts = embed(setting)
         if inputs.class_config is inputs.config and setting.weights.lora is None:
             unet_texts = networks.widened(setting, load_unet(), texts)
-            class_text, load_class_unet = unet_texts[inputs.options.class_prompt], load_unet
+            class_texts, load_class_unet = unet_texts, load_unet
         else:
-            class_text, load_class_unet = texts[inputs.options.class_prompt], lambda: networks.load_plain_unet(setting)
-        sample_class_images(setting, numbers, class_text, lambda: (load_class_unet(), load_vae()))
+            class_texts, load_class_unet = texts, lambda: networks.load_plain_unet(setting)
+        sample_class_images(setting, missing, class_texts, lambda: (load_class_unet(), load_vae()))
     if inputs.options.stop_after_sampling:
-        log.info("stopping after the class images, as --stop_after_sampling asks: look at %s, then train", inputs.class_folder)
+        folders = ", ".join(str(one.folder) for one in inputs.class_folders)
+        log.info("stopping after the class images, as --stop_after_sampling asks: look at %s, then train", folders)
         return None
     class_images = class_images_of(inputs, ranks)
     if ranks.is_main:
@@ -60,15 +63,18 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     sets = photo_sets(inputs, class_images)
     schedule = make_schedule(inputs, sets, ranks)
     draws = schedule.distinct_draws(inputs.config.data.total_step)
+    with setting.timings("photos"):
+        samples = setting.precompute.plan(sets, draws)
+    if ranks.is_main:
+        report_data(inputs, sets[0], schedule, samples)
 
     # encode, and beside it build and compile
     def encode() -> Encoded:
         embedded = texts if texts or inputs.config.trains_text_encoders else embed(setting)
-        samples = setting.precompute.plan(sets, draws)
         with setting.timings("photos"):
             kept = inputs.options.cache_latents
             posterior = setting.precompute.encode(samples) if kept else encode_when_drawn(load_vae())
-        return Encoded(texts=embedded, samples=samples, posterior=posterior)
+        return Encoded(texts=embedded, posterior=posterior)
 
     alone = ranks.size > 1 or not inputs.options.cache_latents  # other ranks are waited for, or this process encodes
     with beside(encode, wait_first=alone) as encoding:
@@ -76,13 +82,13 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         def hold() -> bool:
             return not encoding.done()
 
-        unet = networks.load_unet(setting, hold) if not numbers else load_unet()
+        unet = networks.load_unet(setting, hold) if not missing else load_unet()
         trains_text = inputs.config.trains_text_encoders
         text_encoders = networks.load_text_encoders(setting, hold) if trains_text else None
         trainer = networks.make_trainer(setting, unet, text_encoders, bool(class_images))
         if encoding.done() or not chip().compiles_on_host:
             encoding.result()
-        compile_first(trainer, networks.blank_batch(setting, unet, bool(class_images)), setting.timings, hold)
+        compile_first(trainer, networks.blank_batches(setting, unet, bool(class_images)), setting.timings, hold)
         with setting.timings("waiting for prompts and photos"):
             encoded = encoding.result()
     unet_texts = unet_texts or networks.widened(setting, unet, encoded.texts)
@@ -90,7 +96,8 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     # train
     make_batch = BatchMaker(
         schedule,
-        encoded.samples,
+        samples,
+        {one.kind: chooser(one.photos, one.kind, inputs.options.seed, trains_text) for one in sets},
         encoded.posterior,
         TextRows(None if trains_text else unet_texts),
         inputs.options.seed,
@@ -104,7 +111,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     log.info(
         "training %d LoRA matrices (%d numbers) for %d steps of %d x %d samples",
         *(len(trainer.parameters), trainer.gradient.size, inputs.config.data.total_step),
-        *(schedule.accumulation * schedule.ranks, schedule.per_batch_size * len(schedule.orders)),
+        *(schedule.accumulation * schedule.ranks, schedule.per_batch_size * len(sets)),
     )
     start, first = time.perf_counter(), trainer.step
     save = partial(results.save, setting, trainer)
@@ -147,26 +154,22 @@ def prepare(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Setting:
 
 
 def photo_sets(inputs: Inputs, class_images: list[Path]) -> list[PhotoSet]:
-    """The photos of the subject, and those of its class where there are any, with what is said about each."""
-    options, data = inputs.options, inputs.config.data
-    photos = {INSTANCE: [Photo(path, options.instance_prompt) for path in inputs.instance_images]}
+    """The photos of the subjects, and those of their classes where there are any."""
+    data, seed = inputs.config.data, inputs.options.seed
+    photos = {INSTANCE: instance_photos(data, inputs.subjects, inputs.buckets)}
     if class_images:
-        photos[CLASS] = [Photo(path, options.class_prompt, options.prior_loss_weight) for path in class_images]
-    size = (data.target_size, data.target_size)
-    return [
-        PhotoSet(kind=kind, photos=of_kind, size=size, interpolation=data.interpolation, crop=data.crop, seed=options.seed)
-        for kind, of_kind in photos.items()
-    ]
+        weight = inputs.options.prior_loss_weight
+        photos[CLASS] = class_photos(data, inputs.class_folders, class_images, inputs.buckets, weight)
+    return [PhotoSet(kind, of_kind, data.interpolation, data.crop, seed) for kind, of_kind in photos.items()]
 
 
 def make_schedule(inputs: Inputs, sets: list[PhotoSet], ranks: Ranks) -> DreamBoothSchedule:
     """Which samples are drawn in which update."""
     options, data = inputs.options, inputs.config.data
-    repeats = {INSTANCE: options.train_data_repeat, CLASS: 1}
-    orders = [SampleOrder(len(s.photos), repeats[s.kind], data.shuffle, options.seed, s.kind) for s in sets]
+    orders = {s.kind: orders_of(s.photos, inputs.buckets, s.kind, data.shuffle, options.seed) for s in sets}
     return DreamBoothSchedule(
-        instances=orders[0],
-        classes=orders[1] if len(orders) > 1 else None,
+        instances=orders[INSTANCE],
+        classes=orders.get(CLASS, ()),
         per_batch_size=data.per_batch_size,
         accumulation=options.gradient_accumulation_steps,
         ranks=ranks.size,

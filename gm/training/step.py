@@ -107,8 +107,6 @@ class Trainer:
     def compile(self, batch: MicroBatch) -> None:
         """Compile the graph for micro-batches of this shape; nothing is computed. In PyNative mode there is none."""
         if ms.get_context("mode") == ms.GRAPH_MODE:
-            if self.compiled:  # another shape, which other runs may need earlier, later or never
-                self.graphs = GraphCache(None)
             with self.graphs():
                 self._set_train()
                 self.micro_step.compile(*self._inputs(batch))

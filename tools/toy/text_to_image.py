@@ -120,7 +120,7 @@ class CaptionedBatches:
     ):
         """`posteriors` (N, 2, z, h, w) are mean and logvar; `caption(picture, random)` gives a caption, and its noun."""
         self.posteriors, self.caption, self.size, self.rows, self.seed = posteriors, caption, size, rows, seed
-        self.order = SampleOrder(len(posteriors), 1, True, seed, INSTANCE)
+        self.order = SampleOrder.of(len(posteriors), 1, True, seed, INSTANCE)
         self.sigmas = train_sigmas(num_timesteps)
         self.weights = loss_weights(self.sigmas)
 
