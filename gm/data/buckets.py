@@ -91,18 +91,19 @@ class Buckets:
 def choose_buckets(photos: Mapping[Size, int], side: int, config: BucketConfig) -> Buckets:
     """At most `max_buckets` shapes for photos of these sizes, each with its number of draws in an epoch.
 
-    UserError for a photo that is smaller than every shape allowed, or where the photos need more shapes.
+    Without upscaling the bounds of a side do not count, as in sd-scripts. UserError for a photo that is too small then, or where
+    the photos need more shapes.
     """
     if config.upscale:
         shapes = bucket_shapes(side, config)
         wanted = {nearest_shape(photo, shapes) for photo in photos}
     else:
         wanted = {shape_without_upscaling(photo, side, config.step) for photo in photos}
-        small = [shape for shape in wanted if min(shape) < config.smallest]
+        small = [photo for photo in photos if min(shape_without_upscaling(photo, side, config.step)) < config.step]
         if small:
             raise UserError(
-                f"a photo gives a bucket of {small[0][1]} x {small[0][0]} pixels without upscaling, but min_bucket_reso is "
-                f"{config.smallest}: take out small photos, lower min_bucket_reso, or set bucket_no_upscale: False"
+                f"a photo of {small[0][1]} x {small[0][0]} pixels is too small for a bucket without upscaling, whose sides are "
+                f"multiples of {config.step}: take it out, or set bucket_no_upscale: False"
             )
     buckets = Buckets(tuple(sorted(wanted)), config.upscale)
     while len(buckets.shapes) > config.max_buckets:

@@ -29,13 +29,14 @@ class Inputs:
     subjects: Sequence[Subject]
     class_folders: Sequence[ClassFolder]  # none: no prior preservation
     buckets: Buckets  # the shapes of crops
+    first_caption: str  # of the first photo
     texts: Sequence[str]  # all that is said of photos and class images, each once; where the text encoders train, a part of it
     folder: Path  # of the results
 
     @property
     def prompt(self) -> str:
         """What stands for the subject where one prompt is asked for."""
-        return next((subject.prompt for subject in self.subjects if subject.prompt), self.texts[0])
+        return next((subject.prompt for subject in self.subjects if subject.prompt), self.first_caption)
 
     @property
     def infer_prompt(self) -> str:
@@ -86,6 +87,7 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         subjects=subjects,
         class_folders=class_folders,
         buckets=buckets,
+        first_caption=photos[0].caption.text,
         texts=list(dict.fromkeys(texts)),
         folder=folder,
     )
