@@ -39,6 +39,8 @@ class Variant(NamedTuple):
     config: Path
     prior: bool
     seeds: int
+    words: tuple[str, ...] = ()  # more of the command
+    photos: tuple[str, ...] = ()  # flags of draw_world.py beside the pictures
 
 
 VARIANTS = {WITH: Variant(UNET, True, 3), WITHOUT: Variant(UNET, False, 3), WITH_TEXT: Variant(TEXT, True, 1)}
@@ -61,52 +63,58 @@ class Bench:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--quick", action="store_true", help="one seed each, 20 steps, few pictures")
-    parser.add_argument("--folder", help="where photos, LoRA and pictures go (default: runs/subject, runs/subject_quick)")
-    parser.add_argument("--weight", default=str(ROOT / "checkpoints/small_sdxl.safetensors"), help="the small model")
-    parser.add_argument("--sample_step", type=int, default=20)
-    parser.add_argument("--guidance_scale", type=float, default=5.0)
-    options = parser.parse_args(argv)
-    folder = Path(options.folder or ("runs/subject_quick" if options.quick else "runs/subject")).resolve()
-    steps = 4 if options.quick else options.sample_step
-    bench = Bench(
-        folder, Path(options.weight).resolve(), steps, options.guidance_scale, 2 if options.quick else 8, options.quick
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_subject(bench)
-    loras = {name: [train(bench, name, seed) for seed in bench.seeds(variant)] for name, variant in VARIANTS.items()}
+    bench = options_of(argv, __doc__, "subject")
+    draw_subject(bench.folder / "held_out", "held-out", HELD_OUT)
+    loras = {name: [train(bench, variant, seed) for seed in bench.seeds(variant)] for name, variant in VARIANTS.items()}
     rows = evaluate(bench, loras)
     means, spread = over_seeds(rows)
     text = page(means, rows, bench)
     print(text)
-    target = folder if bench.quick else ROOT / "bench"
+    target = bench.folder if bench.quick else ROOT / "bench"
     (target / "subject.md").write_text(text, encoding="utf-8")
     report.draw(target / "subject.png", means, spread)
     save_png(target / "subject_pictures.png", *examples(bench))
 
 
+def options_of(argv: Optional[Sequence[str]], about: str, name: str) -> Bench:
+    """The options of a bench with this name, its folder made."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="one seed each, 20 steps, few pictures")
+    parser.add_argument("--folder", help=f"where photos, LoRA and pictures go (default: runs/{name}, runs/{name}_quick)")
+    parser.add_argument("--weight", default=str(ROOT / "checkpoints/small_sdxl.safetensors"), help="the small model")
+    parser.add_argument("--sample_step", type=int, default=20)
+    parser.add_argument("--guidance_scale", type=float, default=5.0)
+    options = parser.parse_args(argv)
+    folder = Path(options.folder or f"runs/{name}{'_quick' if options.quick else ''}").resolve()
+    steps = 4 if options.quick else options.sample_step
+    folder.mkdir(parents=True, exist_ok=True)
+    return Bench(
+        folder, Path(options.weight).resolve(), steps, options.guidance_scale, 2 if options.quick else 8, options.quick
+    )
+
+
 # -- running ---------------------------------------------------------------------------------------------------------
 
 
-def draw_subject(bench: Bench) -> None:
-    """The five photos to train from, and those to compare with."""
-    for name, kind, number in (("photos", "training", 5), ("held_out", "held-out", HELD_OUT)):
-        if not (bench.folder / name).exists():
-            project(
-                "tools/draw_world.py", "--subject", kind, "--number", number, "--size", PIXELS, "--output", bench.folder / name
-            )
+def draw_subject(folder: Path, kind: str, number: int, flags: Sequence[str] = ()) -> Path:
+    """Pictures of the subject, `kind` as draw_world.py calls it, in a new folder or one that is there already."""
+    if not folder.exists():
+        words = ("--subject", kind, "--number", number, "--size", PIXELS, "--output", folder)
+        project("tools/draw_world.py", *words, *flags)
+    return folder
 
 
-def train(bench: Bench, name: str, seed: int) -> Path:
+def train(bench: Bench, variant: Variant, seed: int) -> Path:
     """The LoRA of a variant and seed; trained unless there is one of the same command, YAML and base weights."""
-    variant = VARIANTS[name]
+    photos = bench.folder / "_".join(["photos", *(flag.strip("-") for flag in variant.photos if flag != "True")])
+    draw_subject(photos, "training", 5, variant.photos)
     words = ["train_dreambooth.py", "--config", variant.config, "--weight", bench.weight, "--device_target", "CPU"]
-    words += ["--instance_data_path", bench.folder / "photos", "--instance_prompt", "A photo of a sks dog", "--seed", seed]
+    words += ["--instance_data_path", photos, "--instance_prompt", "A photo of a sks dog", "--seed", seed]
     words += ["--cache_dir", bench.folder / "cache", "--sample_step", bench.sample_step, "--sample_batch_size", 8]
     words += ["--prior_loss_weight", float(variant.prior)]
     if variant.prior:
         words += ["--class_data_path", bench.folder / "class", "--class_prompt", "A photo of a dog"]
+    words += variant.words
     if bench.quick:
         words += ["--set", "data.total_step=20", *(("--num_class_images", 8) if variant.prior else ())]
     stamp = bench.weight.stat().st_size, bench.weight.stat().st_mtime_ns
@@ -119,13 +127,20 @@ def train(bench: Bench, name: str, seed: int) -> Path:
     return result
 
 
-def evaluate(bench: Bench, loras: Mapping[str, Sequence[Path]]) -> dict[str, Figures]:
-    """The rows that tools/evaluate.py gives, in one run."""
+def evaluate(bench: Bench, loras: Mapping[str, Sequence[Path]], class_prompt: str = "A photo of a dog") -> dict[str, Figures]:
+    """The rows that tools/evaluate.py gives, in one run. With another class prompt only its pictures are sampled anew."""
     words = ["--config", INFERENCE, "--weight", bench.weight, "--device_target", "CPU", "--size", PIXELS]
     for name, paths in loras.items():
         for i, path in enumerate(paths):
             words += ["--lora", f"{name}, seed {i + 1}={path}"]
-    words += ["--subject_photos", bench.folder / "photos", "--held_out", bench.folder / "held_out"]
+    words += [
+        "--class_prompt",
+        class_prompt,
+        "--subject_photos",
+        bench.folder / "photos",
+        "--held_out",
+        bench.folder / "held_out",
+    ]
     words += ["--num_seeds", bench.num_seeds, "--sample_step", bench.sample_step, "--guidance_scale", bench.guidance_scale]
     output = bench.folder / "evaluation"
     project("tools/evaluate.py", *words, "--output", output)

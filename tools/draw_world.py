@@ -13,16 +13,17 @@ from PIL import Image
 
 from gm import console
 from gm.console import bar, log
-from gm.data.images import count_images
+from gm.data.images import MASK, count_images
 from gm.errors import UserError
 from gm.options.parser import REQUIRED, option, parse
 from gm.pictures import contact_sheet, save_png
 from gm.randomness import WORLD, generator
 from tools.toy.drawing import draw
 from tools.toy.scenes import caption, labels, random_scene
-from tools.toy.subject import subject_pictures
+from tools.toy.subject import subject_captions, subject_masks, subject_pictures
 
 COLUMNS = 4  # of the contact sheet
+SUBJECT_NAME = "sks dog"  # in captions
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Options:
         "draw the unusual dog, in the places to train it in or in others, instead of the world with its captions",
         choices=("training", "held-out"),
     )
+    captions: bool = option(False, "with --subject training: write NAME.txt, what each shows, beside it")
+    masks: bool = option(False, "with --subject training: write NAME-masklabel.png, where the subject is, beside it")
     sheet: Optional[Path] = option(None, "a PNG file for all pictures on one contact sheet, with the captions", metavar="PNG")
 
 
@@ -51,12 +54,19 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError(f"--output {folder} holds images already: give another folder")
     if sheet and sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {sheet} is no PNG: give a file name that ends in .png")
+    if (options.captions or options.masks) and options.subject != "training":
+        raise UserError("--captions and --masks are for training photos of the subject: give --subject training with them")
     folder.mkdir(parents=True, exist_ok=True)
     if options.subject:
         pictures = subject_pictures(number, size, options.seed, options.subject == "held-out")
         captions = [f"the subject, {i}" for i in range(number)]
-        for i, picture in enumerate(pictures):
-            _save(folder, i, picture)
+        names = [_save(folder, i, picture) for i, picture in enumerate(pictures)]
+        if options.captions:
+            for name, text in zip(names, subject_captions(number, options.seed, SUBJECT_NAME)):
+                (folder / name).with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
+        if options.masks:
+            for name, mask in zip(names, subject_masks(number, size, options.seed)):
+                save_png(folder / f"{Path(name).stem}{MASK}.png", np.asarray(mask), {})
     else:
         pictures, captions = draw_captioned(folder, number, size, options.seed, keep=sheet is not None)
     log.info("%d pictures drawn in %s", number, folder)

@@ -14,10 +14,7 @@ HEAD, GROUND = (31.0, 45.0), (50.0, 90.0)
 
 def draw(scene: Scene, size: int) -> Image.Image:
     """The picture of a scene: RGB, size x size pixels."""
-    side = FINER * size
-    unit = side / 100
-    image = Image.new("RGB", (side, side))
-    Pen(image, unit).draw_all(places.behind(scene.place, scene.horizon))
+    image, unit = _place(scene, size)
     x, y = scene.dx, scene.dy
     if scene.look.kind in ANIMALS:
         head = body_of(scene.look, scene.pose).head
@@ -26,6 +23,19 @@ def draw(scene: Scene, size: int) -> Image.Image:
     else:
         draw_thing(Pen(image, unit * scene.scale, (x + GROUND[0]) * unit, (y + GROUND[1]) * unit), scene.look.kind)
     return image.reduce(FINER)
+
+
+def draw_place(scene: Scene, size: int) -> Image.Image:
+    """The same without anybody."""
+    return _place(scene, size)[0].reduce(FINER)
+
+
+def _place(scene: Scene, size: int) -> tuple[Image.Image, float]:
+    """What is behind, FINER times as large, and its pixels in a hundredth of the side."""
+    side = FINER * size
+    image, unit = Image.new("RGB", (side, side)), side / 100
+    Pen(image, unit).draw_all(places.behind(scene.place, scene.horizon))
+    return image, unit
 
 
 def _in_the_open(scene: Scene, image: Image.Image, unit: float, pen: Pen) -> None:
