@@ -13,7 +13,7 @@ from gm.config import table as t
 from gm.config.check import checked
 from gm.config.data import read_data
 from gm.config.lora import read_lora
-from gm.config.model import read_model, read_weighting
+from gm.config.model import read_loss, read_model, read_noise, read_weighting
 from gm.config.optim import read_optim
 from gm.config.tree import read_tree
 from gm.config.types import Config
@@ -56,4 +56,6 @@ def load_config(path: str, overrides: Sequence[str] = (), training: bool = True,
         data=data,
         raw=OmegaConf.to_yaml(tree, resolve=True),
         weighting=read_weighting(values["model"]["params"]["denoiser_config"]["params"]["weighting_config"]),
+        noise=read_noise(values["model"]["params"], path),
+        loss=read_loss(values["model"]["params"]),
     )

@@ -76,6 +76,8 @@ class ModelConfig:
     size_embed_dim: int = 256  # channels of each of the six size numbers in the vector
     scale_factor: float = 0.13025  # latent = scale_factor * VAE posterior sample
     num_timesteps: int = 1000  # indices of the training noise schedule
+    prediction: str = "eps"  # what the UNet's output is: "eps", the noise, or "v" (arXiv 2202.00512)
+    zero_terminal_snr: bool = False  # the last index is noise alone (arXiv 2305.08891)
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,15 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class MaskConfig:
+    """How the mask of a photo, 1 where its subject is, acts in the loss."""
+
+    unmasked_weight: float = 0.1  # the least that a pixel counts
+    normalise: bool = False  # divide by the mean of what the pixels count
+    prior_weight: float = 0.0  # of the difference from the prediction without LoRA, where the mask lets go
+
+
+@dataclass(frozen=True)
 class DataConfig:
     per_batch_size: int = 1  # instance samples, and as many class samples, per micro-batch and device
     total_step: int = 1000  # optimizer updates
@@ -100,6 +111,7 @@ class DataConfig:
     target_size: int = 1024  # pixels, height and width
     interpolation: int = 3  # Pillow's resampling number: 3 is bicubic
     crop: str = "random"  # where the square is cut from a non-square photo: "random" or "center"
+    masks: Optional[MaskConfig] = None  # None: every pixel counts alike
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,27 @@ class WeightingConfig:
 
     name: str = "EpsWeighting"  # of gm.diffusion.weighting.WEIGHTINGS
     params: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """What noise is trained on."""
+
+    offset_noise_level: float = 0.0  # times one number a channel is added to its noise
+    multires_noise_iterations: int = 0  # layers of ever coarser noise that are added; 0: none
+    multires_noise_discount: float = 0.3  # factor from each of these layers to the next
+    input_perturbation: float = 0.0  # times further noise is added in the network's input alone
+    min_timestep: int = 0  # the first index that is drawn
+    max_timestep: int = 1000  # the one after the last
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is made of an error of the network's output."""
+
+    loss_type: str = "l2"  # "l2", "huber" or "smooth_l1"
+    huber_c: float = 0.1  # the error from which on the last two grow like |error|
+    huber_schedule: str = "snr"  # how that depends on the noise level: "snr", "exponential" or "constant"
 
 
 @dataclass(frozen=True)
@@ -140,6 +173,8 @@ class Config:
     data: Optional[DataConfig]
     raw: str
     weighting: WeightingConfig = WeightingConfig()
+    noise: NoiseConfig = NoiseConfig()
+    loss: LossConfig = LossConfig()
 
     @property
     def trains_text_encoders(self) -> bool:

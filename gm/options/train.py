@@ -52,9 +52,6 @@ class TrainOptions(ModelOptions):
         1.0, "weight of the class images' loss; 0 trains without them", least=0, group="class images"
     )
 
-    noise_offset: float = option(
-        0.0, "times one number a latent channel is added to its noise; 0.0357 is common", least=0, group="updates"
-    )
     gradient_accumulation_steps: int = option(1, "micro-batches per optimizer update", least=1, group="updates")
     clip_grad: bool = option(False, "clip the gradient's norm", group="updates")
     max_grad_norm: float = option(1.0, "to at most this", above=0, group="updates")
