@@ -1,9 +1,9 @@
 """The values of the `data` section of a YAML -> DataConfig."""
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional
 
 from gm.config import table as t
-from gm.config.types import DataConfig, ModelConfig
+from gm.config.types import DataConfig, LoraConfig, MaskConfig, ModelConfig
 from gm.errors import UserError, require_multiple
 
 
@@ -29,3 +29,12 @@ def read_data(values: Mapping[str, Any], model: ModelConfig, path: str) -> DataC
         interpolation=resize["interpolation"],
         crop=crop["crop"],
     )
+
+
+def require_frozen_text(masks: Optional[MaskConfig], lora: Mapping[str, LoraConfig], path: str) -> None:
+    """UserError for a prior of masks where text encoders train, whose prediction without LoRA would need both of them twice."""
+    if masks is not None and masks.prior_weight and any(network != "unet" for network in lora):
+        raise UserError(
+            f"--config {path}: the masks' prior_weight is {masks.prior_weight:g}, but the text encoders train, and with their "
+            "LoRA the prediction without LoRA is not computed: set prior_weight to 0, or train the UNet alone"
+        )

@@ -12,6 +12,7 @@ from gm.options.prompts import prompt_text
 from gm.parallel.launch import JOIN_TIMEOUT
 
 TRAINING = "configs/training/sd_xl_base_finetune_dreambooth_lora_910b.yaml"
+MOVED = {"--noise_offset": "model.params.loss_fn_config.params.offset_noise_level"}
 
 
 def _automatic_or_boolean(text: str) -> Optional[bool]:
@@ -120,7 +121,7 @@ class TrainOptions(ModelOptions):
 def parse_train(argv: Sequence[str]) -> TrainOptions:
     """The options of train_dreambooth.py. Raises UserError for anything that cannot be right by itself."""
     about = "Teach SDXL a subject from a few photos: DreamBooth with LoRA and prior preservation."
-    options = parse(TrainOptions, argv, "train_dreambooth.py", about, ignored=EARLIER_FLAGS)
+    options = parse(TrainOptions, argv, "train_dreambooth.py", about, ignored=EARLIER_FLAGS, moved=MOVED)
     wants_class = options.prior_loss_weight > 0
     if options.class_data_path and not options.class_prompt:
         raise UserError("--class_data_path was given without --class_prompt: say what the class images show")
