@@ -89,6 +89,8 @@ def found(config: Config, batch: MicroBatch, scale: float = 1.0) -> tuple[np.nda
     trainer = trainer_of(config, scale)
     trainer.compile(batch)
     trainer.accumulate(batch, True)
+    for cell in (trainer.micro_step, trainer.prior):
+        assert cell is None or len(cell.compile_cache) == (ms.get_context("mode") == ms.GRAPH_MODE)  # compiled ahead
     total = trainer.gradient.total.asnumpy().astype(np.float64)
     sums = total[-SUMS:]
     return total[:-SUMS].reshape(4, 4) / scale, np.array([sums[0] / scale, sums[1], sums[3]])
