@@ -3,6 +3,7 @@
 import hashlib
 import json
 import struct
+from dataclasses import replace
 
 import mindspore as ms
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file
 
 import tiny
 from gm.checkpoint.io import convert, to_array
+from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS
 from gm.errors import UserError
@@ -70,6 +72,23 @@ def test_metadata(trained, tmp_path, layout):
     assert "lora_alpha" not in about and "lora_rank" not in about
     alphas = [name for name in load_file(path) if name.endswith(".alpha")]
     assert len(alphas) == (len(MODULES) if layout in (None, "kohya-diffusers") else 0)
+
+
+def test_what_a_lora_says_of_a_model_that_predicts_v(trained, base_shapes, tmp_path):
+    said = {"prediction_type": "v", "zero_terminal_snr": "True"}
+    given = file_of(tmp_path / "v.ckpt", matrices(base_shapes, rank=lambda _: 4), "native", None, ABOUT | said)
+    exported = open_lora(run(export_lora, given, tmp_path / "a.safetensors"))
+    about = {"modelspec.prediction_type": "v", "ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"}
+    assert about.items() <= exported.metadata.items()
+    back = open_lora(run(import_lora, exported.path, tmp_path / "b.ckpt"))
+    assert back.metadata == ABOUT | said
+    model = replace(tiny.model(), prediction="v")
+    with open_lora(trained) as file:
+        write_lora(file, tmp_path / "c.safetensors", "peft", model=model)
+    about |= {"ss_zero_terminal_snr": "False"}
+    assert about.items() <= open_lora(tmp_path / "c.safetensors").metadata.items()
+    plain = open_lora(run(export_lora, trained, tmp_path / "d.safetensors")).metadata
+    assert plain["modelspec.prediction_type"] == "epsilon" and not {"prediction_type", *list(about)[1:]} & set(plain)
 
 
 def test_ranks_and_alphas_that_differ(base_shapes, tmp_path):  # noqa: F811

@@ -49,6 +49,7 @@ def test_the_aspect_ratios_are_sdxls():
 BAD_COMMANDS = [
     (WITH_CLASS + ["--wieght", "a"], "unknown flag --wieght, did you mean --weight?"),
     (WITH_CLASS + ["--xyzzy"], "unknown flag --xyzzy"),
+    (WITH_CLASS + ["--noise_offset=0.1"], "--set model.params.loss_fn_config.params.offset_noise_level=VALUE"),
     (WITH_CLASS + ["stray"], "unexpected 'stray'"),
     (["--instance_prompt", "a sks dog"], "--instance_prompt was given without --instance_data_path"),
     (["--instance_data_path", "a", "--instance_prompt", "  "], "the prompt is empty"),

@@ -6,14 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gm.config.types import CaptionConfig
+import tiny
+from gm.config.types import CaptionConfig, LossConfig, NoiseConfig, WeightingConfig
 from gm.data.captions import Caption, CaptionChooser
 from gm.data.crops import PhotoCrop, Sample
 from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule, SampleOrder, crop_corner
 from gm.data.transforms import place_crop
+from gm.diffusion.levels import Levels
 from gm.encoding.text import TextEmbedding
 from gm.training.batches import BatchMaker, TextRows
 from gm.training.noise import draw_noise
+
+LEVELS = Levels.of(tiny.model(), WeightingConfig(), LossConfig())
 
 
 def schedule(batch: int = 1, accumulation: int = 1, ranks: int = 1, classes: int = 7, repeats: int = 3):
@@ -55,7 +59,7 @@ def test_the_weight_of_a_row_is_its_share_times_that_of_its_sample():
         kind: CaptionChooser([Caption(prompt, CaptionConfig())] * 7, kind, 42, False)
         for kind, prompt in ((INSTANCE, "a sks dog"), (CLASS, "a dog"))
     }
-    make = BatchMaker(s, samples, captions, lambda crop: np.zeros((2, 4, 4, 4), np.float32), text, 42, 1000)
+    make = BatchMaker(s, samples, captions, lambda crop: np.zeros((2, 4, 4, 4), np.float32), text, 42, LEVELS)
     batches = [make(0, micro, 0) for micro in range(3)]
     for kind, whole in ((INSTANCE, 1.0), (CLASS, 0.5)):
         assert sum(float(batch.weight[batch.kind == kind].sum()) for batch in batches) == pytest.approx(whole)
@@ -97,7 +101,7 @@ def test_noise_belongs_to_the_sample_not_to_the_batch():
 
 
 def test_noise_has_the_right_distribution():
-    index, noise, posterior = draw_noise(update(schedule(400), 0), 42, (4, 8, 8), 1000)
+    index, noise, posterior, _ = draw_noise(update(schedule(400), 0), 42, (4, 8, 8), 1000)
     for numbers in (noise, posterior):
         assert abs(numbers.mean()) < 0.01 and abs(numbers.std() - 1) < 0.01
     assert index.min() < 10 and index.max() > 989 and abs(index.mean() - 499.5) < 35
@@ -106,13 +110,13 @@ def test_noise_has_the_right_distribution():
 
 def test_a_noise_offset_is_one_number_a_channel():
     rows = update(schedule(50), 0)
-    plain, offset = (draw_noise(rows, 42, (4, 8, 8), 1000, share) for share in (0.0, 0.1))
+    plain, offset = (draw_noise(rows, 42, (4, 8, 8), 1000, NoiseConfig(offset_noise_level=share)) for share in (0.0, 0.1))
     assert np.array_equal(plain[0], offset[0]) and np.array_equal(plain[2], offset[2])
     added = offset[1] - plain[1]
     assert np.abs(added - added[:, :, :1, :1]).max() < 1e-6
     numbers = added[:, :, 0, 0] / 0.1
     assert numbers.shape == (100, 4) and abs(numbers.mean()) < 0.15 and abs(numbers.std() - 1) < 0.1
-    alone = draw_noise(rows[7:8], 42, (4, 8, 8), 1000, 0.1)
+    alone = draw_noise(rows[7:8], 42, (4, 8, 8), 1000, NoiseConfig(offset_noise_level=0.1))
     assert np.array_equal(alone[1][0], offset[1][7])
 
 

@@ -42,10 +42,24 @@ def write_lora(
     alphas = {module: file.alpha(module, alpha) for module in file.modules}
     written = _written_alphas(file, layout, alphas)
     tensors = _tensors(file, layout, dtype, alphas, written, model)
-    about = _native_metadata(file, written)
+    about = _native_metadata(file, written) | prediction_metadata(model, file.metadata)
     if layout != "native":
         about = _metadata(file, path, layout, tensors, about)
     write_tensors(path, tensors.items(), about)
+
+
+def prediction_metadata(model: Optional[ModelConfig], known: Mapping[str, str] = {}) -> dict[str, str]:
+    """What a LoRA of a model whose output is v says of that, natively; nothing where the output is the noise.
+
+    `known`: the metadata of a LoRA file, which may say it where nobody gives the model.
+    """
+    is_v = model is not None and model.prediction == "v"
+    is_v |= "v" in (known.get("prediction_type"), known.get("modelspec.prediction_type"))
+    if not is_v:
+        return {}
+    terminal = model is not None and model.zero_terminal_snr
+    terminal |= "True" in (known.get("zero_terminal_snr"), known.get("ss_zero_terminal_snr"))
+    return {"prediction_type": "v", "zero_terminal_snr": str(terminal)}
 
 
 def _written_alphas(file: LoraFile, layout: str, alphas: Mapping[str, float]) -> dict[str, float]:
@@ -133,10 +147,12 @@ def _metadata(
         "modelspec.title": path.stem,
         "modelspec.date": datetime.datetime.now().replace(microsecond=0).isoformat(),
         "modelspec.resolution": about.get("modelspec.resolution", "1024x1024"),
-        "modelspec.prediction_type": "epsilon",
+        "modelspec.prediction_type": native.get("prediction_type", "epsilon"),
         "modelspec.hash_sha256": "0x" + digest.hexdigest(),
         "sshs_model_hash": digest.hexdigest(),
     }
+    if "prediction_type" in native:
+        about |= {"ss_v_parameterization": "True", "ss_zero_terminal_snr": native["zero_terminal_snr"]}
     if "step" in native:
         about["ss_steps"] = native["step"]
     if "instance_prompt" in native:

@@ -3,7 +3,7 @@
 from typing import Any, Mapping, Optional
 
 from gm.config import table as t
-from gm.config.types import BucketConfig, CaptionConfig, ConceptConfig, DataConfig, MaskConfig, ModelConfig
+from gm.config.types import BucketConfig, CaptionConfig, ConceptConfig, DataConfig, LoraConfig, MaskConfig, ModelConfig
 from gm.errors import UserError, require_multiple
 
 
@@ -93,3 +93,12 @@ def _concept(values: Mapping[str, Any], path: str) -> ConceptConfig:
             "folder of its class images"
         )
     return ConceptConfig(**values)
+
+
+def require_frozen_text(masks: Optional[MaskConfig], lora: Mapping[str, LoraConfig], path: str) -> None:
+    """UserError for a prior of masks where text encoders train, whose prediction without LoRA would need both of them twice."""
+    if masks is not None and masks.prior_weight and any(network != "unet" for network in lora):
+        raise UserError(
+            f"--config {path}: the masks' prior_weight is {masks.prior_weight:g}, but the text encoders train, and with their "
+            "LoRA the prediction without LoRA is not computed: set prior_weight to 0, or train the UNet alone"
+        )

@@ -11,9 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gm.config import table as t
 from gm.config.check import checked
-from gm.config.data import read_data
+from gm.config.data import read_data, require_frozen_text
 from gm.config.lora import read_lora
-from gm.config.model import read_model, read_weighting
+from gm.config.model import read_loss, read_model, read_noise, read_weighting
 from gm.config.optim import read_optim
 from gm.config.tree import read_tree
 from gm.config.types import Config
@@ -48,6 +48,7 @@ def load_config(path: str, overrides: Sequence[str] = (), training: bool = True,
             raise UserError(
                 f"--config {path} trains nothing: this suite trains LoRA, so network_config must have the target {t.UNET_LORA}"
             )
+    require_frozen_text(data.masks if data else None, lora, path)
     return Config(
         version=values["version"],
         model=model,
@@ -56,4 +57,6 @@ def load_config(path: str, overrides: Sequence[str] = (), training: bool = True,
         data=data,
         raw=OmegaConf.to_yaml(tree, resolve=True),
         weighting=read_weighting(values["model"]["params"]["denoiser_config"]["params"]["weighting_config"]),
+        noise=read_noise(values["model"]["params"], path),
+        loss=read_loss(values["model"]["params"]),
     )

@@ -3,7 +3,15 @@
 from typing import Any, Mapping, Sequence
 
 from gm.config import table as t
-from gm.config.types import ModelConfig, TextEncoderConfig, UNetConfig, VAEConfig, WeightingConfig
+from gm.config.types import (
+    LossConfig,
+    ModelConfig,
+    NoiseConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    VAEConfig,
+    WeightingConfig,
+)
 from gm.errors import UserError
 
 
@@ -71,13 +79,36 @@ def read_model(params: Mapping[str, Any], path: str) -> ModelConfig:
         unet.in_channels == unet.out_channels == vae.embed_dim,
         f"in_channels {unet.in_channels}, out_channels {unet.out_channels} and embed_dim {vae.embed_dim} must be equal",
     )
+    prediction, zero_terminal_snr = _prediction(params, path)
     return ModelConfig(
         unet=unet,
         text_encoders=encoders,
         vae=vae,
         size_embed_dim=size_width,
         scale_factor=params["scale_factor"],
+        prediction=prediction,
+        zero_terminal_snr=zero_terminal_snr,
     )
+
+
+def _prediction(params: Mapping[str, Any], path: str) -> tuple[str, bool]:
+    """What the UNet's output is, and whether the last noise level is noise alone."""
+    denoiser = params["denoiser_config"]["params"]
+    prediction = "v" if denoiser["scaling_config"]["target"] == t.V_SCALING else "eps"
+    zero_terminal_snr = bool(denoiser["discretization_config"]["params"]["zero_terminal_snr"])
+    if zero_terminal_snr and prediction == "eps":
+        raise UserError(
+            f"--config {path}: zero_terminal_snr with EpsScaling teaches nothing at the last level, where all that is seen "
+            f"is the noise: give scaling_config the target {t.V_SCALING}"
+        )
+    sampler = params["sigma_sampler_config"]
+    drawn = sampler["params"]["discretization_config"]["params"]["zero_terminal_snr"] if sampler else None
+    if drawn is not None and drawn != zero_terminal_snr:
+        raise UserError(
+            f"--config {path}: zero_terminal_snr is {zero_terminal_snr} in denoiser_config, but {drawn} in "
+            "sigma_sampler_config: leave it out there, or make them equal"
+        )
+    return prediction, zero_terminal_snr
 
 
 def _text_encoders(embedders: Sequence[Mapping[str, Any]], path: str) -> tuple[tuple, int]:
@@ -117,3 +148,23 @@ def _text_encoders(embedders: Sequence[Mapping[str, Any]], path: str) -> tuple[t
 def read_weighting(values: Mapping[str, Any]) -> WeightingConfig:
     """How the noise levels count."""
     return WeightingConfig(name=values["target"].rpartition(".")[2], params=values["params"])
+
+
+def read_noise(params: Mapping[str, Any], path: str) -> NoiseConfig:
+    """What noise is trained on, of the sections loss_fn_config and sigma_sampler_config, which may be absent."""
+    loss, sampler = (params[name]["params"] if params[name] else {} for name in ("loss_fn_config", "sigma_sampler_config"))
+    given = {key: value for key, value in {**loss, **sampler}.items() if key in NoiseConfig.__dataclass_fields__}
+    noise = NoiseConfig(**given)
+    levels = ModelConfig.num_timesteps
+    if not noise.min_timestep < noise.max_timestep <= levels:
+        raise UserError(
+            f"--config {path}: min_timestep is {noise.min_timestep} and max_timestep {noise.max_timestep}, but the first must "
+            f"be below the second, and that at most {levels}"
+        )
+    return noise
+
+
+def read_loss(params: Mapping[str, Any]) -> LossConfig:
+    """What is made of an error."""
+    given = params["loss_fn_config"]["params"] if params["loss_fn_config"] else {}
+    return LossConfig(**{key: value for key, value in given.items() if key in LossConfig.__dataclass_fields__})

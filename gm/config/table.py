@@ -56,6 +56,7 @@ def anything(kind: type) -> Entry:
 _MODULES = "gm.modules.diffusionmodules"
 _WEIGHTING = f"{_MODULES}.denoiser_weighting"
 _LEGACY_DDPM = f"{_MODULES}.discretizer.LegacyDDPMDiscretization"
+EPS_SCALING, V_SCALING = f"{_MODULES}.denoiser_scaling.EpsScaling", f"{_MODULES}.denoiser_scaling.VScaling"
 ENGINES = ("gm.models.diffusion.DiffusionEngineDreamBooth", "gm.models.diffusion.DiffusionEngine")
 UNET, UNET_LORA = f"{_MODULES}.openaimodel.UNetModel", f"{_MODULES}.openaimodel.UNetModel_lora"
 _EMBEDDERS = "gm.modules.embedders.modules"
@@ -183,20 +184,31 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
     f"{_MODULES}.denoiser.DiscreteDenoiser": {
         "num_idx": only(1000),
         "weighting_config": Entry(OneOf(tuple(f"{_WEIGHTING}.{name}" for name in WEIGHTINGS))),
-        "scaling_config": Entry(OneOf((f"{_MODULES}.denoiser_scaling.EpsScaling",))),
+        "scaling_config": Entry(OneOf((EPS_SCALING, V_SCALING))),
         "discretization_config": Entry(OneOf((_LEGACY_DDPM,))),
     },
     **{
         f"{_WEIGHTING}.{name}": {key: Entry(float, value, least=1e-6) for key, value in parameters(name).items()}
         for name in WEIGHTINGS
     },
-    f"{_MODULES}.denoiser_scaling.EpsScaling": {},
-    _LEGACY_DDPM: {},
+    EPS_SCALING: {},
+    V_SCALING: {},
+    _LEGACY_DDPM: {"zero_terminal_snr": Entry(bool, None)},  # default: False; of the sampler: as the denoiser's
     f"{_MODULES}.sigma_sampling.DiscreteSampling": {
         "num_idx": only(1000),
         "discretization_config": Entry(OneOf((_LEGACY_DDPM,))),
+        "min_timestep": Entry(int, 0, least=0),
+        "max_timestep": Entry(int, 1000, least=1),
     },
-    f"{_MODULES}.loss.StandardDiffusionLoss": {},
+    f"{_MODULES}.loss.StandardDiffusionLoss": {
+        "offset_noise_level": Entry(float, 0.0, least=0),
+        "multires_noise_iterations": Entry(int, 0, least=0),
+        "multires_noise_discount": Entry(float, 0.3, least=0),
+        "input_perturbation": Entry(float, 0.0, least=0),
+        "loss_type": Entry(str, "l2", ("l2", "huber", "smooth_l1")),
+        "huber_c": Entry(float, 0.1, least=1e-6),
+        "huber_schedule": Entry(str, "snr", ("snr", "exponential", "constant")),
+    },
     UNET: _UNET,
     UNET_LORA: {**_LORA, **_UNET},
     "gm.modules.GeneralConditioner": {

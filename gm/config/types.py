@@ -76,6 +76,8 @@ class ModelConfig:
     size_embed_dim: int = 256  # channels of each of the six size numbers in the vector
     scale_factor: float = 0.13025  # latent = scale_factor * VAE posterior sample
     num_timesteps: int = 1000  # indices of the training noise schedule
+    prediction: str = "eps"  # what the UNet's output is: "eps", the noise, or "v" (arXiv 2202.00512)
+    zero_terminal_snr: bool = False  # the last index is noise alone (arXiv 2305.08891)
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,27 @@ class WeightingConfig:
 
 
 @dataclass(frozen=True)
+class NoiseConfig:
+    """What noise is trained on."""
+
+    offset_noise_level: float = 0.0  # times one number a channel is added to its noise
+    multires_noise_iterations: int = 0  # layers of ever coarser noise that are added; 0: none
+    multires_noise_discount: float = 0.3  # factor from each of these layers to the next
+    input_perturbation: float = 0.0  # times further noise is added in the network's input alone
+    min_timestep: int = 0  # the first index that is drawn
+    max_timestep: int = 1000  # the one after the last
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is made of an error of the network's output."""
+
+    loss_type: str = "l2"  # "l2", "huber" or "smooth_l1"
+    huber_c: float = 0.1  # the error from which on the last two grow like |error|
+    huber_schedule: str = "snr"  # how that depends on the noise level: "snr", "exponential" or "constant"
+
+
+@dataclass(frozen=True)
 class SampleSettings:
     """How a picture is sampled."""
 
@@ -199,6 +222,8 @@ class Config:
     data: Optional[DataConfig]
     raw: str
     weighting: WeightingConfig = WeightingConfig()
+    noise: NoiseConfig = NoiseConfig()
+    loss: LossConfig = LossConfig()
 
     @property
     def trains_text_encoders(self) -> bool:

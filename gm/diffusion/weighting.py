@@ -1,7 +1,9 @@
 """How much the error at a noise level counts in the loss. Plain numpy.
 
-The loss is the mean squared error of the predicted noise (denoiser.py), for which all levels count alike: sgm's EpsWeighting.
-A weighting is the factor beside that, sigma (B,) -> (B,), and is a part of each row's weight: no graph depends on it.
+The loss is the mean squared error of the network's output (denoiser.py): of the predicted noise, for which all levels count
+alike (sgm's EpsWeighting), or of v (its VWeighting). A weighting is the factor beside that, sigma (B,) -> (B,), and is a part
+of each row's weight: no graph depends on it. Each function gives the factor beside the error of the noise, which is that of
+v divided by sqrt(sigma^2 + 1). SNR is sigma^-2.
 """
 
 import inspect
@@ -33,8 +35,22 @@ def edm(sigma: np.ndarray, sigma_data: float = 0.5) -> np.ndarray:
 
 
 def min_snr(sigma: np.ndarray, gamma: float = 5.0) -> np.ndarray:
-    """min(SNR, gamma) / SNR with SNR = sigma^-2: levels of little noise count less (arXiv 2303.09556, section 3.4)."""
+    """min(SNR, gamma) / SNR: levels of little noise count less (arXiv 2303.09556, section 3.4)."""
     return np.minimum(1, gamma * sigma**2)
+
+
+def debiased(sigma: np.ndarray) -> np.ndarray:
+    """1 / sqrt(SNR), the SNR at most 1000 (arXiv 2310.08442; the bound is sd-scripts')."""
+    return 1 / np.sqrt(_bounded_snr(sigma))
+
+
+def debiased_v(sigma: np.ndarray) -> np.ndarray:
+    """1 / (SNR + 1) beside the error of v, as sd-scripts has it, which is not `debiased` there."""
+    return 1 / (_bounded_snr(sigma) + 1)
+
+
+def _bounded_snr(sigma: np.ndarray) -> np.ndarray:
+    return np.minimum(sigma**-2.0, 1000)
 
 
 WEIGHTINGS: Mapping[str, Callable[..., np.ndarray]] = {
@@ -43,7 +59,9 @@ WEIGHTINGS: Mapping[str, Callable[..., np.ndarray]] = {
     "VWeighting": v,
     "EDMWeighting": edm,
     "MinSNRWeighting": min_snr,
+    "DebiasedWeighting": debiased,
 }
+WEIGHTINGS_OF_V: Mapping[str, Callable[..., np.ndarray]] = {"DebiasedWeighting": debiased_v}  # beside the error of v itself
 
 
 def parameters(name: str) -> dict[str, float]:
@@ -51,6 +69,8 @@ def parameters(name: str) -> dict[str, float]:
     return {p.name: p.default for p in inspect.signature(WEIGHTINGS[name]).parameters.values() if p.name != "sigma"}
 
 
-def level_weights(config: WeightingConfig, sigma: np.ndarray) -> np.ndarray:
-    """The factor of every row's loss, (B,), for its noise level sigma (B,)."""
-    return WEIGHTINGS[config.name](sigma, **config.params)
+def level_weights(config: WeightingConfig, sigma: np.ndarray, prediction: str = "eps") -> np.ndarray:
+    """The factor of every row's loss, (B,), for its noise level sigma (B,), where the output is this prediction."""
+    if prediction == "v" and config.name in WEIGHTINGS_OF_V:
+        return WEIGHTINGS_OF_V[config.name](sigma, **config.params)
+    return WEIGHTINGS[config.name](sigma, **config.params) / (sigma**2 + 1 if prediction == "v" else 1)

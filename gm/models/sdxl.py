@@ -111,6 +111,15 @@ def set_values(parameters: Sequence[Parameter], read, progress=None) -> None:
         pool.shutdown(cancel_futures=True)
 
 
+def share_parameters(cell: nn.Cell, other: nn.Cell) -> nn.Cell:
+    """Give every layer of `cell`, before its first call, the parameter of `other` with the same name; returns it."""
+    theirs = {parameter.name: parameter for parameter in other.get_parameters()}
+    for _, part in cell.cells_and_names():
+        for own, parameter in list(part.parameters_and_names(expand=False)):
+            setattr(part, own, theirs[parameter.name])
+    return cell
+
+
 def load(cell: nn.Cell, read, what: str) -> nn.Cell:
     """`fill` one network with a progress bar that says what it is; returns it."""
     fill([cell], read, lambda items: bar(items, f"loading {what}", unit="tensor", leave=False))

@@ -80,10 +80,12 @@ def parse(
     prog: str,
     about: str,
     ignored: Mapping[str, Sequence[str]] = {},
+    moved: Mapping[str, str] = {},
 ) -> Options:
     """The dataclass from a command line, sys.argv's when None; UserError with one sentence for what is not accepted.
 
-    `ignored`: flags of older scripts that change nothing and are not in --help, and the values they may have.
+    `ignored`: flags of older scripts that change nothing and are not in --help, and the values they may have. `moved`: flags
+    that are a key of the YAML now.
     """
     parser = parser_of(options, prog, about)
     for name, values in ignored.items():
@@ -91,6 +93,8 @@ def parse(
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = ["--help", *(f"--{one.name}" for one in fields(options) if not one.metadata["flag"].positional)]
     for name in (word.split("=", 1)[0] for word in argv if word.startswith("--")):
+        if name in moved:
+            raise UserError(f"{name} is a key of the YAML now: give --set {moved[name]}=VALUE")
         if name not in flags and name not in ignored:
             near = difflib.get_close_matches(name, flags, 1)
             raise UserError(

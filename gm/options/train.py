@@ -12,6 +12,7 @@ from gm.options.prompts import prompt_text
 from gm.parallel.launch import JOIN_TIMEOUT
 
 TRAINING = "configs/training/sd_xl_base_finetune_dreambooth_lora_910b.yaml"
+MOVED = {"--noise_offset": "model.params.loss_fn_config.params.offset_noise_level"}
 
 
 def _automatic_or_boolean(text: str) -> Optional[bool]:
@@ -59,9 +60,6 @@ class TrainOptions(ModelOptions):
         1.0, "weight of the class images' loss; 0 trains without them", least=0, group="class images"
     )
 
-    noise_offset: float = option(
-        0.0, "times one number a latent channel is added to its noise; 0.0357 is common", least=0, group="updates"
-    )
     gradient_accumulation_steps: int = option(1, "micro-batches per optimizer update", least=1, group="updates")
     clip_grad: bool = option(False, "clip the gradient's norm", group="updates")
     max_grad_norm: float = option(1.0, "to at most this", above=0, group="updates")
@@ -130,7 +128,7 @@ class TrainOptions(ModelOptions):
 def parse_train(argv: Sequence[str]) -> TrainOptions:
     """The options of train_dreambooth.py. Raises UserError for anything that cannot be right by itself."""
     about = "Teach SDXL a subject from a few photos: DreamBooth with LoRA and prior preservation."
-    options = parse(TrainOptions, argv, "train_dreambooth.py", about, ignored=EARLIER_FLAGS)
+    options = parse(TrainOptions, argv, "train_dreambooth.py", about, ignored=EARLIER_FLAGS, moved=MOVED)
     wants_class = options.prior_loss_weight > 0
     single = ("instance_prompt", "class_data_path", "class_prompt")
     if options.instance_data_path is None:

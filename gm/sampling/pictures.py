@@ -15,7 +15,7 @@ from gm.data.pixels import to_pixels
 from gm.diffusion.denoiser import Denoiser
 from gm.diffusion.guidance import GUIDERS
 from gm.diffusion.samplers import SAMPLERS
-from gm.diffusion.schedule import DISCRETIZATIONS, nearest_timestep, train_sigmas
+from gm.diffusion.schedule import DISCRETIZATIONS, nearest_timestep, sampling_sigmas
 from gm.encoding.compiling import Compiling
 from gm.encoding.text import TextEmbedding
 from gm.models.unet import UNet
@@ -28,7 +28,7 @@ class LatentSampler:
 
     def __init__(self, unet: UNet, config: ModelConfig):
         self.denoiser = Compiling(Denoiser(unet, config), "compiling the sampling graph")
-        self.table = train_sigmas(config.num_timesteps)
+        self.table = sampling_sigmas(config.num_timesteps, config.zero_terminal_snr)
 
     def denoise(self, x: np.ndarray, sigma: float, context: Tensor, pooled: Tensor, sizes: np.ndarray) -> np.ndarray:
         """D(x; sigma) for rows of x (B, z, h, w), with a row of context, pooled and sizes (B, 6) each."""
@@ -67,7 +67,7 @@ class LatentSampler:
             return guide(both[count:], both[:count], settings.guidance_scale)
 
         self.denoiser.cell.set_train(False)
-        sigmas = DISCRETIZATIONS[settings.discretization](settings.steps)
+        sigmas = DISCRETIZATIONS[settings.discretization](settings.steps, self.table)
         run = SAMPLERS[settings.sampler]
         return run(denoise, noise, sigmas, draw, lambda steps: bar(steps, what, unit="step", leave=False))
 

@@ -6,16 +6,15 @@ have one latent shape (z, h, w).
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Callable, Mapping, Optional
+from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
-from gm.config.types import WeightingConfig
+from gm.config.types import Config, NoiseConfig
 from gm.data.captions import CaptionChooser
-from gm.data.crops import PhotoCrop, Samples
+from gm.data.crops import PhotoCrop, Sample, Samples
 from gm.data.dreambooth import DreamBoothSchedule
-from gm.diffusion.schedule import train_sigmas
-from gm.diffusion.weighting import level_weights
+from gm.diffusion.levels import Levels
 from gm.encoding.text import TextEmbedding
 from gm.models.conditioner import tokenize
 from gm.training.noise import draw_noise
@@ -32,12 +31,15 @@ class MicroBatch:
     logvar: np.ndarray  # (B, z, h, w)
     posterior_noise: np.ndarray  # (B, z, h, w) unit normal
     noise: np.ndarray  # (B, z, h, w) unit normal
-    sigma: np.ndarray  # (B,) noise level
+    sigma: np.ndarray  # (B,) noise level; infinite where there is noise alone
     timestep: np.ndarray  # (B,) its index
     text: TextArrays  # a row for each sample
     sizes: np.ndarray  # (B, 6)
     weight: np.ndarray  # (B,) of each row's loss in the update's loss
     kind: np.ndarray  # (B,) INSTANCE or CLASS
+    input_noise: Optional[np.ndarray] = None  # (B, z, h, w) what the network sees of `noise`, where that is another
+    huber_c: Optional[np.ndarray] = None  # (B,) threshold of a Huber loss
+    mask: Optional[np.ndarray] = None  # (B, 1, h, w) float32 in [0, 1]: where the subject is
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -45,8 +47,9 @@ class MicroBatch:
         return self.mean.shape
 
     @classmethod
-    def blank(cls, latent: tuple[int, int, int, int], text: TextArrays) -> "MicroBatch":
-        """One to compile for: latents of this shape (B, z, h, w), and text of the right shapes and types."""
+    def blank(cls, latent: tuple[int, int, int, int], text: TextArrays, config: Optional[Config] = None) -> "MicroBatch":
+        """One to compile for: latents of this shape (B, z, h, w), text of the right shapes and types, and what options of
+        the YAML need."""
         image, row = np.zeros(latent, np.float32), np.zeros(latent[0])
         return cls(
             mean=image,
@@ -59,6 +62,9 @@ class MicroBatch:
             sizes=np.zeros((latent[0], 6)),
             weight=row,
             kind=row.astype(int),
+            input_noise=image if config and config.noise.input_perturbation else None,
+            huber_c=row + 1 if config and config.loss.loss_type != "l2" else None,
+            mask=image[:, :1] if config and config.data and config.data.masks else None,
         )
 
 
@@ -96,32 +102,43 @@ class BatchMaker:
         posterior: Callable[[PhotoCrop], np.ndarray],
         text: Callable[[tuple[str, ...]], TextArrays],
         seed: int,
-        num_timesteps: int,
-        weighting: WeightingConfig = WeightingConfig(),
-        noise_offset: float = 0.0,
+        levels: Levels,
+        noise: NoiseConfig = NoiseConfig(),
+        mask: Optional[Callable[[Sample], Optional[np.ndarray]]] = None,
     ):
         """`captions`: of each kind of samples; `posterior` gives mean and logvar (2, z, h, w) of a crop, from memory or by
-        encoding it."""
+        encoding it. `mask`, where masks are used, gives a sample's (h, w) or (1, h, w) of its latent, or None for one without,
+        all of which counts."""
         self.schedule, self.samples, self.captions = schedule, samples, captions
         self.posterior, self.text, self.seed = posterior, text, seed
-        self.sigmas, self.weighting, self.noise_offset = train_sigmas(num_timesteps), weighting, noise_offset
+        self.levels, self.noise, self.mask = levels, noise, mask
 
     def __call__(self, step: int, micro: int, rank: int) -> MicroBatch:
         draws = self.schedule.micro_batch(step, micro, rank)
         samples = [self.samples[draw.kind, draw.image, draw.repeat] for draw in draws]
         posteriors = np.stack([self.posterior(sample.crop) for sample in samples])
         shape = posteriors.shape[2:]
-        index, noise, posterior_noise = draw_noise(draws, self.seed, shape, len(self.sigmas), self.noise_offset)
+        levels = self.levels
+        drawn = draw_noise(draws, self.seed, shape, len(levels.sigma), self.noise)
+        index = drawn.timestep
         shares = np.array([draw.share * sample.loss_weight for draw, sample in zip(draws, samples)])
         return MicroBatch(
             mean=posteriors[:, 0],
             logvar=posteriors[:, 1],
-            posterior_noise=posterior_noise,
-            noise=noise,
-            sigma=self.sigmas[index],
+            posterior_noise=drawn.posterior_noise,
+            noise=drawn.noise,
+            sigma=levels.sigma[index],
             timestep=index,
             text=self.text(tuple(self.captions[draw.kind](draw.image, draw.position) for draw in draws)),
             sizes=np.stack([sample.sizes for sample in samples]),
-            weight=shares * level_weights(self.weighting, self.sigmas[index]),
+            weight=shares * levels.weight[index],
             kind=np.array([draw.kind for draw in draws]),
+            input_noise=drawn.input_noise if self.noise.input_perturbation else None,
+            huber_c=None if levels.huber_c is None else levels.huber_c[index],
+            mask=None if self.mask is None else self._masks(samples, shape[1:]),
         )
+
+    def _masks(self, samples: Sequence[Sample], size: tuple[int, ...]) -> np.ndarray:
+        """(B, 1, h, w), ones where a sample has no mask."""
+        found = (self.mask(sample) for sample in samples)
+        return np.stack([np.ones((1, *size), np.float32) if one is None else np.reshape(one, (1, *size)) for one in found])

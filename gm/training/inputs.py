@@ -158,4 +158,5 @@ def _network_sizes(model: ModelConfig) -> dict[str, object]:
         "UNet": (unet, model.size_embed_dim),
         "pair of text encoders": model.text_encoders,
         "first stage": (model.vae, model.scale_factor),
+        "kind of prediction": (model.prediction, model.zero_terminal_snr),
     }

@@ -91,11 +91,23 @@ def make_trainer(setting: Setting, unet: UNet, text_encoders: Optional[TextEncod
         ranks=setting.ranks,
         graph_folder=_graph_folder(setting, with_class),
         read=weights.read,
+        prior_unet=_prior_unet(setting, unet),
     )
     if weights.state is not None:
         trainer.set_state(weights.state)
         log.info("resuming after step %d", trainer.step)
     return trainer
+
+
+def _prior_unet(setting: Setting, unet: UNet) -> Optional[UNet]:
+    """A UNet without LoRA that has the weights of this one, in the same memory, where the loss asks what it predicts."""
+    masks = setting.inputs.config.data.masks
+    if masks is None or not masks.prior_weight:
+        return None
+    plain = sdxl.build_unet(
+        setting.inputs.config.model, setting.machine.dtype, text_products=uses_text_products(setting.inputs)
+    )
+    return sdxl.share_parameters(plain, unet)
 
 
 def blank_batches(setting: Setting, unet: UNet, with_class: bool) -> list[MicroBatch]:
@@ -111,7 +123,7 @@ def _blank_batch(setting: Setting, unet: UNet, with_class: bool, size: Size) -> 
     else:
         context = np.zeros((rows, 77, unet.context_width), np.float32)
         text = context, np.zeros((rows, model.text_encoders[1].embed_dim), np.float32)
-    return MicroBatch.blank((rows, model.unet.in_channels, size[0] // 8, size[1] // 8), text)
+    return MicroBatch.blank((rows, model.unet.in_channels, size[0] // 8, size[1] // 8), text, setting.inputs.config)
 
 
 def _graph_folder(setting: Setting, with_class: bool) -> Optional[Path]:
@@ -124,6 +136,9 @@ def _graph_folder(setting: Setting, with_class: bool) -> Optional[Path]:
         "adapters": {name: asdict(adapter) for name, adapter in setting.weights.adapters.items()},
         "text products": uses_text_products(setting.inputs),
         "optim": asdict(config.optim),
+        "loss": asdict(config.loss),
+        "perturbs input": bool(config.noise.input_perturbation),
+        "masks": asdict(config.data.masks) if config.data.masks else None,
         "machine": asdict(setting.machine),
         "shapes": setting.inputs.buckets.shapes,
         "rows": config.data.per_batch_size,

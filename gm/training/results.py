@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Callable, Mapping, Optional
 
 from gm.checkpoint.io import write_tensors
-from gm.checkpoint.lora_export import write_lora
+from gm.checkpoint.lora_export import prediction_metadata, write_lora
 from gm.checkpoint.lora_files import lora_in_base, save_lora
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
 from gm.config.types import SampleSettings
@@ -31,6 +31,7 @@ def save(setting: Setting, trainer: Trainer, path: Path, step: int) -> None:
         "step": str(step),
         "instance_prompt": setting.inputs.prompt,
         "base_model": config.version,
+        **prediction_metadata(config.model),
     }
     if settings.only_save_lora:
         save_lora(path, matrices, about)

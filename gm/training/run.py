@@ -16,6 +16,7 @@ from gm.data.crops import PhotoSet
 from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule
 from gm.device import chip
+from gm.diffusion.levels import Levels
 from gm.encoding.text import TextEmbedding
 from gm.parallel.ranks import Ranks
 from gm.process import beside
@@ -101,9 +102,9 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         encoded.posterior,
         TextRows(None if trains_text else unet_texts),
         inputs.options.seed,
-        inputs.config.model.num_timesteps,
-        inputs.config.weighting,
-        inputs.options.noise_offset,
+        Levels.of(inputs.config.model, inputs.config.weighting, inputs.config.loss),
+        inputs.config.noise,
+        (lambda sample: sample.mask) if inputs.config.data.masks else None,
     )
     infer = None
     if inputs.options.infer_during_train and ranks.is_main:

@@ -15,14 +15,14 @@ from mindspore import Tensor
 
 from gm.config.types import Config
 from gm.device import chip
-from gm.diffusion.denoiser import Denoiser, DiffusionLoss
+from gm.diffusion.denoiser import DiffusionLoss, Network
 from gm.graph_cache import GraphCache
 from gm.models.adapters import lora_state
 from gm.models.conditioner import TextEncoders
 from gm.models.unet import UNet
 from gm.parallel.ranks import Ranks
 from gm.training.batches import MicroBatch, TextArrays
-from gm.training.micro_step import SUMS, MicroStep, WeightedLoss, micro_batch_arrays
+from gm.training.micro_step import SUMS, MicroStep, PriorPrediction, WeightedLoss, micro_batch_arrays
 from gm.training.optim import AdamW, FlatGradient, ReduceGradient, clip_factor, learning_rate
 
 
@@ -75,9 +75,11 @@ class Trainer:
         ranks: Ranks = Ranks(),
         graph_folder: Optional[Path] = None,
         read: Optional[Callable[[str], np.ndarray]] = None,
+        prior_unet: Optional[UNet] = None,
     ):
         """`text_encoders` is given when their LoRA trains; compiled graphs are kept in `graph_folder`. `read(name)` gives the
-        float32 matrices to start from, where the networks hold them in float16.
+        float32 matrices to start from, where the networks hold them in float16. `prior_unet`: the UNet without LoRA, where
+        masks have a prior weight.
 
         Raises AssertionError when nothing is trainable.
         """
@@ -92,7 +94,9 @@ class Trainer:
         self.compiled: set[tuple] = set()  # latent shapes with a graph
         self.updates = 0  # of this run
         self._text: Optional[TextArrays] = None  # what was put last
-        loss = DiffusionLoss(Denoiser(unet, config.model), config.model.scale_factor)
+        loss = DiffusionLoss(Network(unet, config.model), config.model, config.loss.loss_type)
+        self.masks = config.data.masks if config.data else None
+        self.prior_unet, self._prior = prior_unet, None
         self.gradient = FlatGradient(self.parameters, SUMS)
         self.micro_step = MicroStep(WeightedLoss(loss, text_encoders), self.parameters, chip().saturates)
         self.ranks, self.reduce = ranks, ReduceGradient(self.gradient, ranks.size)
@@ -109,7 +113,11 @@ class Trainer:
         if ms.get_context("mode") == ms.GRAPH_MODE:
             with self.graphs():
                 self._set_train()
-                self.micro_step.compile(*self._inputs(batch))
+                inputs = self._inputs(batch)
+                if self.prior is not None:
+                    self.prior.compile(*inputs[:2])
+                    inputs += (Tensor(np.zeros(batch.latent_shape, np.float32)),)
+                self.micro_step.compile(*inputs)
         self.compiled.add(batch.latent_shape)
 
     def _set_train(self) -> None:
@@ -118,13 +126,24 @@ class Trainer:
 
     def accumulate(self, batch: MicroBatch, first: bool, spread: float = 1.0) -> None:
         """Forward and backward of one micro-batch, the `first` of its window or a further one, at `spread` times the scale."""
-        self.gradient(self.micro_step(*self._inputs(batch, self.loss_scale.value * spread)), first)
+        inputs = self._inputs(batch, self.loss_scale.value * spread)
+        if self.prior is not None:
+            inputs += (self.prior(*inputs[:2]),)
+        self.gradient(self.micro_step(*inputs), first)
+
+    @property
+    def prior(self) -> Optional[PriorPrediction]:
+        """What the network says without LoRA, where that is a part of the loss; once there is a text."""
+        if self._prior is None and self.prior_unet is not None:
+            network = Network(self.prior_unet, self.config.model)
+            self._prior = PriorPrediction(network, self.config.model.scale_factor, self.micro_step.loss)
+        return self._prior
 
     def _inputs(self, batch: MicroBatch, scale: float = 1.0) -> tuple[Tensor, ...]:
         if self._text is not batch.text:
             self.micro_step.loss.put_text(batch.text)
             self._text = batch.text
-        return tuple(Tensor(array) for array in micro_batch_arrays(batch, scale))
+        return tuple(Tensor(array) for array in micro_batch_arrays(batch, scale, self.masks))
 
     def update(self, batches: Sequence[MicroBatch]) -> Update:
         """One optimizer update from a window of micro-batches (of this rank)."""

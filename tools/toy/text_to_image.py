@@ -130,7 +130,7 @@ class CaptionedBatches:
         draws = [_Row(INSTANCE, position) for position in positions]
         taken = np.asarray(self.posteriors[sorted(set(pictures))], np.float32)
         taken = taken[np.searchsorted(sorted(set(pictures)), pictures)]
-        index, noise, posterior_noise = draw_noise(draws, self.seed, taken.shape[2:], len(self.sigmas))
+        index, noise, posterior_noise, _ = draw_noise(draws, self.seed, taken.shape[2:], len(self.sigmas))
         return MicroBatch(
             mean=taken[:, 0],
             logvar=taken[:, 1],
