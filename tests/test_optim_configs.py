@@ -2,14 +2,17 @@
 
 import re
 
+import numpy as np
 import pytest
 
 import tiny
+from gm.checkpoint.io import write_tensors
 from gm.config.load import load_config
 from gm.config.types import AdafactorConfig, OptimConfig, ProdigyConfig
 from gm.errors import UserError
 from gm.training.optimizers import OPTIMIZERS, optimizer_of, state_names, unusual_rate
 from gm.training.rates import SCHEDULES
+from gm.training.weights import COUNTERS, STATE, STATE_FILE, read_resume
 
 O, P = "optim.optimizer_config.target=gm.training.optim.", "optim.optimizer_config.params."  # noqa: E741
 S = "optim.scheduler_config="
@@ -128,24 +131,38 @@ def test_a_rate_for_a_network_without_lora():
 
 
 def test_a_rate_far_off_is_told():
-    assert unusual_rate(optim(PRODIGY, "optim.base_learning_rate=1e-4")) == (
-        "Prodigy expects a rate near 1, because it finds the step size by itself, but base_learning_rate is 0.0001: it may learn "
-        "nothing"
+    assert unusual_rate(OptimConfig(optimizer="Prodigy"), 1e-4) == (
+        "Prodigy expects a rate near 1, because it finds the step size by itself, but --config gives 0.0001: it may learn nothing"
     )
-    assert "it may learn noise" in str(unusual_rate(optim(O + "Lion", "optim.base_learning_rate=1")))
-    quiet = [
-        (PRODIGY, "optim.base_learning_rate=1"),
-        (ADAFACTOR, GIVEN),
-        (O + "Lion", "optim.base_learning_rate=3e-5"),
-        (),
-        ("optim.base_learning_rate=1e-30",),
-    ]
-    assert [unusual_rate(optim(*given)) for given in quiet] == [None] * len(quiet)
-    recipe = optim(ADAFACTOR, "optim.base_learning_rate=5e-4", P + "relative_step=False", P + "scale_parameter=False")
-    assert unusual_rate(recipe) is None
+    assert "--config gives 1: it may learn noise" in str(unusual_rate(OptimConfig(optimizer="Lion"), 1.0))
+    for optimizer, rate in (("Prodigy", 0.75), ("Prodigy", 1.0), ("Adafactor", 5e-4), ("Lion", 3e-5), ("AdamW", 1e-30)):
+        assert unusual_rate(OptimConfig(optimizer=optimizer), rate) is None
+    assert unusual_rate(optim(ADAFACTOR, GIVEN), 1e-30) is None  # it makes its own
 
 
 def test_a_state_tells_its_optimizer():
     configs = [optim(), optim(PRODIGY), optim(ADAFACTOR, GIVEN), optim(ADAFACTOR, GIVEN, P + "beta1=0.9"), optim(O + "Lion")]
     assert [optimizer_of(state_names(config)) for config in configs] == [config.optimizer for config in configs]
     assert optimizer_of(state_names(optim("optim.ema_decay=0.9"))) == "AdamW" and optimizer_of({"x"}) is None
+
+
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        (("m", "v"), "is the state of AdamW, but --config trains with Prodigy: resume with AdamW"),
+        (("row", "col"), "is the state of Adafactor, but --config trains with Prodigy"),
+        (("m", "v", "s", "p0", "d", "ema"), "has a moving average, but --config has no ema_decay"),
+        (("m", "v", "s", "p0"), "is not the training state of this configuration (1 tensors missing, 0 unknown"),
+        (("m", "v", "s", "p0", "d"), ""),
+    ],
+)
+def test_a_state_of_another_optimizer_is_refused(tmp_path, names, words):
+    config = load_config(str(tiny.TRAINING), [PRODIGY, "optim.base_learning_rate=1"])
+    arrays = {STATE + name: np.zeros(1, np.float32) for name in (*names, *COUNTERS)}
+    write_tensors(tmp_path / STATE_FILE, arrays.items(), metadata={})
+    if not words:
+        assert set(read_resume(str(tmp_path), config, {})) == set(arrays)
+        return
+    with pytest.raises(UserError, match=re.escape(words)) as error:
+        read_resume(str(tmp_path), config, {})
+    assert "\n" not in str(error.value)

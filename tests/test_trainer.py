@@ -16,7 +16,9 @@ import tiny
 from gm.config.types import AdafactorConfig, OptimConfig, ProdigyConfig
 from gm.models import sdxl
 from gm.models.adapters import adapters_of
+from gm.training.loop import LoopSettings, fit
 from gm.training.step import LossScale, Trainer
+from gm.training.timings import Timings
 from gm.training.weight_norms import WeightNorms, lora_scales, update_norm
 from modes import in_mode
 from toy_trainer import ToyTrainer, gradients, start
@@ -94,6 +96,30 @@ def test_pictures_are_sampled_from_the_average():
             assert all(np.array_equal(p.asnumpy(), trainer.lora()[p.name]) for p in trainer.parameters)
         assert all(np.array_equal(p.asnumpy(), trainer.matrices()[p.name]) for p in trainer.parameters)
     assert equal(trainer.matrices(), undisturbed.matrices()) and equal(trainer.lora(), undisturbed.lora())
+
+
+class Batch(tuple):
+    """Gradients, as a micro-batch."""
+
+    latent_shape = (1, 4, 1, 1)
+
+
+def test_the_loop_samples_from_it_and_goes_on_as_before(tmp_path):
+    trainer, undisturbed = make(replace(ADAMW, ema_decay=0.9)), make(replace(ADAMW, ema_decay=0.9))
+    shown = []
+
+    def make_batch(step: int, micro: int, rank: int):
+        return Batch(gradients(step, SHAPES))
+
+    def infer(step: int) -> None:
+        shown.append(all(np.array_equal(p.asnumpy(), trainer.lora()[p.name]) for p in trainer.parameters))
+
+    settings = LoopSettings(tmp_path, save_every=5, keep=None, log_every=10, infer_every=2)
+    trainer.compiled = {Batch.latent_shape}
+    fit(trainer, make_batch, 1, settings, lambda path, step: None, Timings(), infer)
+    update(undisturbed, *range(10))
+    assert shown == [True] * 5 and equal(trainer.lora(), undisturbed.lora())
+    assert equal(trainer.matrices(), undisturbed.matrices())
 
 
 # -- weight norms ------------------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def make_trainer(setting: Setting, unet: UNet, text_encoders: Optional[TextEncod
         graph_folder=_graph_folder(setting, with_class),
         read=weights.read,
     )
-    unusual = unusual_rate(setting.inputs.config.optim)
+    unusual = unusual_rate(setting.inputs.config.optim, trainer.rates.highest)
     if unusual:
         log.warning("%s", unusual)
     if weights.state is not None:

@@ -30,13 +30,10 @@ def optimizer_of(names: Iterable[str]) -> Optional[str]:
     return of.get(found)
 
 
-def unusual_rate(config: OptimConfig) -> Optional[str]:
-    """A sentence when the rate is far from what the optimizer expects."""
+def unusual_rate(config: OptimConfig, rate: float) -> Optional[str]:
+    """A sentence when the rate, the highest of all networks, is far from what the optimizer expects."""
     least, highest, words = OPTIMIZERS[config.optimizer].expects or (0.0, float("inf"), "")
-    relative = config.optimizer == "Adafactor" and config.adafactor.relative_step
-    if relative or least <= config.base_learning_rate <= highest:
+    if (config.optimizer == "Adafactor" and config.adafactor.relative_step) or least <= rate <= highest:
         return None
-    return (
-        f"{config.optimizer} expects a rate {words}, but base_learning_rate is {config.base_learning_rate:g}: it may learn "
-        f"{'nothing' if config.base_learning_rate < least else 'noise'}"
-    )
+    outcome = "nothing" if rate < least else "noise"
+    return f"{config.optimizer} expects a rate {words}, but --config gives {rate:g}: it may learn {outcome}"

@@ -56,7 +56,7 @@ class Prodigy(FlatOptimizer):
         own = self.config.prodigy
         self.beta3 = math.sqrt(self.config.beta2) if own.beta3 is None else own.beta3
         self.m, self.v, self.s = self.vector("m"), self.vector("v"), self.vector("s")
-        self.p0 = Parameter(Tensor(self._matrices()), name="prodigy.p0", requires_grad=False)
+        self.p0 = Parameter(Tensor(self.p.asnumpy()), name="prodigy.p0", requires_grad=False)
         self.step_size, self.largest, self.numerator, self.count = own.d0, own.d0, 0.0, 0
         self.estimate = _Estimate(self)
 

@@ -50,7 +50,7 @@ def open_starting_weights(options: TrainOptions, config: Config) -> StartingWeig
     base = open_base(base_path, options.vae)
     base.check(base_shapes)
     if options.resume is not None:
-        saved = _read_resume(options.resume, config, lora_shapes)
+        saved = read_resume(options.resume, config, lora_shapes)
         lora = {name: saved[name] for name in lora_shapes}
         state = {name.removeprefix(STATE): value for name, value in saved.items() if name.startswith(STATE)}
     else:
@@ -71,7 +71,7 @@ def _read_start_lora(
     return {name: file.read(name) for name in shapes}
 
 
-def _read_resume(path: str, config: Config, shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:
+def read_resume(path: str, config: Config, shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:
     """All tensors of the training state in this file or folder."""
     file = Path(path) / STATE_FILE if Path(path).is_dir() else Path(path)
     with open_tensors(file) as tensors:
