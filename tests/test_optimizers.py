@@ -163,7 +163,6 @@ def test_prodigy_is_prodigyopts(torch, name):
     expected, optimizer = theirs(torch, prodigyopt(config))
     d = optimizer.param_groups[0]["d"]
     assert d > 2 * config.prodigy.d0  # it has grown
-
     assert ours.numbers[-1]["d"] == pytest.approx(d, rel=1e-5) and error(ours.weights(), expected) < 1e-5
 
 
@@ -192,7 +191,6 @@ def test_prodigy_leaves_out_what_has_stopped(torch):
     expected, optimizer = theirs(torch, prodigyopt(config), stops)
     going = [name for name in SHAPES if name.startswith(UNET)]
     assert flat.numbers[-1]["d"] == pytest.approx(optimizer.param_groups[0]["d"], rel=1e-5)
-
     assert error(flat.weights(), expected, going) < 1e-5
     assert all(np.array_equal(flat.weights()[name], before[name]) for name in set(SHAPES) - set(going))
 
@@ -233,7 +231,6 @@ def transformers_adafactor(config: OptimConfig) -> Callable:
 def test_adafactor_is_transformers(torch, name):
     ours = Flat(ADAFACTORS[name]).run().weights()
     expected, _ = theirs(torch, transformers_adafactor(ADAFACTORS[name]))
-
     assert error(ours, expected) < 1e-5 and moved(ours) > 1e-3
 
 
@@ -246,7 +243,6 @@ def test_adafactors_own_step(torch, warmup_init):
         flat.gradient.total.set_data(Tensor(np.concatenate([of[p.name].reshape(-1) for p in flat.parameters])))
         flat.optimizer.apply(flat.rates.at(3, step + 1), 1.0, step + 1)  # whatever the step
     expected, _ = theirs(torch, transformers_adafactor(config))
-
     assert error(flat.weights(), expected) < 1e-5 and moved(flat.weights()) > 0
 
 
@@ -271,7 +267,6 @@ def lion_by_hand(config: OptimConfig, factor: Callable[[str], float] = lambda na
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 def test_lion(weight_decay):
     config = replace(LION, weight_decay=weight_decay)
-
     assert error(Flat(config).run().weights(), lion_by_hand(config)) < 1e-5
 
 
@@ -298,7 +293,6 @@ def test_each_matrix_has_its_rate(torch, optimizer):
     else:
         make = lambda groups: torch.optim.AdamW(groups, lr=0.01, eps=config.eps, weight_decay=0.3)  # noqa: E731
         expected, _ = theirs(torch, make, factor)
-
     assert error(ours.weights(), expected) < 1e-5
     assert error(ours.weights(), Flat(replace(config, lora_plus_ratio=1.0)).run().weights()) > 1e-3
     assert ours.rates.by_network(0.01) == pytest.approx({"unet": 0.01, "text_encoder_1": 0.002})

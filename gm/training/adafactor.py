@@ -115,7 +115,9 @@ class Adafactor(FlatOptimizer):
             ops.assign(self.col, _flat(col))
         if self.has_m:
             ops.assign(self.m, _flat(m))
-        return ops.assign(self.p, _flat(p))
+        p = _flat(p)
+        ops.assign(self.p, p)
+        return p
 
     def update(self, lr: float, clip: float, count: int) -> np.ndarray:
         return self(*scalars(clip, lr, float(count) ** self.config.adafactor.decay_rate)).asnumpy()

@@ -140,10 +140,13 @@ class AdamW(FlatOptimizer):
 
     def _grouped(self, clip: Tensor, rate: Tensor, eps: Tensor, decay: Tensor) -> Tensor:
         gradient = self.gradient.total[: self.size] * clip
-        m = ops.assign(self.m, self.beta1 * self.m + self.share1 * gradient)
-        v = ops.assign(self.v, self.beta2 * self.v + self.share2 * (gradient * gradient))
-        moved = rate * m / (ops.sqrt(v) + eps) + decay * self.p
-        return ops.assign(self.p, self.p - self.factors * moved)
+        m = self.beta1 * self.m + self.share1 * gradient
+        v = self.beta2 * self.v + self.share2 * (gradient * gradient)
+        p = self.p - self.factors * (rate * m / (ops.sqrt(v) + eps) + decay * self.p)
+        ops.assign(self.m, m)
+        ops.assign(self.v, v)
+        ops.assign(self.p, p)
+        return p
 
     def update(self, lr: float, clip: float, count: int) -> np.ndarray:
         """sqrt(v') is sqrt(v) / root, so that m' / (sqrt(v') + eps) = root / (1 - beta1^count) * m / (sqrt(v) + root * eps)."""
@@ -176,8 +179,9 @@ class Lion(FlatOptimizer):
         moved = rate * ops.sign(self.beta1 * self.m + self.share1 * gradient) + decay * self.p
         if self.has_factors:
             moved = self.factors * moved
-        p = ops.assign(self.p, self.p - moved)
+        p = self.p - moved
         ops.assign(self.m, self.beta2 * self.m + self.share2 * gradient)
+        ops.assign(self.p, p)
         return p
 
     def update(self, lr: float, clip: float, count: int) -> np.ndarray:

@@ -36,7 +36,8 @@ class _Estimate(nn.Cell):
             g = g * self.factors
         ops.assign(self.m, self.beta1 * self.m + share1 * g)
         ops.assign(self.v, self.beta2 * self.v + share2 * (g * g))
-        s = ops.assign(self.s, self.beta3 * self.s + step * g)
+        s = self.beta3 * self.s + step * g
+        ops.assign(self.s, s)
         counted = s * self.factors if self.has_factors else s
         return ops.stack(((g * (self.p0 - self.p)).sum(), ops.abs(counted).sum()))
 
@@ -69,7 +70,9 @@ class Prodigy(FlatOptimizer):
             rate, decay = rate * self.factors, decay * self.factors
         # the decay by itself: while d is near 1e-6 the last digits of p decide how d is estimated
         p = self.p - decay * self.p
-        return ops.assign(self.p, p - rate * self.m / (ops.sqrt(self.v) + eps))
+        p = p - rate * self.m / (ops.sqrt(self.v) + eps)
+        ops.assign(self.p, p)
+        return p
 
     def update(self, lr: float, clip: float, count: int) -> np.ndarray:
         config, own, d = self.config, self.config.prodigy, self.step_size
