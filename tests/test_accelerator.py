@@ -20,7 +20,7 @@ from gm.data.dreambooth import CLASS, INSTANCE
 from gm.device import Chip
 from gm.models import sdxl
 from gm.models.adapters import adapters_of, initial_value
-from gm.training import micro_step, optim, step
+from gm.training import flat_optimizer, micro_step, optim, step
 from gm.training.batches import MicroBatch
 from gm.training.micro_step import SUMS
 from gm.training.step import LossScale, Trainer
@@ -186,7 +186,7 @@ def test_what_goes_to_the_device_and_comes_back(monkeypatch):
         sent.append(np.shape(array))
         return ms.Tensor(array, *more)
 
-    for module in (step, optim):
+    for module in (step, optim, flat_optimizer):
         monkeypatch.setattr(module, "Tensor", tensor)
     asnumpy = ms.Tensor.asnumpy
     monkeypatch.setattr(ms.Tensor, "asnumpy", lambda self: (read.append(self.shape), asnumpy(self))[1])

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.config.load import load_config
 from gm.data.dreambooth import CLASS, INSTANCE, Draw
 from gm.diffusion.schedule import train_sigmas
+from gm.options.train import parse_train
 from gm.training.noise import draw_noise
+from gm.training.weights import open_starting_weights
 from small import SMALL, UNET, largest_difference, lora_of, model, records, trained
 
 WEIGHTING = "model.params.denoiser_config.params.weighting_config.target=gm.modules.diffusionmodules.denoiser_weighting."
@@ -188,6 +191,40 @@ def test_sampling_options(small, tmp_path, run, kept_networks):
     assert len({picture.tobytes() for picture in pictures}) == len(pictures) == 9
     (wide,) = sample_small(tmp_path / "wide", "--prompt", "a dog", "--width", 192)
     assert wide.shape == (128, 192, 3)
+
+
+@pytest.mark.xdist_group("small")
+def test_an_optimizer_with_an_average_norms_and_a_stop(small, tmp_path):
+    """Saved is the average, resumed the weights; the second text encoder stops after two updates; the first, with the rate 0,
+    has no LoRA."""
+    given = (
+        *("optim.optimizer_config.target=gm.training.optim.Prodigy", "optim.base_learning_rate=1", "optim.ema_decay=0.9"),
+        *("optim.optimizer_config.params.d0=1e-3", "optim.scale_weight_norms=0.01", "optim.text_encoder_stop_share=0.6"),
+        "optim.rates.text_encoder_1=0",
+    )
+    words = [word for setting in given for word in ("--set", setting)]
+    small.train(tmp_path, *words, config=tiny.TEXT_TRAINING, steps=3)
+    before, records_before = state_of(tmp_path), records(tmp_path)
+    assert records_before[-1]["d"] == before["state.d"][0] >= 1e-3 and records_before[-1]["norms_scaled"] > 0
+    assert [record.get("rates") for record in records_before] == [None, None, {"unet": 1.0, "text_encoder_2": 0.0}]
+    matrices = {name: value for name, value in before.items() if name.endswith(".weight")}
+    assert not any(".embedders.0." in name for name in matrices) and any(".embedders.1." in name for name in matrices)
+    assert set(before) - set(matrices) == {f"state.{n}" for n in ("m", "v", "s", "p0", "d", "ema", "counters", "loss_scale")}
+    saved = trained(tmp_path, 3)
+    flat = np.concatenate([saved[name].reshape(-1) for name in saved])
+    assert np.array_equal(np.sort(flat[flat != 0]), np.sort(before["state.ema"][before["state.ema"] != 0]))
+    assert largest_difference(saved, matrices) > 1e-3
+    # what --resume begins with
+    options = parse_train(small.arguments(tmp_path, *words, "--resume", tmp_path / "runs", config=tiny.TEXT_TRAINING))
+    start = open_starting_weights(options, load_config(options.config, options.set))
+    assert start.state is not None and {f"state.{name}" for name in start.state} == set(before) - set(matrices)
+    assert all(np.array_equal(start.read(name), value) for name, value in matrices.items())
+
+
+def state_of(folder: Path) -> dict[str, np.ndarray]:
+    """The training state that a run has written."""
+    with open_tensors(folder / "runs" / "training_state.ckpt") as file:
+        return {name: file.read(name) for name in file.names}
 
 
 @pytest.mark.xdist_group("end_to_end")

@@ -5,16 +5,12 @@ from dataclasses import replace
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor, nn
+from mindspore import Tensor, nn
 
 from gm.config.types import OptimConfig
-from gm.graph_cache import GraphCache
-from gm.parallel.ranks import Ranks
-from gm.training.micro_step import SUMS
-from gm.training.optim import AdamW, FlatGradient, ReduceGradient, learning_rate
-from gm.training.step import LossScale, Trainer
-
-SHAPES = ((4, 3), (5,))
+from gm.training.rates import learning_rate
+from gm.training.step import LossScale
+from toy_trainer import SHAPES, ToyTrainer, gradients, start
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,46 +19,13 @@ def graph_mode():
     ms.set_context(mode=ms.GRAPH_MODE)
 
 
-def start() -> list[Parameter]:
-    rng = np.random.default_rng(0)
-    return [Parameter(Tensor(rng.standard_normal(s).astype(np.float32)), name=f"p{i}") for i, s in enumerate(SHAPES)]
-
-
-def gradients(step: int) -> tuple[np.ndarray, ...]:
-    rng = np.random.default_rng(100 + step)
-    return tuple(rng.standard_normal(s).astype(np.float32) for s in SHAPES)
-
-
-class Small(Trainer):
-    """A Trainer whose micro-step adds given gradients instead of a network's."""
-
-    overflows = 0  # that the device remembers
-
-    def __init__(self, config: OptimConfig, scale: LossScale, max_grad_norm=None, overflow_still_update=False):
-        self.parameters, self.cells = start(), []
-        self.config = type("C", (), {"optim": config, "data": type("D", (), {"total_step": 10})})
-        self.loss_scale, self.max_grad_norm, self.overflow_still_update = scale, max_grad_norm, overflow_still_update
-        self.step, self.applied, self.skipped = 0, 0, 0
-        self.updates, self.graphs = 0, GraphCache(None)
-        self.gradient = FlatGradient(self.parameters, SUMS)
-        self.ranks, self.reductions, self.reduce = Ranks(), 0, ReduceGradient(self.gradient, 1)
-        self.adamw = AdamW(self.parameters, self.gradient, config)
-
-    def accumulate(self, batch, first, spread):
-        flat = np.concatenate([g.reshape(-1) for g in batch]) * np.float32(self.loss_scale.value * spread)
-        self.gradient(Tensor(np.concatenate([flat, np.array([0, 0, 1, 0, 0, self.overflows], np.float32)])), first)
-
-    def values(self):
-        return [p.asnumpy().copy() for p in self.parameters]
-
-
 OPTIM = OptimConfig(base_learning_rate=0.1, eps=1e-6, weight_decay=0.3)
 
 
 def adamw_by_hand(updates: int, optim: OptimConfig, clip=lambda g: g) -> list[np.ndarray]:
     """Algorithm 2 of arXiv 1711.05101 in float64, parameter by parameter."""
     p = [x.asnumpy().astype(np.float64) for x in start()]
-    m, v = [np.zeros(s) for s in SHAPES], [np.zeros(s) for s in SHAPES]
+    m, v = [np.zeros(s) for s in SHAPES.values()], [np.zeros(s) for s in SHAPES.values()]
     for t in range(1, updates + 1):
         for i, g in enumerate(clip(gradients(t - 1))):
             m[i] = optim.beta1 * m[i] + (1 - optim.beta1) * g
@@ -78,21 +41,21 @@ def same(found, expected, tolerance=1e-5):
 
 @pytest.mark.parametrize("scale", [1.0, 1024.0, 65536.0])
 def test_adamw_whatever_the_loss_scale(scale):
-    trainer = Small(OPTIM, LossScale(scale, dynamic=False))
+    trainer = ToyTrainer(OPTIM, LossScale(scale, dynamic=False))
     for step in range(3):
         trainer.update([gradients(step)])
     assert same(trainer.values(), adamw_by_hand(3, OPTIM))
 
 
 def test_accumulation_adds_up():
-    trainer = Small(OPTIM, LossScale(8.0, dynamic=False))
+    trainer = ToyTrainer(OPTIM, LossScale(8.0, dynamic=False))
     for step in range(3):
         trainer.update([tuple(g * np.float32(share) for g in gradients(step)) for share in (0.25, 0.5, 0.25)])
     assert same(trainer.values(), adamw_by_hand(3, OPTIM))
 
 
 def test_adam_weight_decay_is_mindspores():
-    trainer = Small(replace(OPTIM, bias_correction=False), LossScale(1.0, dynamic=False))
+    trainer = ToyTrainer(replace(OPTIM, bias_correction=False), LossScale(1.0, dynamic=False))
     theirs = start()
     optimizer = nn.AdamWeightDecay(theirs, 0.1, 0.9, 0.999, 1e-6, 0.3)
     for step in range(3):
@@ -107,7 +70,7 @@ def test_clipping():
         return [g * min(1.0, 0.5 / norm) for g in gs]
 
     optim = replace(OPTIM, eps=1.0)  # a large eps, so that the size of the gradient matters
-    trainer = Small(optim, LossScale(1024.0, dynamic=False), max_grad_norm=0.5)
+    trainer = ToyTrainer(optim, LossScale(1024.0, dynamic=False), max_grad_norm=0.5)
     norms = [trainer.update([gradients(step)]).grad_norm for step in range(3)]
     assert min(norms) > 0.5
     assert same(trainer.values(), adamw_by_hand(3, optim, clip))
@@ -116,7 +79,7 @@ def test_clipping():
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 def test_an_overflow_is_skipped_and_counted(bad):
-    trainer = Small(OPTIM, LossScale(1024.0, dynamic=True))
+    trainer = ToyTrainer(OPTIM, LossScale(1024.0, dynamic=True))
     trainer.update([gradients(0)])
     before, moments = trainer.values(), trainer.state()
     spoilt = gradients(1)
@@ -131,7 +94,7 @@ def test_an_overflow_is_skipped_and_counted(bad):
 
 def test_an_overflow_that_a_device_only_remembers_is_skipped():
     """Where it becomes the largest number of float16, which is finite."""
-    trainer = Small(OPTIM, LossScale(1024.0, dynamic=True))
+    trainer = ToyTrainer(OPTIM, LossScale(1024.0, dynamic=True))
     before = trainer.values()
     trainer.overflows = 1
     assert trainer.update([gradients(0)]).skipped and trainer.loss_scale.value == 512
@@ -142,7 +105,7 @@ def test_an_overflow_that_a_device_only_remembers_is_skipped():
 
 
 def test_overflow_still_update():
-    trainer = Small(OPTIM, LossScale(1.0, dynamic=False), overflow_still_update=True)
+    trainer = ToyTrainer(OPTIM, LossScale(1.0, dynamic=False), overflow_still_update=True)
     spoilt = gradients(0)
     spoilt[0][0, 0] = np.inf
     assert not trainer.update([spoilt]).skipped
@@ -176,7 +139,7 @@ def test_learning_rate(schedule, expected):
 
 
 def test_state_continues():
-    whole, first, second = (Small(OPTIM, LossScale(16.0, dynamic=True, window=2)) for _ in range(3))
+    whole, first, second = (ToyTrainer(OPTIM, LossScale(16.0, dynamic=True, window=2)) for _ in range(3))
     for step in range(4):
         whole.update([gradients(step)])
     for step in range(2):

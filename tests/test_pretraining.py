@@ -255,7 +255,7 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
         return 0.0
 
     def learn_nothing(trainer, _):
-        trainer.average, trainer.step = trainer.adamw.p.asnumpy(), trainer.step + 1
+        trainer.average, trainer.step = trainer.optimizer.p.asnumpy(), trainer.step + 1
         return Update(loss=1.0, instance_loss=1.0, class_loss=None, grad_norm=0.0, lr=0.0, loss_scale=1.0, skipped=False)
 
     monkeypatch.setattr(pretraining.AveragingTrainer, "update", learn_nothing)  # as at this rate

@@ -14,7 +14,7 @@ from gm.config.check import checked
 from gm.config.data import read_data, require_frozen_text
 from gm.config.lora import read_lora
 from gm.config.model import read_loss, read_model, read_noise, read_weighting
-from gm.config.optim import read_optim
+from gm.config.optim import read_optim, trained_networks
 from gm.config.tree import read_tree
 from gm.config.types import Config
 from gm.errors import UserError
@@ -38,7 +38,8 @@ def load_config(path: str, overrides: Sequence[str] = (), training: bool = True,
         raise UserError(f"--version {version} was given, but --config {path} is of {values['version']}: make them equal")
     model = read_model(values["model"]["params"], path)
     lora = read_lora(values["model"]["params"], path)
-    optim = read_optim(values["optim"], path) if values["optim"] else None
+    optim = read_optim(values["optim"], lora, path) if values["optim"] else None
+    lora = trained_networks(lora, optim)
     data = read_data(values["data"], model, path) if values["data"] else None
     if training:
         for section, found in (("optim", optim), ("data", data)):

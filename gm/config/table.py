@@ -64,7 +64,10 @@ CLIP, CLIP_LORA = f"{_EMBEDDERS}.FrozenCLIPEmbedder", f"{_EMBEDDERS}.FrozenCLIPE
 OPEN_CLIP, OPEN_CLIP_LORA = f"{_EMBEDDERS}.FrozenOpenCLIPEmbedder2", f"{_EMBEDDERS}.FrozenOpenCLIPEmbedder2_lora"
 SIZE = f"{_EMBEDDERS}.ConcatTimestepEmbedderND"
 ADAMW, ADAM_WEIGHT_DECAY = "gm.training.optim.AdamW", "mindspore.nn.AdamWeightDecay"
+PRODIGY, ADAFACTOR, LION = (f"gm.training.optim.{name}" for name in ("Prodigy", "Adafactor", "Lion"))
+OPTIMIZERS = (ADAMW, ADAM_WEIGHT_DECAY, PRODIGY, ADAFACTOR, LION)
 CONSTANT, LINEAR, COSINE = (f"gm.training.optim.{name}" for name in ("Constant", "Linear", "Cosine"))
+COSINE_RESTARTS, POLYNOMIAL = (f"gm.training.optim.{name}" for name in ("CosineRestarts", "Polynomial"))
 RESIZE = "gm.data.mappers.Resize"
 RESCALE = "gm.data.mappers.Rescaler"
 CROP = "gm.data.mappers.AddOriginalImageSizeAsTupleAndCropToSquare"
@@ -117,7 +120,36 @@ _OPEN_CLIP = {
     "embed_dim": Entry(int, 1280, least=1),
 }
 _ADAM = {"beta1": Entry(float, 0.9, least=0), "beta2": Entry(float, 0.999, least=0)}
-_WARMUP = {"warmup_steps": Entry(int, 0, least=0)}
+_PRODIGY = {
+    **_ADAM,
+    "beta3": Entry(float, None, least=0),  # default: the root of beta2
+    "eps": Entry(float, 1e-8, least=0),
+    "weight_decay": Entry(float, 0.0, least=0),
+    "decouple": Entry(bool, True),
+    "use_bias_correction": Entry(bool, False),
+    "safeguard_warmup": Entry(bool, False),
+    "d0": Entry(float, 1e-6, least=0),
+    "d_coef": Entry(float, 1.0, least=0),
+    "growth_rate": Entry(float, None, least=1),  # default: d may grow as fast as it will
+}
+_ADAFACTOR = {
+    "eps1": Entry(float, 1e-30, least=0),
+    "eps2": Entry(float, 1e-3, least=0),
+    "clip_threshold": Entry(float, 1.0, least=0),
+    "decay_rate": Entry(float, -0.8),
+    "beta1": Entry(float, None, least=0),  # default: no first moment
+    "weight_decay": Entry(float, 0.0, least=0),
+    "scale_parameter": Entry(bool, True),
+    "relative_step": Entry(bool, True),
+    "warmup_init": Entry(bool, False),
+}
+_LION = {
+    "beta1": Entry(float, 0.9, least=0),
+    "beta2": Entry(float, 0.99, least=0),
+    "weight_decay": Entry(float, 0.0, least=0),
+}
+_RATE = Entry(float, None, least=0)  # default: base_learning_rate
+_WARMUP = {"warmup_steps": Entry(int, 0, least=0), "warmup_share": Entry(float, 0.0, least=0)}
 _DECAY = {**_WARMUP, "final_factor": Entry(float, 0.0, least=0)}
 _ENGINE = {
     "scale_factor": Entry(float, 0.13025, least=0),
@@ -235,9 +267,14 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
     "mindspore.nn.Identity": {},
     ADAMW: {**_ADAM, "eps": Entry(float, 1e-8, least=0), "weight_decay": Entry(float, 0.01, least=0)},
     ADAM_WEIGHT_DECAY: {**_ADAM, "eps": Entry(float, 1e-6, least=0), "weight_decay": Entry(float, 0.0, least=0)},
+    PRODIGY: _PRODIGY,
+    ADAFACTOR: _ADAFACTOR,
+    LION: _LION,
     CONSTANT: _WARMUP,
     LINEAR: _DECAY,
     COSINE: _DECAY,
+    COSINE_RESTARTS: {**_WARMUP, "num_cycles": Entry(int, 1, least=1)},
+    POLYNOMIAL: {**_DECAY, "power": Entry(float, 1.0, least=0)},
     "gm.data.dataset.Text2ImageDatasetDreamBooth": {
         "target_size": Entry(int, 1024, least=8),
         "transforms": Entry(Each(OneOf((RESIZE, RESCALE, CROP, TRANSPOSE))), None),
@@ -259,9 +296,14 @@ ROOT = Section(
         "optim": Entry(
             Section(
                 {
-                    "base_learning_rate": Entry(float, 1e-4, least=0),
-                    "optimizer_config": Entry(OneOf((ADAMW, ADAM_WEIGHT_DECAY))),
-                    "scheduler_config": Entry(OneOf((CONSTANT, LINEAR, COSINE)), None),
+                    "base_learning_rate": Entry(float, None, least=0),  # default: 1e-4, but for a relative step
+                    "optimizer_config": Entry(OneOf(OPTIMIZERS)),
+                    "scheduler_config": Entry(OneOf((CONSTANT, LINEAR, COSINE, COSINE_RESTARTS, POLYNOMIAL)), None),
+                    "rates": Entry(Section({"unet": _RATE, "text_encoder_1": _RATE, "text_encoder_2": _RATE}), None),
+                    "text_encoder_stop_share": Entry(float, 1.0),
+                    "lora_plus_ratio": Entry(float, 1.0),
+                    "scale_weight_norms": Entry(float, None),
+                    "ema_decay": Entry(float, None),
                 }
             ),
             None,

@@ -15,10 +15,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gm.config.table import RESIZE
+from gm.config.table import OPTIMIZERS, RESIZE, TARGETS
 from gm.errors import UserError
 
 TARGET_SIZE = "data.dataset_config.params.target_size"
+OPTIMIZER = "optim.optimizer_config"
 DEEPEST = 8  # files above each other
 
 
@@ -65,11 +66,13 @@ def _read(path: str, given: str, at_top: bool) -> dict[str, Any]:
 
 
 def _merged(under: Any, over: Any, given: str) -> Any:
-    """`over` where it says something, else `under`."""
+    """`over` where it says something, else `under`; of another optimizer, not the params of the one below."""
     if isinstance(over, Mapping) and isinstance(under, Mapping):
         merged = dict(under)
+        if _is_another(under.get("target"), over.get("target")):
+            merged["params"] = {}
         for key, value in over.items():
-            merged[key] = _merged(under[key], value, given) if key in under else value
+            merged[key] = _merged(merged[key], value, given) if key in merged else value
         return merged
     if isinstance(over, Mapping) and isinstance(under, list) and over and all(type(key) is int for key in over):
         wrong = [key for key in over if not 0 <= key < len(under)]
@@ -79,9 +82,18 @@ def _merged(under: Any, over: Any, given: str) -> Any:
     return over
 
 
+def _is_another(target: Any, new: Any) -> bool:
+    """Whether both are optimizers, and the params of `target` are not those of `new`."""
+    return target in OPTIMIZERS and new in OPTIMIZERS and set(TARGETS[target]) != set(TARGETS[new])
+
+
 def _override(tree: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Apply KEY=VALUE entries; a literal Resize size that equals target_size goes with it."""
     size_before = OmegaConf.select(tree, TARGET_SIZE)
+    for override in overrides:  # first of all, so that its params may be set in any order
+        key, _, target = override.partition("=")
+        if key.strip() == f"{OPTIMIZER}.target" and _is_another(OmegaConf.select(tree, key.strip()), target.strip()):
+            OmegaConf.update(tree, f"{OPTIMIZER}.params", {}, merge=False)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():

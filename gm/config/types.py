@@ -81,6 +81,30 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class ProdigyConfig:
+    """What Prodigy has beside the numbers of Adam."""
+
+    beta3: Optional[float] = None  # decay of the sums that d is estimated from; None: the root of beta2
+    decouple: bool = True  # weight decay beside the gradient, as AdamW's; False: in it
+    safeguard_warmup: bool = False  # the rate does not count in the denominator of d
+    d0: float = 1e-6  # d at the start
+    d_coef: float = 1.0  # the estimate of d times this
+    growth_rate: Optional[float] = None  # d grows at most by this factor an update; None: as fast as it will
+
+
+@dataclass(frozen=True)
+class AdafactorConfig:
+    eps1: float = 1e-30  # added to the squared gradient
+    eps2: float = 1e-3  # least root mean square of a matrix that scales its rate
+    clip_threshold: float = 1.0  # largest root mean square of a matrix's update before the rate
+    decay_rate: float = -0.8  # the second moments of update t decay by 1 - t^decay_rate
+    beta1: Optional[float] = None  # decay of the first moment; None: there is none
+    scale_parameter: bool = True  # a matrix's rate is times its root mean square
+    relative_step: bool = False  # the rate is 1 / sqrt(t), at most 0.01
+    warmup_init: bool = False  # of a relative step: at most 1e-6 t instead of 0.01
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     base_learning_rate: float = 1e-4
     bias_correction: bool = True  # False is mindspore.nn.AdamWeightDecay
@@ -88,9 +112,20 @@ class OptimConfig:
     beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.01
-    schedule: str = "constant"  # "constant", "linear" or "cosine": the factor after the warm-up
+    schedule: str = "constant"  # the factor after the warm-up: a name of gm.training.rates.SCHEDULES
     warmup_steps: int = 0  # updates over which the factor rises from 0 to 1
-    final_factor: float = 0.0  # factor at total_step for linear and cosine
+    final_factor: float = 0.0  # factor at total_step for linear, cosine and polynomial
+    warmup_share: float = 0.0  # the warm-up as a share of total_step instead
+    num_cycles: int = 1  # of a cosine with restarts
+    power: float = 1.0  # of a polynomial
+    optimizer: str = "AdamW"  # a name of gm.training.optimizers.OPTIMIZERS
+    prodigy: ProdigyConfig = ProdigyConfig()
+    adafactor: AdafactorConfig = AdafactorConfig()
+    rates: Mapping[str, float] = field(default_factory=dict)  # network -> its rate, where it is not base_learning_rate
+    text_encoder_stop_share: float = 1.0  # of total_step, after which the text encoders stay as they are
+    lora_plus_ratio: float = 1.0  # the rate of every lora_B over that of its lora_A (arXiv 2402.12354)
+    scale_weight_norms: Optional[float] = None  # largest norm of a module's alpha / rank * B A; None: any
+    ema_decay: Optional[float] = None  # of the moving average that is saved instead of the weights; None: there is none
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def fit(
             record |= {"instance_loss": update.instance_loss, "class_loss": update.class_loss}
             record |= {"lr": update.lr, "grad_norm": update.grad_norm if np.isfinite(update.grad_norm) else None}
             record |= {"loss_scale": update.loss_scale, "skipped": trainer.skipped, "seconds": round(seconds, 4)}
-            metrics.add(record)
+            metrics.add(record | update.more)
             progress.set_postfix(loss=f"{update.loss:.4f}", refresh=False)
             if update.skipped:
                 log.warning(
@@ -131,6 +131,6 @@ def fit(
                     last = checkpoints(done)
                     plot_losses(metrics.path, settings.folder / "loss.png")
             if infer is not None and settings.infer_every and (done % settings.infer_every == 0 or done == total):
-                with timings("progress pictures"):
+                with timings("progress pictures"), trainer.as_saved():
                     infer(done)
     return last

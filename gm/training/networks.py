@@ -18,6 +18,7 @@ from gm.models.unet import UNet
 from gm.models.vae import VAE
 from gm.training.batches import MicroBatch
 from gm.training.inputs import Inputs
+from gm.training.optimizers import unusual_rate
 from gm.training.setting import Setting
 from gm.training.step import LossScale, Trainer
 
@@ -93,6 +94,9 @@ def make_trainer(setting: Setting, unet: UNet, text_encoders: Optional[TextEncod
         read=weights.read,
         prior_unet=_prior_unet(setting, unet),
     )
+    unusual = unusual_rate(setting.inputs.config.optim, trainer.rates.highest)
+    if unusual:
+        log.warning("%s", unusual)
     if weights.state is not None:
         trainer.set_state(weights.state)
         log.info("resuming after step %d", trainer.step)

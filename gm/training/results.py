@@ -40,7 +40,7 @@ def save(setting: Setting, trainer: Trainer, path: Path, step: int) -> None:
     if options.save_format:
         with lora_in_base(open_base(path)) as written:
             write_lora(written, path.with_suffix(".safetensors"), options.save_format, model=config.model)
-    state = matrices | {STATE + key: value for key, value in trainer.state().items()}
+    state = trainer.matrices() | {STATE + key: value for key, value in trainer.state().items()}
     write_tensors(path.parent / STATE_FILE, state.items(), metadata=about)
 
 

@@ -5,9 +5,10 @@ gradient to the window's, reduce it and apply it.
 """
 
 import math
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Callable, Iterator, Mapping, Optional, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -23,7 +24,10 @@ from gm.models.unet import UNet
 from gm.parallel.ranks import Ranks
 from gm.training.batches import MicroBatch, TextArrays
 from gm.training.micro_step import SUMS, MicroStep, PriorPrediction, WeightedLoss, micro_batch_arrays
-from gm.training.optim import AdamW, FlatGradient, ReduceGradient, clip_factor, learning_rate
+from gm.training.optim import FlatGradient, ReduceGradient, clip_factor, deal, parts
+from gm.training.optimizers import OPTIMIZERS, ordered
+from gm.training.rates import Rates, rate_of
+from gm.training.weight_norms import WeightNorms, lora_scales
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,10 @@ class Update:
     instance_loss: float  # plain mean over the instance samples of all ranks
     class_loss: Optional[float]  # the same for the class samples; None when there are none
     grad_norm: float  # before clipping
-    lr: float
+    lr: float  # the highest
     loss_scale: float
     skipped: bool  # the gradient was not finite and nothing was applied
+    more: Mapping[str, object] = field(default_factory=dict)  # what else metrics.jsonl is to have
 
 
 class LossScale:
@@ -84,7 +89,8 @@ class Trainer:
         Raises AssertionError when nothing is trainable.
         """
         cells = [unet] + ([text_encoders] if text_encoders is not None else [])
-        self.parameters = [p for cell in cells for p in cell.trainable_params()]
+        trainable = [p for cell in cells for p in cell.trainable_params()]
+        self.parameters = ordered(config.optim, [p for p in trainable if rate_of(config.optim, p.name) > 0])
         assert self.parameters, "no LoRA parameter to train"
         self.cells = cells
         self.config, self.loss_scale = config, loss_scale
@@ -97,11 +103,21 @@ class Trainer:
         loss = DiffusionLoss(Network(unet, config.model), config.model, config.loss.loss_type)
         self.masks = config.data.masks if config.data else None
         self.prior_unet, self._prior = prior_unet, None
-        self.gradient = FlatGradient(self.parameters, SUMS)
         self.micro_step = MicroStep(WeightedLoss(loss, text_encoders), self.parameters, chip().saturates)
-        self.ranks, self.reduce = ranks, ReduceGradient(self.gradient, ranks.size)
-        self.reductions = 0  # all-reduces so far
-        self.adamw = AdamW(self.parameters, self.gradient, config.optim, read)
+        self.ranks, self.reductions = ranks, 0  # all-reduces so far
+        self._make_optimizer(lora_scales(cells), read)
+
+    def _make_optimizer(self, scales: dict[str, float], read: Optional[Callable[[str], np.ndarray]] = None) -> None:
+        """What acts on the gradient; `scales` of the modules' B A."""
+        optim = self.config.optim
+        self.gradient = FlatGradient(self.parameters, SUMS)
+        self.rates = Rates(optim, self.config.data.total_step, self.parameters)
+        self.reduce = ReduceGradient(self.gradient, self.ranks.size, self.rates.stopping)
+        self.optimizer = OPTIMIZERS[optim.optimizer](self.parameters, self.gradient, optim, read, self.rates.factors)
+        largest = optim.scale_weight_norms
+        self.norms = WeightNorms(self.parameters, scales, largest) if largest is not None else None
+        self.norms_scaled = 0  # modules, in the last update
+        self.ema = self.optimizer.p.asnumpy().copy() if optim.ema_decay is not None else None
 
     @property
     def reduced_mb(self) -> float:
@@ -160,8 +176,10 @@ class Trainer:
         scale, spread = self.loss_scale.value, spread_of(len(batches) * self.ranks.size)
         for number, batch in enumerate(batches):
             self.accumulate(batch, number == 0, spread)
+        self.rates.begin(self.step)
+        self.norms_scaled = 0
         norm, weighted, instance_sum, instances, class_sum, classes, overflows = self._reduce(scale * spread)
-        lr = learning_rate(self.config.optim, self.step, self.config.data.total_step)
+        lr = self.rates.at(self.step, self.applied + 1)
         finite = math.isfinite(norm) and not overflows
         if finite or self.overflow_still_update:
             self._apply(lr, norm)
@@ -177,7 +195,13 @@ class Trainer:
             lr=lr,
             loss_scale=scale,
             skipped=not finite and not self.overflow_still_update,
+            more=self._more(lr),
         )
+
+    def _more(self, lr: float) -> dict[str, object]:
+        rates = self.rates.by_network(lr)
+        scaled = {"norms_scaled": self.norms_scaled} if self.norms is not None else {}
+        return ({"rates": rates} if rates else {}) | self.optimizer.numbers() | scaled
 
     def _reduce(self, scale: float) -> list[float]:
         """The norm of the gradient and the SUMS over all ranks; leaves the gradient summed and unscaled."""
@@ -188,20 +212,48 @@ class Trainer:
 
     def _apply(self, lr: float, norm: float) -> None:
         self.applied += 1
-        self.adamw.apply(lr, clip_factor(norm, self.max_grad_norm), self.applied)
+        weights = self.optimizer.update(lr, clip_factor(norm, self.max_grad_norm), self.applied)
+        if self.norms is not None:
+            weights, self.norms_scaled = self.norms(weights, self.rates.moves)
+            if self.norms_scaled:
+                self.optimizer.put(weights)
+        deal(weights, self.parameters)
+        if self.ema is not None:  # of update t from 0, as OneTrainer: what was at the start is soon forgotten
+            t = self.applied - 1
+            self.ema += np.float32(1.0 - min((1 + t) / (10 + t), self.config.optim.ema_decay)) * (weights - self.ema)
+
+    @contextmanager
+    def as_saved(self) -> Iterator[None]:
+        """In the body the networks have the weights that are saved, to sample with: the average where there is one."""
+        if self.ema is None:
+            yield
+            return
+        deal(self.ema, self.parameters)
+        try:
+            yield
+        finally:
+            deal(self.optimizer.p.asnumpy(), self.parameters)
 
     def lora(self) -> dict[str, np.ndarray]:
-        """All LoRA matrices by name in float32, trained or not."""
-        return lora_state(self.cells) | self.adamw.by_name()
+        """All LoRA matrices by name in float32, trained or not, as they are saved: averaged where there is an average."""
+        averaged = {} if self.ema is None else {p.name: part for p, part in parts(self.ema, self.parameters)}
+        return self.matrices() | averaged
+
+    def matrices(self) -> dict[str, np.ndarray]:
+        """All LoRA matrices by name in float32, trained or not, as training goes on with them."""
+        return lora_state(self.cells) | self.optimizer.by_name()
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything a resumed run needs beside the LoRA matrices."""
+        """Everything a resumed run needs beside the `matrices`."""
         counters = np.array([self.step, self.applied, self.skipped, self.loss_scale.good], np.int64)
+        average = {} if self.ema is None else {"ema": self.ema.copy()}
         scale = np.array([self.loss_scale.value], np.float32)
-        return {"m": self.adamw.m.asnumpy(), "v": self.adamw.v.asnumpy(), "counters": counters, "loss_scale": scale}
+        return self.optimizer.state() | average | {"counters": counters, "loss_scale": scale}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Continue where `state()` was taken; the caller has restored the LoRA matrices."""
-        self.adamw.set_state(state["m"], state["v"])
+        self.optimizer.set_state(state)
+        if self.ema is not None:
+            self.ema = np.array(state["ema"], np.float32)
         self.step, self.applied, self.skipped, self.loss_scale.good = (int(n) for n in state["counters"])
         self.loss_scale.value = float(state["loss_scale"][0])

@@ -10,14 +10,16 @@ from gm.checkpoint.io import open_tensors
 from gm.checkpoint.lora_files import lora_in_base, open_lora
 from gm.checkpoint.rules import is_lora
 from gm.checkpoint.weights import BaseWeights, open_base, split_weight_argument
-from gm.config.types import Adapters, Config
+from gm.config.types import Adapters, Config, OptimConfig
 from gm.errors import UserError
 from gm.models import sdxl
 from gm.models.adapters import adapters_of, initial_value
 from gm.options.train import TrainOptions
+from gm.training.optimizers import optimizer_of, state_names
 
 STATE_FILE = "training_state.ckpt"
 STATE = "state."  # what the names of the optimizer's tensors begin with there
+COUNTERS = {"counters", "loss_scale"}  # that are there whatever the optimizer
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def open_starting_weights(options: TrainOptions, config: Config) -> StartingWeig
     base = open_base(base_path, options.vae)
     base.check(base_shapes)
     if options.resume is not None:
-        saved = _read_resume(options.resume, config, lora_shapes)
+        saved = read_resume(options.resume, config, lora_shapes)
         lora = {name: saved[name] for name in lora_shapes}
         state = {name.removeprefix(STATE): value for name, value in saved.items() if name.startswith(STATE)}
     else:
@@ -69,13 +71,14 @@ def _read_start_lora(
     return {name: file.read(name) for name in shapes}
 
 
-def _read_resume(path: str, config: Config, shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:
+def read_resume(path: str, config: Config, shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:
     """All tensors of the training state in this file or folder."""
     file = Path(path) / STATE_FILE if Path(path).is_dir() else Path(path)
     with open_tensors(file) as tensors:
         saved = {name: tensors.read(name) for name in tensors.names}
         alpha = tensors.metadata.get("lora_alpha")
-    wanted = set(shapes) | {STATE + key for key in ("m", "v", "counters", "loss_scale")}
+    _check_optimizer(file, {name.removeprefix(STATE) for name in saved if name.startswith(STATE)}, config.optim)
+    wanted = set(shapes) | {STATE + key for key in state_names(config.optim) | COUNTERS}
     wrong = [name for name in shapes if name in saved and saved[name].shape != tuple(shapes[name])]
     if set(saved) != wanted or wrong:
         raise UserError(
@@ -87,3 +90,19 @@ def _read_resume(path: str, config: Config, shapes: Mapping[str, tuple]) -> dict
     if alpha is not None and float(alpha) != given:
         raise UserError(f"--resume {file} was trained with lora_alpha {alpha}, but --config says {given:g}: make them equal")
     return saved
+
+
+def _check_optimizer(file: Path, names: set[str], config: Optional[OptimConfig]) -> None:
+    """UserError when the state, which has these names, is that of another optimizer, or with or without an average."""
+    assert config is not None
+    found, wanted = optimizer_of(names - COUNTERS), config.optimizer
+    if found is not None and found != wanted:
+        raise UserError(
+            f"--resume {file} is the state of {found}, but --config trains with {wanted}: resume with {found}, or start anew from "
+            "the LoRA with --weight base,lora"
+        )
+    if found is not None and ("ema" in names) != (config.ema_decay is not None):
+        has, given = ("a", "no") if "ema" in names else ("no", "an")
+        raise UserError(
+            f"--resume {file} has {has} moving average, but --config has {given} ema_decay: resume with the YAML of the first run"
+        )

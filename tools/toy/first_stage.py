@@ -12,7 +12,9 @@ from mindspore import Tensor, nn, ops
 from gm.config.types import OptimConfig
 from gm.models.vae import VAE, VAE_PREFIX, VAEDecode, VAEEncode
 from gm.parallel.ranks import Ranks
-from gm.training.optim import AdamW, FlatGradient, ReduceGradient, clip_factor, flatten, learning_rate
+from gm.training.flat_optimizer import AdamW
+from gm.training.optim import FlatGradient, ReduceGradient, clip_factor, flatten
+from gm.training.rates import learning_rate
 
 EDGES, KL = 0.5, 1e-5  # weights of parts of the loss; a KL of 1e-3 leaves channels of the latent empty
 
@@ -75,13 +77,13 @@ class FirstStageTrainer:
     def state(self) -> dict[str, np.ndarray]:
         """What `set_state` continues from."""
         weights = {parameter.name: parameter.asnumpy() for parameter in self.parameters}
-        return weights | {"m": self.adamw.m.asnumpy(), "v": self.adamw.v.asnumpy(), "step": np.array([self.step], np.int64)}
+        return weights | self.adamw.state() | {"step": np.array([self.step], np.int64)}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue where `state()` was taken."""
         for parameter in self.parameters:
             parameter.set_data(Tensor(state[parameter.name]))
-        self.adamw.set_state(state["m"], state["v"])
+        self.adamw.set_state(state)
         self.step = int(state["step"][0])
 
 

@@ -165,7 +165,7 @@ class Pretraining:
             pictures = [sampler(texts[p], unconditional(texts[p]), settings, range(6), f"step {step}: {p}") for p in PROMPTS]
             about = {"prompts": "\n".join(PROMPTS), "step": step}
             save_png(self.folder / "progress" / f"step_{step}.png", contact_sheet(pictures, PROMPTS, cell=192), about)
-            trainer.show(trainer.adamw.p.asnumpy())
+            trainer.show(trainer.optimizer.p.asnumpy())
 
         def save(path: Path, step: int) -> None:
             self._collect(trainer, encoders, learned)

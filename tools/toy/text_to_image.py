@@ -179,7 +179,7 @@ class AveragingTrainer(Trainer):
         super()._apply(lr, norm)
         if self.average is not None and self.applied % self.every:
             return
-        weights = self.adamw.p.asnumpy()
+        weights = self.optimizer.p.asnumpy()
         if self.average is None:
             self.average = weights.copy()
         decay = min(self.decay, (1 + self.applied) / (10 + self.applied)) ** self.every
@@ -190,5 +190,5 @@ class AveragingTrainer(Trainer):
         return {parameter.name: part for parameter, part in parts(self.average, self.parameters)}
 
     def show(self, flat: np.ndarray) -> None:
-        """Put these weights (n,) into the networks: the average to sample with, `adamw.p` to train on."""
+        """Put these weights (n,) into the networks: the average to sample with, `optimizer.p` to train on."""
         deal(flat, self.parameters)
