@@ -193,7 +193,7 @@ def make(options: SampleOptions, config: Config, status, gallery) -> None:
         st.button("Stop", help="The pictures that are done stay.")
     strength = options.lora_scale[0] if paths else 1.0
     prompts = [prompt for prompt in (options.prompt, options.negative_prompt) if prompt]
-    with shared_model().open(Choice(config, base, options.vae, options.machine), display) as pipeline:
+    with shared_model().open(Choice(config, base, options.vae, options.machine, options.max_tokens), display) as pipeline:
         start = time.monotonic()
         pipeline.call(display, "change_lora", paths, strength)
         pipeline.call(display, "embed", prompts)

@@ -28,4 +28,5 @@ def read_data(values: Mapping[str, Any], model: ModelConfig, path: str) -> DataC
         target_size=size,
         interpolation=resize["interpolation"],
         crop=crop["crop"],
+        max_tokens=params["max_tokens"],
     )

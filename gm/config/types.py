@@ -91,6 +91,9 @@ class OptimConfig:
     final_factor: float = 0.0  # factor at total_step for linear and cosine
 
 
+MAX_TOKENS = (75, 150, 225)
+
+
 @dataclass(frozen=True)
 class DataConfig:
     per_batch_size: int = 1  # instance samples, and as many class samples, per micro-batch and device
@@ -100,6 +103,7 @@ class DataConfig:
     target_size: int = 1024  # pixels, height and width
     interpolation: int = 3  # Pillow's resampling number: 3 is bicubic
     crop: str = "random"  # where the square is cut from a non-square photo: "random" or "center"
+    max_tokens: int = 75  # of a prompt, one of MAX_TOKENS: text is encoded in chunks of 75
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Optional, Sequence
 
-from gm.config.types import SampleSettings
+from gm.config.types import MAX_TOKENS, SampleSettings
 from gm.diffusion.guidance import GUIDERS
 from gm.diffusion.samplers import SAMPLERS
 from gm.diffusion.schedule import DISCRETIZATIONS
@@ -64,6 +64,13 @@ class SampleOptions(ModelOptions):
         "a photo of a dog on a beach", "the prompt, or a .txt file with one a line", read=prompt_text, group="pictures"
     )
     negative_prompt: str = option("", "what the pictures should not show", group="pictures")
+    max_tokens: Optional[int] = option(
+        None,
+        "tokens that a prompt may have; longer ones are encoded in chunks of 75, as while training",
+        choices=MAX_TOKENS,
+        shown="the YAML's, else 75",
+        group="pictures",
+    )
     num_cols: int = option(1, "pictures per prompt, with the seeds seed, seed + 1, ...", least=1, group="pictures")
     save_path: str = option("outputs/demo/", "where the PNGs go", metavar="FOLDER", group="pictures")
 

@@ -92,7 +92,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         schedule,
         encoded.samples,
         encoded.posterior,
-        TextRows(None if trains_text else unet_texts),
+        TextRows(None if trains_text else unet_texts, inputs.config.data.max_tokens),
         inputs.options.seed,
         inputs.config.model.num_timesteps,
         inputs.config.weighting,
@@ -141,6 +141,7 @@ def prepare(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Setting:
             machine=machine,
             ranks=ranks,
             disk=DiskCache(Path(cache_dir) if cache_dir else None),
+            max_tokens=inputs.config.data.max_tokens,
         ),
         timings=Timings(),
     )
