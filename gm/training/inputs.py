@@ -1,7 +1,7 @@
 """What a run is given, checked before MindSpore is imported: flags, YAML, photos, folders."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -10,6 +10,7 @@ from gm.config.types import Config, ModelConfig
 from gm.data.images import check_images, count_images, list_images
 from gm.errors import UserError
 from gm.files import make_writable
+from gm.options.prompts import PromptLine, read_prompt_lines
 from gm.options.train import TrainOptions, parse_train
 from gm.parallel.launch import check_launcher
 from gm.parallel.ranks import Ranks
@@ -25,17 +26,23 @@ class Inputs:
     instance_images: Sequence[Path]
     class_folder: Optional[Path]  # None: no prior preservation
     folder: Path  # of the results
+    infer_lines: Sequence[PromptLine] = ()  # of --infer_prompts
 
     @property
     def infer_prompt(self) -> str:
         return self.options.infer_prompt or self.options.instance_prompt
 
     @property
+    def trained_prompts(self) -> list[str]:
+        """The prompts of what is trained on, and of class images that are sampled."""
+        options = self.options
+        return list(dict.fromkeys([options.instance_prompt] + ([options.class_prompt] if options.class_prompt else [])))
+
+    @property
     def prompts(self) -> list[str]:
         """All prompts of the run, each once."""
-        options = self.options
-        given = [options.instance_prompt, self.infer_prompt] + ([options.class_prompt] if options.class_prompt else [])
-        return list(dict.fromkeys(given))
+        of_pictures = [prompt for line in self.infer_lines for prompt in line.prompts] or [self.infer_prompt]
+        return list(dict.fromkeys([*self.trained_prompts, *of_pictures]))
 
 
 def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
@@ -44,6 +51,8 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         options = parse_train(argv)
         check_launcher(ranks, options.is_parallel)
         config = load_config(options.config, options.set, training=True, version=options.version)
+        multiple = config.model.unet.downsampling
+        lines = read_prompt_lines(options.infer_prompts, "--infer_prompts", multiple) if options.infer_prompts else []
         class_config = _class_image_config(options, config)
         instance_images = list_images(Path(options.instance_data_path), "--instance_data_path")
         class_folder = Path(options.class_data_path) if options.class_data_path and options.prior_loss_weight > 0 else None
@@ -52,6 +61,7 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         {
             "the command line": list(argv),
             "the YAML": config.raw,
+            **({"--infer_prompts": [asdict(line) for line in lines]} if lines else {}),
             "--instance_data_path": [[path.name, path.stat().st_size] for path in instance_images],
         }
     )
@@ -65,6 +75,7 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         instance_images=instance_images,
         class_folder=class_folder,
         folder=folder,
+        infer_lines=lines,
     )
 
 

@@ -29,7 +29,7 @@ def uses_text_products(inputs: Inputs) -> bool:
     wanted = inputs.options.cache_text_products
     if inputs.config.trains_text_encoders:
         return False
-    return len(inputs.prompts) <= FEW_PROMPTS if wanted is None else wanted
+    return len(inputs.trained_prompts) <= FEW_PROMPTS if wanted is None else wanted
 
 
 def load_unet(setting: Setting, hold: Hold = never) -> UNet:

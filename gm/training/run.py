@@ -9,7 +9,7 @@ one that is then trained, where nothing but LoRA at its start stands between the
 import time
 from functools import cache, partial
 from pathlib import Path
-from typing import Optional
+from typing import Mapping, Optional
 
 from gm.console import log
 from gm.data.crops import Photo, PhotoSet
@@ -28,6 +28,7 @@ from gm.training.loop import LoopSettings, compile_first, fit
 from gm.training.precompute import Encoded, Precompute, encode_when_drawn
 from gm.training.setting import Setting
 from gm.training.timings import Timings, peak_memory_in_words
+from gm.training.validation import progress_pictures
 from gm.training.weights import open_starting_weights
 
 LINES = 30  # of the log, where --log_interval does not say otherwise
@@ -44,7 +45,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     if numbers:
         texts = embed(setting)
         if inputs.class_config is inputs.config and setting.weights.lora is None:
-            unet_texts = networks.widened(setting, load_unet(), texts)
+            unet_texts = networks.widened(setting, load_unet(), trained_on(inputs, texts))
             class_text, load_class_unet = unet_texts[inputs.options.class_prompt], load_unet
         else:
             class_text, load_class_unet = texts[inputs.options.class_prompt], lambda: networks.load_plain_unet(setting)
@@ -85,7 +86,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         compile_first(trainer, networks.blank_batch(setting, unet, bool(class_images)), setting.timings, hold)
         with setting.timings("waiting for prompts and photos"):
             encoded = encoding.result()
-    unet_texts = unet_texts or networks.widened(setting, unet, encoded.texts)
+    unet_texts = unet_texts or networks.widened(setting, unet, trained_on(inputs, encoded.texts))
 
     # train
     make_batch = BatchMaker(
@@ -100,12 +101,15 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     )
     infer = None
     if inputs.options.infer_during_train and ranks.is_main:
-        infer = results.progress_pictures(setting, unet, load_vae(), text_encoders, unet_texts)
+        infer = progress_pictures(setting, unet, load_vae(), text_encoders, encoded.texts, unet_texts, trainer.step)
     log.info(
         "training %d LoRA matrices (%d numbers) for %d steps of %d x %d samples",
         *(len(trainer.parameters), trainer.gradient.size, inputs.config.data.total_step),
         *(schedule.accumulation * schedule.ranks, schedule.per_batch_size * len(schedule.orders)),
     )
+    if infer and not trainer.step:
+        with setting.timings("progress pictures"):
+            infer(0)
     start, first = time.perf_counter(), trainer.step
     save = partial(results.save, setting, trainer)
     last = fit(trainer, make_batch, schedule.accumulation, loop_settings(inputs), save, setting.timings, infer, ranks)
@@ -122,6 +126,11 @@ def embed(setting: Setting) -> dict[str, TextEmbedding]:
     """All prompts of the run, by the base model's text encoders."""
     with setting.timings("prompts"):
         return setting.precompute.embed(setting.inputs.prompts)
+
+
+def trained_on(inputs: Inputs, texts: Mapping[str, TextEmbedding]) -> dict[str, TextEmbedding]:
+    """Of the embedded prompts those of the photos. The products of a progress picture's are not kept (validation.py)."""
+    return {prompt: texts[prompt] for prompt in inputs.trained_prompts if prompt in texts}
 
 
 def prepare(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Setting:
