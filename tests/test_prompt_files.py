@@ -142,7 +142,16 @@ def test_the_pictures_of_a_run(inputs, tmp_path):
 
 
 def test_flags_that_do_not_go_together(inputs, tmp_path):
-    train = ["--instance_data_path", "photos", "--instance_prompt", "a", "--prior_loss_weight", "0", "--infer_prompts", "a.txt"]
+    train = [
+        "--instance_data_path",
+        "photos",
+        "--instance_prompt",
+        "a",
+        "--prior_loss_weight",
+        "0",
+        "--infer_prompts",
+        "a.txt",
+    ]
     with pytest.raises(UserError, match="--infer_prompts a.txt and --infer_prompt were both given"):
         parse_train([*train, "--infer_prompt", "a cat", "--infer_during_train", "True"])
     with pytest.raises(UserError, match="--infer_prompts a.txt draws nothing without --infer_during_train True"):
