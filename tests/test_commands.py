@@ -79,6 +79,13 @@ def test_class_images_training_and_sampling(small, tmp_path, run, monkeypatch, k
     assert len(matrices) == 2 * 4 * 8 and all(np.abs(m).max() > 0 for n, m in matrices.items() if "lora_B" in n)
     exported = open_lora(runs / for_others[1], model())
     assert exported.layout == "kohya" and exported.metadata["ss_steps"] == "20"
+    for file in (open_tensors(runs / steps[1]), exported):  # what was trained on, and the whole recipe
+        about = file.metadata
+        assert about["ss_learning_rate"] == "0.001" and about["recipe_yaml"] == (runs / "config.yaml").read_text()
+        assert about["ss_num_train_images"] == "50" and about["ss_num_reg_images"] == "3" and about["ss_epoch"] == "1"
+    assert open_tensors(runs / "training_state.ckpt").metadata.keys() == open_lora(
+        runs / steps[0], model()
+    ).metadata.keys() - {key for key in about if key.startswith(("ss_", "recipe_"))}
     assert all(np.array_equal(exported.read(name), matrix) for name, matrix in matrices.items())
     zero = {name: np.zeros_like(m) if "lora_B" in name else m for name, m in matrices.items()}
     save_lora(tmp_path / "zero.ckpt", zero, {})

@@ -7,12 +7,13 @@ from gm.checkpoint.io import write_tensors
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import lora_in_base, save_lora
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
+from gm.training.metadata import Facts, metadata
 from gm.training.setting import Setting
 from gm.training.step import Trainer
 from gm.training.weights import STATE, STATE_FILE
 
 
-def save(setting: Setting, trainer: Trainer, path: Path, step: int) -> None:
+def save(setting: Setting, trainer: Trainer, facts: Facts, path: Path, step: int) -> None:
     """The LoRA file (or base + LoRA), for other tools as well if asked for, and beside it what --resume needs."""
     options, config = setting.inputs.options, setting.inputs.config
     matrices = trainer.lora()
@@ -24,10 +25,11 @@ def save(setting: Setting, trainer: Trainer, path: Path, step: int) -> None:
         "instance_prompt": options.instance_prompt,
         "base_model": config.version,
     }
+    of_lora = metadata(facts, step) | about
     if settings.only_save_lora:
-        save_lora(path, matrices, about)
+        save_lora(path, matrices, of_lora)
     else:
-        write_tensors(path, stream_whole(setting.weights.base, matrices), metadata=about)
+        write_tensors(path, stream_whole(setting.weights.base, matrices), metadata=of_lora)
     if options.save_format:
         with lora_in_base(open_base(path)) as written:
             write_lora(written, path.with_suffix(".safetensors"), options.save_format, model=config.model)

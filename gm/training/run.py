@@ -25,6 +25,7 @@ from gm.training.batches import BatchMaker, TextRows
 from gm.training.class_images import class_images_of, missing_class_images, sample_class_images
 from gm.training.inputs import Inputs, make_folders
 from gm.training.loop import LoopSettings, compile_first, fit
+from gm.training.metadata import Facts
 from gm.training.precompute import Encoded, Precompute, encode_when_drawn
 from gm.training.setting import Setting
 from gm.training.timings import Timings, peak_memory_in_words
@@ -111,7 +112,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         with setting.timings("progress pictures"):
             infer(0)
     start, first = time.perf_counter(), trainer.step
-    save = partial(results.save, setting, trainer)
+    save = partial(results.save, setting, trainer, Facts(inputs, machine, schedule, encoded.samples))
     last = fit(trainer, make_batch, schedule.accumulation, loop_settings(inputs), save, setting.timings, infer, ranks)
     if ranks.is_main:
         setting.timings.report(inputs.folder / "timings.json", trainer.step - first)
