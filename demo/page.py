@@ -20,6 +20,7 @@ from gm.config.types import Config
 from gm.diffusion.samplers import SAMPLERS
 from gm.errors import UserError
 from gm.files import make_writable
+from gm.options.prompts import is_prompt_file
 from gm.options.sample import SampleOptions, parse_sample, sample_settings
 from gm.pictures import contact_sheet, save_png
 from gm.sampling.output import about, next_number
@@ -86,7 +87,7 @@ def options_of(spec: Mapping[str, object], argv: Sequence[str]) -> SampleOptions
     """The flags of the spec with those of the command line over them."""
     flags = [word for flag, value in spec.items() for word in (f"--{flag}", str(value))]
     options = parse_sample([*flags, *argv])
-    if options.prompt.endswith(".txt"):
+    if is_prompt_file(options.prompt):
         raise UserError(f"--prompt {options.prompt} is a file of prompts, but the page takes one in words: give the words")
     scales = options.lora_scale or ()
     if len(scales) > 1 or any(not 0 <= scale <= STRONGEST for scale in scales):
@@ -193,7 +194,7 @@ def make(options: SampleOptions, config: Config, status, gallery) -> None:
         st.button("Stop", help="The pictures that are done stay.")
     strength = options.lora_scale[0] if paths else 1.0
     prompts = [prompt for prompt in (options.prompt, options.negative_prompt) if prompt]
-    with shared_model().open(Choice(config, base, options.vae, options.machine), display) as pipeline:
+    with shared_model().open(Choice(config, base, options.vae, options.machine, options.max_tokens), display) as pipeline:
         start = time.monotonic()
         pipeline.call(display, "change_lora", paths, strength)
         pipeline.call(display, "embed", prompts)

@@ -13,7 +13,7 @@ from gm import console, runtime
 from gm.config.load import load_config
 from gm.console import log
 from gm.files import make_writable
-from gm.options.prompts import read_prompts
+from gm.options.prompts import is_prompt_file, read_prompt_lines
 from gm.options.sample import SampleOptions, parse_sample, sample_settings
 from gm.sampling.output import about, next_number
 
@@ -28,8 +28,10 @@ def text_to_image(options: SampleOptions) -> None:
     """One PNG per picture and one contact sheet under --save_path."""
     runtime.quiet_environment()  # MindSpore is imported from here on
     config = load_config(options.config, options.set, training=False)
-    prompts = read_prompts(options.prompt, "--prompt") if options.prompt.endswith(".txt") else [options.prompt]
-    settings = sample_settings(options, config.model.unet.downsampling)
+    multiple = config.model.unet.downsampling
+    is_file = is_prompt_file(options.prompt)
+    asked = [options.of(line) for line in read_prompt_lines(options.prompt, "--prompt", multiple)] if is_file else [options]
+    settings = [sample_settings(one, multiple) for one in asked]
     machine = runtime.start(options.machine, options.seed, [config.model])
     folder = Path(options.save_path)
 
@@ -37,25 +39,26 @@ def text_to_image(options: SampleOptions) -> None:
     from gm.pictures import contact_sheet, save_png
     from gm.sampling.pipeline import Pipeline
 
-    pipeline = Pipeline(source_of(config, options.weight, machine, scales=options.lora_scale or (), vae=options.vae))
+    given = {"scales": options.lora_scale or (), "vae": options.vae}
+    pipeline = Pipeline(source_of(config, options.weight, machine, options.max_tokens, **given))
     make_writable(("--save_path", folder))
-    pipeline.embed([*prompts, *([options.negative_prompt] if options.negative_prompt else [])])
+    pipeline.embed([text for one in asked for text in (one.prompt, one.negative_prompt) if text])
     pipeline.load()
 
     start = next_number(folder)
     rows = []
-    seeds = [options.seed + column for column in range(options.num_cols)]
-    for number, prompt in enumerate(prompts):
+    for number, (one, how) in enumerate(zip(asked, settings)):
         rows.append([])
-        for column, seed in enumerate(seeds):
-            done = number * len(seeds) + column
-            what = f"sampling {done + 1}/{len(prompts) * len(seeds)}"
-            picture = pipeline.sample(prompt, options.negative_prompt, settings, seed, what)
+        for column in range(one.num_cols):
+            done, seed = number * one.num_cols + column, one.seed + column
+            what = f"sampling {done + 1}/{len(asked) * one.num_cols}"
+            picture = pipeline.sample(one.prompt, one.negative_prompt, how, seed, what)
             rows[-1].append(picture)
             path = folder / f"{start + done:05d}.png"
-            save_png(path, picture, about(options, settings, prompt, seed))
-            log.info("%s: seed %d, %r", path, seed, prompt)
-    sheet = folder / f"sheet_{start:05d}.png"
+            save_png(path, picture, about(one, how, one.prompt, seed))
+            log.info("%s: seed %d, %r", path, seed, one.prompt)
+    sheet, prompts = folder / f"sheet_{start:05d}.png", [one.prompt for one in asked]
+    seeds = list(dict.fromkeys(one.seed + column for one in asked for column in range(one.num_cols)))
     save_png(sheet, contact_sheet(rows, prompts), {"prompts": "\n".join(prompts), "seeds": seeds, "weight": options.weight})
     log.info("contact sheet: %s", sheet)
 

@@ -38,7 +38,7 @@ def kept_networks(monkeypatch) -> None:
     from gm.encoding import text
     from gm.models import sdxl
     from gm.sampling import pipeline
-    from gm.training import class_images, networks
+    from gm.training import class_images, networks, validation
 
     builders = {name: KEPT.by(getattr(sdxl, name)) for name in ("build_unet", "build_vae", "build_text_encoders")}
     for module in (text, pipeline, networks):
@@ -46,5 +46,5 @@ def kept_networks(monkeypatch) -> None:
     monkeypatch.setattr(text, "TextEmbedder", KEPT.by(text.TextEmbedder))
     monkeypatch.setattr(pipeline, "run_in_subprocess", lambda function, *arguments: function(*arguments))
     sampler = KEPT.by(class_images.PictureSampler)
-    for module in (pipeline, class_images):
+    for module in (pipeline, class_images, validation):
         monkeypatch.setattr(module, "PictureSampler", sampler)

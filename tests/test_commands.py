@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +21,7 @@ from gm.diffusion.schedule import train_sigmas
 from gm.options.train import parse_train
 from gm.training.noise import draw_noise
 from gm.training.weights import open_starting_weights
+from modes import in_mode
 from small import SMALL, UNET, largest_difference, lora_of, model, records, trained
 
 WEIGHTING = "model.params.denoiser_config.params.weighting_config.target=gm.modules.diffusionmodules.denoiser_weighting."
@@ -49,9 +51,19 @@ def test_class_images_training_and_sampling(small, tmp_path, run, monkeypatch, k
     steps = [f"SDXL_base_1.0_{n}_lora.ckpt" for n in (14, 20)]
     for_others = [step.replace(".ckpt", ".safetensors") for step in steps]
     assert found == sorted(
-        [*steps, *for_others, "config.yaml", "loss.png", "metrics.jsonl", "progress", "timings.json", "training_state.ckpt"]
+        [
+            *steps,
+            *for_others,
+            "config.yaml",
+            "loss.png",
+            "metrics.jsonl",
+            "progress",
+            "progress.png",
+            "timings.json",
+            "training_state.ckpt",
+        ]
     )
-    assert np.asarray(Image.open(runs / "progress" / "step_20.png")).std() > 10
+    assert np.asarray(Image.open(runs / "progress" / "step_000020_00.png")).std() > 10
     timings = json.loads((runs / "timings.json").read_text())
     stages = timings["seconds"]
     assert timings["steps"] == 20 and {"starting", "prompts", "class images", "further steps", "saving"} < set(stages)
@@ -70,6 +82,13 @@ def test_class_images_training_and_sampling(small, tmp_path, run, monkeypatch, k
     assert len(matrices) == 2 * 4 * 8 and all(np.abs(m).max() > 0 for n, m in matrices.items() if "lora_B" in n)
     exported = open_lora(runs / for_others[1], model())
     assert exported.layout == "kohya" and exported.metadata["ss_steps"] == "20"
+    for file in (open_tensors(runs / steps[1]), exported):  # what was trained on, and the whole recipe
+        about = file.metadata
+        assert about["ss_learning_rate"] == "0.001" and about["recipe_yaml"] == (runs / "config.yaml").read_text()
+        assert about["ss_num_train_images"] == "50" and about["ss_num_reg_images"] == "3" and about["ss_epoch"] == "1"
+    assert open_tensors(runs / "training_state.ckpt").metadata.keys() == open_lora(
+        runs / steps[0], model()
+    ).metadata.keys() - {key for key in about if key.startswith(("ss_", "recipe_"))}
     assert all(np.array_equal(exported.read(name), matrix) for name, matrix in matrices.items())
     zero = {name: np.zeros_like(m) if "lora_B" in name else m for name, m in matrices.items()}
     save_lora(tmp_path / "zero.ckpt", zero, {})
@@ -143,7 +162,7 @@ def test_text_encoder_lora_whole_checkpoints_and_progress_pictures(small, tmp_pa
     assert "compiling the training graph" in said
     (folder,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", folder.name)
-    assert sorted(p.name for p in (folder / "progress").iterdir()) == ["step_2.png", "step_4.png"]
+    assert sorted(p.name for p in (folder / "progress").iterdir()) == [f"step_00000{step}_00.png" for step in (0, 2, 4)]
     whole = folder / "SDXL_base_1.0_4_lora.ckpt"
     with open_tensors(whole) as file:
         of_text = [n for n in file.names if n.startswith("conditioner.") and n.endswith("lora_B.weight")]
@@ -163,6 +182,42 @@ def test_text_encoder_lora_whole_checkpoints_and_progress_pictures(small, tmp_pa
     small.train(tmp_path / "continued", *still, config=tiny.TEXT_TRAINING, steps=1)
     moved = largest_difference(lora_of(peft), trained(tmp_path / "continued", 1))
     assert moved < 1e-6  # it started there
+
+
+@pytest.mark.xdist_group("small")
+def test_progress_pictures_are_those_of_the_sampling_command(small, tmp_path, run, monkeypatch, kept_networks):
+    """Of long prompts, with a negative prompt, seeds and sizes of their own; and a resumed run keeps its pictures."""
+    from gm.training import precompute
+
+    monkeypatch.setattr(precompute, "run_in_subprocess", lambda function, *arguments: function(*arguments))
+    (tmp_path / "prompts.txt").write_text(
+        f"# two\na sks dog {'on a red beach ' * 25} at dawn --w 64 --h 64 --n a blue cat --s 1 --l 9\n"
+        "a sks dog --d 7 --w 64 --h 96 --s 1 --ss EulerAncestralSampler\n"
+    )
+    prompts = ("--infer_during_train", "True", "--infer_interval", 1, "--infer_prompts", tmp_path / "prompts.txt")
+    more = (*small.rows, *prompts, "--cache_text_products", "False", "--save_format", "kohya", "--ms_mode", 1)
+    long = ("--set", "data.dataset_config.params.max_tokens=150")
+
+    def train(steps, *others):
+        status, errors = run(training, *small.arguments(tmp_path, *more, *long, *others, steps=steps))
+        assert status == 0 and "this part is not used" not in errors, errors
+        names = [f"step_00000{step}_0{number}.png" for step in range(steps + 1) for number in range(2)]
+        assert sorted(path.name for path in (tmp_path / "runs" / "progress").iterdir()) == names
+        return {name: (tmp_path / "runs" / "progress" / name).read_bytes() for name in names}
+
+    with in_mode(ms.PYNATIVE_MODE):
+        first = train(1)
+        runs = tmp_path / "runs"
+        (runs / "progress" / "step_000009_00.png").write_bytes(b"of a longer run")
+        resumed = train(2, "--resume", runs)
+        assert {name: resumed[name] == content for name, content in first.items()} == dict.fromkeys(first, True)
+        weights = f"{small.weights},{runs / 'SDXL_base_1.0_2_lora.ckpt'}"
+        asked = ("--config", runs / "config.yaml", "--prompt", tmp_path / "prompts.txt", "--ms_mode", 1)
+        made = sample(run, tmp_path / "sampled", weights, *asked)
+    shown = [np.asarray(Image.open(io.BytesIO(resumed[f"step_000002_0{number}.png"]))) for number in range(2)]
+    assert [picture.shape for picture in shown] == [(64, 64, 3), (96, 64, 3)]
+    assert all(np.array_equal(a, b) for a, b in zip(made, shown))
+    assert Image.open(runs / "progress.png").text["steps"] == "[0, 1, 2]"
 
 
 @pytest.mark.xdist_group("end_to_end")

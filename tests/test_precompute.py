@@ -4,6 +4,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,6 +85,13 @@ ALL = ["a.png", "a.png", "b.png", "c.jpg", "c.jpg"]  # both repeats of a square 
 
 def make(weights, folder, model=None, ranks=Ranks(), level="O0"):
     return Precompute(model or tiny.model(), open_base(weights), Runtime("CPU", 0, level), ranks, DiskCache(folder))
+
+
+def keys_of(made: Precompute) -> dict:
+    """The key of an embedded prompt."""
+    asked = []
+    replace(made, disk=SimpleNamespace(folder=None, get=asked.append, put=lambda *_: None)).embed(["a cat"])
+    return asked[0]
 
 
 def encode(weights, photos, folder, size=32, **more):
@@ -172,6 +180,11 @@ def test_what_decides_the_numbers_decides_what_is_used_again(tiny_weights, photo
     assert computed.since() == ["a cat"]
     make(tiny_weights, folder, model=tiny.model()).embed(["a cat"])
     assert computed.since() == []  # prompts are embedded without LoRA
+    longer = replace(make(tiny_weights, folder), max_tokens=150)
+    longer.embed(["a cat"])
+    assert computed.since() == ["a cat"]
+    assert set(keys_of(longer)) - set(keys_of(make(tiny_weights, folder))) == {"max_tokens"}
+    assert computed.since() == ["a cat", "a cat"]
 
     # the weights are hashed once as long as the file is the same
     monkeypatch.setattr(precompute.BaseWeights, "digest", lambda *_: pytest.fail("hashed again"))

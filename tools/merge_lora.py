@@ -18,7 +18,7 @@ from gm.errors import UserError
 from gm.options.parser import REQUIRED, option, parse
 from tools.lora_arguments import OfAModel, model_of
 
-ABOUT_LORA = ("lora_", "step", "instance_prompt")  # what a base + LoRA file says of its LoRA
+ABOUT_LORA = ("lora_", "step", "instance_prompt", "ss_", "recipe_")  # what a base + LoRA file says of its LoRA
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ the Model Metadata Standard's `modelspec...`.
 import datetime
 import hashlib
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Iterable, Mapping, Optional
@@ -22,6 +23,10 @@ from gm.config.types import ModelConfig
 from gm.errors import UserError
 
 BASE_MODEL = "SDXL-base-1.0"
+OF_THE_EXPORT = {  # what is written anew for tools that need it; native files say it by other names
+    *("ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_base_model_version", "ss_output_name"),
+    *("ss_steps", "ss_tag_frequency"),
+}
 SGM = "https://github.com/Stability-AI/generative-models"
 
 
@@ -121,7 +126,8 @@ def _native_metadata(file: LoraFile, alphas: Mapping[str, float]) -> dict[str, s
         "instance_prompt": given.get("instance_prompt", given.get("modelspec.trigger_phrase")),
         "base_model": given.get("base_model", given.get("ss_base_model_version")),
     }
-    return {key: str(value) for key, value in about.items() if value is not None}
+    recipe = {key: text for key, text in given.items() if key.startswith(("ss_", "recipe_")) and key not in OF_THE_EXPORT}
+    return {**recipe, **{key: str(value) for key, value in about.items() if value is not None}}
 
 
 def _metadata(
@@ -146,7 +152,7 @@ def _metadata(
         "modelspec.implementation": "diffusers" if _is_diffusers(layout) else SGM,
         "modelspec.title": path.stem,
         "modelspec.date": datetime.datetime.now().replace(microsecond=0).isoformat(),
-        "modelspec.resolution": about.get("modelspec.resolution", "1024x1024"),
+        "modelspec.resolution": about.get("modelspec.resolution", _resolution(about)),
         "modelspec.prediction_type": native.get("prediction_type", "epsilon"),
         "modelspec.hash_sha256": "0x" + digest.hexdigest(),
         "sshs_model_hash": digest.hexdigest(),
@@ -159,6 +165,12 @@ def _metadata(
         about["modelspec.trigger_phrase"] = native["instance_prompt"]
         about.setdefault("ss_tag_frequency", json.dumps({"instance": {native["instance_prompt"]: 1}}))
     return about
+
+
+def _resolution(about: Mapping[str, str]) -> str:
+    """Of the photos that were trained on, "width x height"; SDXL's where the file does not say it."""
+    sides = re.findall(r"\d+", about.get("ss_resolution", ""))
+    return f"{sides[0]}x{sides[-1]}" if sides else "1024x1024"
 
 
 def targets(file: LoraFile) -> list[str]:

@@ -32,6 +32,7 @@ def read_data(values: Mapping[str, Any], model: ModelConfig, path: str) -> DataC
         buckets=_buckets(params["buckets"], size, model.unet.downsampling, path),
         masks=_masks(params["masks"], path),
         concepts=tuple(_concept(concept, path) for concept in params["concepts"] or ()),
+        max_tokens=params["max_tokens"],
     )
 
 

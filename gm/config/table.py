@@ -6,6 +6,7 @@ The names are those of the earlier MindSpore example and of sgm. Nothing is impo
 from dataclasses import dataclass
 from typing import Any, Mapping
 
+from gm.config.types import MAX_TOKENS
 from gm.diffusion.weighting import WEIGHTINGS, parameters
 
 REQUIRED = object()
@@ -282,6 +283,7 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
         "buckets": Entry(Section(_BUCKETS), None),
         "masks": Entry(Section(_MASKS), None),
         "concepts": Entry(Each(Section(_CONCEPT)), None),
+        "max_tokens": Entry(int, 75, MAX_TOKENS),
     },
     RESIZE: {"size": Entry(int, least=8), "interpolation": Entry(int, 3, (0, 1, 2, 3, 4, 5))},
     RESCALE: {"isfloat": only(False)},

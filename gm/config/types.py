@@ -178,6 +178,9 @@ class ConceptConfig:
     weight: float = 1.0  # of its losses
 
 
+MAX_TOKENS = (75, 150, 225)
+
+
 @dataclass(frozen=True)
 class DataConfig:
     per_batch_size: int = 1  # instance samples, and as many class samples, per micro-batch and device
@@ -191,6 +194,7 @@ class DataConfig:
     buckets: Optional[BucketConfig] = None  # None: every crop is a square
     masks: Optional[MaskConfig] = None  # None: every pixel counts alike
     concepts: Tuple[ConceptConfig, ...] = ()  # () is one, of the command line
+    max_tokens: int = 75  # of a prompt, one of MAX_TOKENS: text is encoded in chunks of 75
 
 
 @dataclass(frozen=True)

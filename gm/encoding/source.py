@@ -7,7 +7,7 @@ import numpy as np
 
 from gm.checkpoint.lora_stack import merged, open_weights, with_given_lora
 from gm.checkpoint.weights import BaseWeights
-from gm.config.types import Adapters, Config, ModelConfig
+from gm.config.types import Adapters, Config, DataConfig, ModelConfig
 from gm.models import sdxl
 from gm.runtime import Runtime
 
@@ -24,6 +24,7 @@ class Source:
     vae: Optional[str] = None  # another first stage than the base's
     keeps_lora_apart: bool = False  # two more matrices beside a weight, as in training, instead of their sum
     alpha: Optional[float] = None  # of a native LoRA that does not say its own; None: its rank
+    max_tokens: int = 75  # of a prompt: 75, 150 or 225
 
     def open(self) -> "Weights":
         """The files, opened; UserError when one is not what it should be. No array is read yet."""
@@ -33,15 +34,18 @@ class Source:
         return Weights(base=base, read=read, adapters=stack.adapters if apart else {}, files=stack.files)
 
 
-def source_of(config: Config, weight: str, machine: Runtime, **more) -> Source:
-    """The Source of a YAML: its LoRA section says what LoRA of --weight become. `more`: further fields of Source."""
+def source_of(config: Config, weight: str, machine: Runtime, max_tokens: Optional[int] = None, **more) -> Source:
+    """The Source of a YAML: its LoRA section says what LoRA of --weight become, its data section how long a prompt may be
+    where `max_tokens` does not. `more`: further fields of Source."""
     lora = next(iter(config.lora.values()), None)
+    data = config.data or DataConfig()
     return Source(
         model=config.model,
         weight=weight,
         machine=machine,
         keeps_lora_apart=lora is not None and not lora.merge_weights,
         alpha=lora.alpha if lora else None,
+        max_tokens=max_tokens or data.max_tokens,
         **more,
     )
 

@@ -1,6 +1,6 @@
 """Prompts -> embeddings, here or in a process of its own whose memory is free afterwards.
 
-context (77, c) and pooled (e,) of one prompt, float32
+context (77, c) and pooled (e,) of one prompt, float32; of long prompts (chunks * 75 + 2, c)
 """
 
 from typing import Iterable, NamedTuple, Sequence
@@ -12,6 +12,7 @@ from gm.encoding.compiling import Compiling
 from gm.encoding.source import Source, Weights
 from gm.models import sdxl
 from gm.models.conditioner import TextEncoders, tokenize
+from gm.models.tokenizer import CHUNK
 
 
 class TextEmbedding(NamedTuple):
@@ -30,14 +31,15 @@ def unconditional(text: TextEmbedding) -> TextEmbedding:
 class TextEmbedder:
     """Prompts -> TextEmbedding, one call of both encoders a prompt."""
 
-    def __init__(self, text_encoders: TextEncoders):
+    def __init__(self, text_encoders: TextEncoders, max_tokens: int = CHUNK):
+        self.max_tokens = max_tokens
         self.call = Compiling(text_encoders, "compiling the text encoders")
 
     def __call__(self, prompts: Iterable[str]) -> dict[str, TextEmbedding]:
         texts = {}
         self.call.cell.set_train(False)
         for prompt in bar(dict.fromkeys(prompts), "encoding prompts", unit="prompt", leave=False):
-            context, pooled = self.call(*tokenize([prompt]))
+            context, pooled = self.call(*tokenize([prompt], self.max_tokens))
             texts[prompt] = TextEmbedding(context[0], pooled[0])
         return texts
 
@@ -45,7 +47,7 @@ class TextEmbedder:
 def load_embedder(source: Source, weights: Weights) -> TextEmbedder:
     """The text encoders of a source, loaded from its opened weights."""
     encoders = sdxl.build_text_encoders(source.model, source.machine.dtype, weights.adapters)
-    return TextEmbedder(sdxl.load(encoders, weights.read, "text encoders"))
+    return TextEmbedder(sdxl.load(encoders, weights.read, "text encoders"), source.max_tokens)
 
 
 def embed_prompts(prompts: Sequence[str], source: Source) -> dict[str, TextEmbedding]:

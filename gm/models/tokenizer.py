@@ -1,6 +1,7 @@
 """CLIP's tokenizer: the published merges run by the `tokenizers` library. No MindSpore import.
 
-prompts -> ids (B, 77) int32: start, text, end, padding. Encoder 1 pads with the end token, encoder 2 with 0.
+prompts -> ids (B, 77) int32: start, text, end, padding. Encoder 1 pads with the end token, encoder 2 with 0. Where longer
+prompts are allowed, the text is cut into chunks of 75 tokens, each with a start and an end of its own: (B, chunks * 77).
 """
 
 import gzip
@@ -15,6 +16,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 LENGTH = 77
+CHUNK = LENGTH - 2  # tokens of text between a start and an end
 CLIP_PAD, OPEN_CLIP_PAD = 49407, 0
 MERGES = Path(__file__).with_name("clip_bpe") / "bpe_simple_vocab_16e6.txt.gz"
 FIRST_MERGE, LAST_MERGE = 1, 49152 - 256 - 2 + 1  # lines of the file that CLIP's vocabulary of 49,408 uses
@@ -54,28 +56,34 @@ def clean(text: str) -> str:
 
 
 class ClipTokenizer:
-    """Callable: prompts -> ids (B, 77) int32. A prompt that is too long is cut, with a warning that shows the rest."""
+    """Callable: prompts -> ids (B, chunks * 77) int32. A prompt that is too long is cut, with a warning that shows the rest.
+
+    `max_tokens` of text, a multiple of 75. The chunks are those of sd-scripts (`library/strategy_base.py`), but for a text
+    whose 75th, 76th, 150th ... token has the number 0, which is taken for padding there.
+    """
 
     START, END = 49406, 49407
     _warned: set[str] = set()
 
-    def __init__(self, pad_id: int):
-        self.pad_id = pad_id
+    def __init__(self, pad_id: int, max_tokens: int = CHUNK):
+        self.pad_id, self.max_tokens = pad_id, max_tokens
 
     def __call__(self, prompts: Sequence[str]) -> np.ndarray:
-        rows = np.full((len(prompts), LENGTH), self.pad_id, np.int32)
+        chunks = self.max_tokens // CHUNK
+        rows = np.full((len(prompts), chunks, LENGTH), self.pad_id, np.int32)
         for row, prompt in zip(rows, prompts):
             text = clean(prompt)
             encoding = _encoder().encode(text, add_special_tokens=False)
             ids = encoding.ids
-            if len(ids) > LENGTH - 2:
-                self._warn(prompt, text[encoding.offsets[LENGTH - 2][0] :])
-                ids = ids[: LENGTH - 2]
-            row[: len(ids) + 2] = [self.START, *ids, self.END]
-        return rows
+            if len(ids) > self.max_tokens:
+                self._warn(prompt, text[encoding.offsets[self.max_tokens][0] :])
+                ids = ids[: self.max_tokens]
+            for number, chunk in enumerate(row):
+                part = ids[number * CHUNK : (number + 1) * CHUNK]
+                chunk[: len(part) + 2] = [self.START, *part, self.END]
+        return rows.reshape(len(prompts), chunks * LENGTH)
 
-    @classmethod
-    def _warn(cls, prompt: str, rest: str) -> None:
-        if prompt not in cls._warned:
-            cls._warned.add(prompt)
-            log.warning("the prompt is longer than %d tokens, this part is not used: %r", LENGTH - 2, rest)
+    def _warn(self, prompt: str, rest: str) -> None:
+        if prompt not in self._warned:
+            self._warned.add(prompt)
+            log.warning("the prompt is longer than %d tokens, this part is not used: %r", self.max_tokens, rest)

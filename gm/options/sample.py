@@ -1,16 +1,16 @@
 """The command line of demo/sampling_without_streamlit.py, which the page shares. No MindSpore import."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Optional, Sequence
 
-from gm.config.types import SampleSettings
+from gm.config.types import MAX_TOKENS, SampleSettings
 from gm.diffusion.guidance import GUIDERS
 from gm.diffusion.samplers import SAMPLERS
 from gm.diffusion.schedule import DISCRETIZATIONS
 from gm.errors import require_multiple
 from gm.options.model import ModelOptions
 from gm.options.parser import option, parse
-from gm.options.prompts import prompt_text
+from gm.options.prompts import PromptLine, prompt_text
 
 TASKS = ("txt2img",)
 
@@ -61,9 +61,19 @@ class SampleOptions(ModelOptions):
         group="model",
     )
     prompt: str = option(
-        "a photo of a dog on a beach", "the prompt, or a .txt file with one a line", read=prompt_text, group="pictures"
+        "a photo of a dog on a beach",
+        "the prompt, or a file of prompts: .txt with one a line (--w --h --d --s --l --n --ss behind it), or .yaml",
+        read=prompt_text,
+        group="pictures",
     )
     negative_prompt: str = option("", "what the pictures should not show", group="pictures")
+    max_tokens: Optional[int] = option(
+        None,
+        "tokens that a prompt may have; longer ones are encoded in chunks of 75, as while training",
+        choices=MAX_TOKENS,
+        shown="the YAML's, else 75",
+        group="pictures",
+    )
     num_cols: int = option(1, "pictures per prompt, with the seeds seed, seed + 1, ...", least=1, group="pictures")
     save_path: str = option("outputs/demo/", "where the PNGs go", metavar="FOLDER", group="pictures")
 
@@ -91,6 +101,12 @@ class SampleOptions(ModelOptions):
         """(height, width) in pixels: of the aspect ratio, where --height and --width do not say otherwise."""
         width, height = SD_XL_BASE_RATIOS[self.sd_xl_base_ratios]
         return self.height or height, self.width or width
+
+    def of(self, line: PromptLine) -> "SampleOptions":
+        """These options for a prompt of a file, with what its line says instead."""
+        names = {"steps": "sample_step"}
+        given = {names.get(one.name, one.name): getattr(line, one.name) for one in fields(line)}
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 def parse_sample(argv: Sequence[str]) -> SampleOptions:

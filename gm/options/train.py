@@ -107,9 +107,15 @@ class TrainOptions(ModelOptions):
     infer_prompt: Optional[str] = option(
         None, "their prompt", read=prompt_text, shown="the instance prompt", group="progress pictures"
     )
+    infer_prompts: Optional[str] = option(
+        None,
+        "their prompts instead: a file with one a line (--w --h --d --s --l --n --ss behind it), or a .yaml list",
+        metavar="FILE",
+        group="progress pictures",
+    )
     sample_step: int = option(40, "sampling steps of class and progress pictures", least=1, group="progress pictures")
     sample_batch_size: int = option(
-        2, "pictures sampled at once (class and progress pictures)", least=1, group="progress pictures"
+        2, "class images sampled at once; progress pictures of the one prompt", least=1, group="progress pictures"
     )
 
     is_parallel: bool = option(False, "one of several processes that mpirun or msrun started", group="many devices")
@@ -140,6 +146,10 @@ def parse_train(argv: Sequence[str]) -> TrainOptions:
         raise UserError("prior preservation needs --class_data_path and --class_prompt: give both, or --prior_loss_weight 0")
     if options.stop_after_sampling and not wants_class:
         raise UserError("--stop_after_sampling True samples nothing with --prior_loss_weight 0: give a weight above 0")
+    if options.infer_prompts and options.infer_prompt:
+        raise UserError(f"--infer_prompts {options.infer_prompts} and --infer_prompt were both given: give one of them")
+    if options.infer_prompts and not options.infer_during_train:
+        raise UserError(f"--infer_prompts {options.infer_prompts} draws nothing without --infer_during_train True: give both")
     if options.class_data_path and Path(options.class_data_path).resolve() == Path(options.instance_data_path).resolve():
         raise UserError(
             f"--class_data_path and --instance_data_path are the same folder {options.instance_data_path}: the class "

@@ -12,12 +12,9 @@ def next_number(folder: Path) -> int:
     return max(numbers, default=-1) + 1
 
 
-def about(options: SampleOptions, settings: SampleSettings, prompt: str, seed: int) -> dict[str, object]:
-    """What goes into a PNG's text chunks: enough to make it again."""
+def in_words(settings: SampleSettings) -> dict[str, object]:
+    """How a picture is sampled, for its text chunks."""
     return {
-        "prompt": prompt,
-        "negative_prompt": options.negative_prompt,
-        "seed": seed,
         "sampler": settings.sampler,
         "steps": settings.steps,
         "guider": settings.guider,
@@ -25,6 +22,16 @@ def about(options: SampleOptions, settings: SampleSettings, prompt: str, seed: i
         "discretization": settings.discretization,
         "size": f"{settings.width}x{settings.height}",
         "sizes": ",".join(str(number) for number in settings.sizes),
+    }
+
+
+def about(options: SampleOptions, settings: SampleSettings, prompt: str, seed: int) -> dict[str, object]:
+    """What goes into a PNG's text chunks: enough to make it again."""
+    return {
+        "prompt": prompt,
+        "negative_prompt": options.negative_prompt,
+        "seed": seed,
+        **in_words(settings),
         "weight": options.weight,
         **({"vae": options.vae} if options.vae else {}),
         **({"lora_scale": ",".join(f"{scale:g}" for scale in options.lora_scale)} if options.lora_scale else {}),

@@ -25,6 +25,7 @@ class Choice:
     weight: str  # the base
     vae: Optional[str]  # another first stage than the base's
     machine: Runtime
+    max_tokens: Optional[int] = None  # of a prompt; None: the YAML's
 
 
 class SharedModel:
@@ -66,6 +67,6 @@ def load(choice: Choice):
     from gm.sampling.pipeline import Pipeline
 
     with console.waiting("checking the weights"):
-        pipeline = Pipeline(source_of(choice.config, choice.weight, machine, vae=choice.vae))
+        pipeline = Pipeline(source_of(choice.config, choice.weight, machine, choice.max_tokens, vae=choice.vae))
     pipeline.load(keep_text_encoders=True)
     return pipeline

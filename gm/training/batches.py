@@ -17,6 +17,7 @@ from gm.data.dreambooth import DreamBoothSchedule
 from gm.diffusion.levels import Levels
 from gm.encoding.text import TextEmbedding
 from gm.models.conditioner import tokenize
+from gm.models.tokenizer import CHUNK
 from gm.training.noise import draw_noise
 
 TextArrays = tuple[np.ndarray, np.ndarray]  # (context as the UNet takes it, pooled), or (tokens_l, tokens_g)
@@ -71,9 +72,9 @@ class MicroBatch:
 class TextRows:
     """Prompts of a micro-batch's rows -> their text arrays. The same prompts give the same arrays, which may be large."""
 
-    def __init__(self, embeddings: Optional[Mapping[str, TextEmbedding]]):
-        """`embeddings` of every prompt; None where the text encoders train: then the rows are tokens."""
-        self._embeddings = embeddings
+    def __init__(self, embeddings: Optional[Mapping[str, TextEmbedding]], max_tokens: int = CHUNK):
+        """`embeddings` of every prompt; None where the text encoders train: then the rows are up to `max_tokens` tokens."""
+        self._embeddings, self._max_tokens = embeddings, max_tokens
         self._kept: OrderedDict[tuple[str, ...], TextArrays] = OrderedDict()
 
     def __call__(self, prompts: tuple[str, ...]) -> TextArrays:
@@ -86,7 +87,7 @@ class TextRows:
 
     def _stack(self, prompts: tuple[str, ...]) -> TextArrays:
         if self._embeddings is None:
-            return tokenize(prompts)
+            return tokenize(prompts, self._max_tokens)
         rows = [self._embeddings[prompt] for prompt in prompts]
         return np.stack([row.context for row in rows]), np.stack([row.pooled for row in rows])
 

@@ -1,7 +1,7 @@
 """What a run is given, checked before MindSpore is imported: flags, YAML, photos, captions, folders."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Sequence
 
@@ -13,6 +13,7 @@ from gm.data.dreambooth import CLASS, INSTANCE
 from gm.data.images import check_images, count_images
 from gm.errors import UserError
 from gm.files import make_writable
+from gm.options.prompts import PromptLine, read_prompt_lines
 from gm.options.train import TrainOptions, parse_train
 from gm.parallel.launch import check_launcher
 from gm.parallel.ranks import Ranks
@@ -32,6 +33,7 @@ class Inputs:
     first_caption: str  # of the first photo
     texts: Sequence[str]  # all that is said of photos and class images, each once; where the text encoders train, a part of it
     folder: Path  # of the results
+    infer_lines: Sequence[PromptLine] = ()  # of --infer_prompts
 
     @property
     def prompt(self) -> str:
@@ -45,7 +47,8 @@ class Inputs:
     @property
     def prompts(self) -> list[str]:
         """All prompts of the run, each once."""
-        return list(dict.fromkeys([*self.texts, self.infer_prompt]))
+        of_pictures = [prompt for line in self.infer_lines for prompt in line.prompts] or [self.infer_prompt]
+        return list(dict.fromkeys([*self.texts, *of_pictures]))
 
 
 def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
@@ -54,6 +57,8 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         options = parse_train(argv)
         check_launcher(ranks, options.is_parallel)
         config = load_config(options.config, options.set, training=True, version=options.version)
+        multiple = config.model.unet.downsampling
+        lines = read_prompt_lines(options.infer_prompts, "--infer_prompts", multiple) if options.infer_prompts else []
         class_config = _class_image_config(options, config)
         concepts, where = _concepts(options, config)
         subjects = find_subjects(concepts, options.train_data_repeat, where)
@@ -73,6 +78,7 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         {
             "the command line": list(argv),
             "the YAML": config.raw,
+            **({"--infer_prompts": [asdict(line) for line in lines]} if lines else {}),
             where: [[path.name, path.stat().st_size] for path in images],
             "the captions": [photo.caption.text for photo in photos],
         }
@@ -90,6 +96,7 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         first_caption=photos[0].caption.text,
         texts=list(dict.fromkeys(texts)),
         folder=folder,
+        infer_lines=lines,
     )
 
 

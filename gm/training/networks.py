@@ -12,8 +12,9 @@ from gm.data.buckets import Size
 from gm.encoding.text import TextEmbedding
 from gm.graph_cache import graph_folder
 from gm.models import sdxl
-from gm.models.conditioner import TextEncoders, tokenize
+from gm.models.conditioner import TextEncoders, context_length, tokenize
 from gm.models.text_products import widen
+from gm.models.tokenizer import CHUNK
 from gm.models.unet import UNet
 from gm.models.vae import VAE
 from gm.training.batches import MicroBatch
@@ -30,7 +31,7 @@ def uses_text_products(inputs: Inputs) -> bool:
     wanted = inputs.options.cache_text_products
     if inputs.config.trains_text_encoders:
         return False
-    return len(inputs.prompts) <= FEW_PROMPTS if wanted is None else wanted
+    return len(inputs.texts) <= FEW_PROMPTS if wanted is None else wanted
 
 
 def load_unet(setting: Setting, hold: Hold = never) -> UNet:
@@ -123,9 +124,9 @@ def _blank_batch(setting: Setting, unet: UNet, with_class: bool, size: Size) -> 
     model, data = setting.inputs.config.model, setting.inputs.config.data
     rows = data.per_batch_size * (2 if with_class else 1)
     if setting.inputs.config.trains_text_encoders:
-        text = tokenize([""] * rows)
+        text = tokenize([""] * rows, data.max_tokens)
     else:
-        context = np.zeros((rows, 77, unet.context_width), np.float32)
+        context = np.zeros((rows, context_length(data.max_tokens), unet.context_width), np.float32)
         text = context, np.zeros((rows, model.text_encoders[1].embed_dim), np.float32)
     return MicroBatch.blank((rows, model.unet.in_channels, size[0] // 8, size[1] // 8), text, setting.inputs.config)
 
@@ -150,6 +151,8 @@ def _graph_folder(setting: Setting, with_class: bool) -> Optional[Path]:
         "ranks": setting.ranks.size,
         "accumulates": options.gradient_accumulation_steps > 1,  # a window's first gradient has a graph of its own
     }
+    if config.data.max_tokens != CHUNK:
+        decides["tokens"] = config.data.max_tokens
     folder = graph_folder(Path(options.compile_cache_dir), decides)
     if folder.exists():
         log.info("compiled graphs are in %s", folder)

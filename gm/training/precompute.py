@@ -19,6 +19,7 @@ from gm.encoding.photos import CropEncoder, encode_crops
 from gm.encoding.source import Source
 from gm.encoding.text import TextEmbedding, embed_prompts
 from gm.models.conditioner import CONDITIONER_PREFIX
+from gm.models.tokenizer import CHUNK
 from gm.models.vae import VAE, VAE_PREFIX, VAEEncode
 from gm.parallel.collectives import gather_rows
 from gm.parallel.ranks import Ranks, deal
@@ -46,18 +47,22 @@ class Precompute:
     machine: Runtime
     ranks: Ranks
     disk: DiskCache  # of --cache_dir
+    max_tokens: int = CHUNK  # of a prompt
 
     def embed(self, prompts: Sequence[str]) -> dict[str, TextEmbedding]:
         """The prompts by the base model's text encoders, without any LoRA."""
         prompts = list(dict.fromkeys(prompts))
         encoders = [asdict(encoder) for encoder in self.model.text_encoders]
         about = {"what": "text", "encoders": encoders, "dtype": self.machine.amp_level}
+        if self.max_tokens != CHUNK:  # what earlier versions have kept is of this length
+            about["max_tokens"] = self.max_tokens
         keys = self._keys(about, (CONDITIONER_PREFIX,), [{"prompt": prompt} for prompt in prompts])
 
         def compute(numbers: Sequence[int]) -> list[np.ndarray]:
             mine = [prompts[number] for number in numbers]
             weight, vae = self.base.paths
-            source = Source(model=self.model, weight=weight, machine=self.machine.beside(), use_lora=False, vae=vae)
+            machine, tokens = self.machine.beside(), self.max_tokens
+            source = Source(model=self.model, weight=weight, machine=machine, use_lora=False, vae=vae, max_tokens=tokens)
             texts = run_in_subprocess(embed_prompts, mine, source)
             rows = [np.concatenate([texts[prompt].context.reshape(-1), texts[prompt].pooled]) for prompt in mine]
             for number, row in zip(numbers, rows):

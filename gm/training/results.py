@@ -1,26 +1,19 @@
-"""What a run writes beside its metrics: LoRA files, the state to resume with, progress pictures."""
+"""What a run writes beside its metrics: LoRA files and the state to resume with; and what to do with them."""
 
 import shlex
 from pathlib import Path
-from typing import Callable, Mapping, Optional
 
 from gm.checkpoint.io import write_tensors
 from gm.checkpoint.lora_export import prediction_metadata, write_lora
 from gm.checkpoint.lora_files import lora_in_base, save_lora
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
-from gm.config.types import SampleSettings
-from gm.encoding.text import TextEmbedder, TextEmbedding, unconditional
-from gm.models.conditioner import TextEncoders
-from gm.models.unet import UNet
-from gm.models.vae import VAE
-from gm.pictures import contact_sheet, save_png
-from gm.sampling.pictures import PictureSampler
+from gm.training.metadata import Facts, metadata
 from gm.training.setting import Setting
 from gm.training.step import Trainer
 from gm.training.weights import STATE, STATE_FILE
 
 
-def save(setting: Setting, trainer: Trainer, path: Path, step: int) -> None:
+def save(setting: Setting, trainer: Trainer, facts: Facts, path: Path, step: int) -> None:
     """The LoRA file (or base + LoRA), for other tools as well if asked for, and beside it what --resume needs."""
     options, config = setting.inputs.options, setting.inputs.config
     matrices = trainer.lora()
@@ -33,42 +26,16 @@ def save(setting: Setting, trainer: Trainer, path: Path, step: int) -> None:
         "base_model": config.version,
         **prediction_metadata(config.model),
     }
+    of_lora = metadata(facts, step) | about
     if settings.only_save_lora:
-        save_lora(path, matrices, about)
+        save_lora(path, matrices, of_lora)
     else:
-        write_tensors(path, stream_whole(setting.weights.base, matrices), metadata=about)
+        write_tensors(path, stream_whole(setting.weights.base, matrices), metadata=of_lora)
     if options.save_format:
         with lora_in_base(open_base(path)) as written:
             write_lora(written, path.with_suffix(".safetensors"), options.save_format, model=config.model)
     state = trainer.matrices() | {STATE + key: value for key, value in trainer.state().items()}
     write_tensors(path.parent / STATE_FILE, state.items(), metadata=about)
-
-
-def progress_pictures(
-    setting: Setting,
-    unet: UNet,
-    vae: VAE,
-    text_encoders: Optional[TextEncoders],
-    texts: Mapping[str, TextEmbedding],
-) -> Callable[[int], None]:
-    """A function that samples the progress prompt with fixed seeds into <folder>/progress/step_<n>.png.
-
-    The prompt is embedded by `text_encoders` where those train, and is one of `texts` otherwise.
-    """
-    options, folder = setting.inputs.options, setting.inputs.folder
-    sampler = PictureSampler(unet, vae, setting.inputs.config.model)
-    settings = SampleSettings.square(setting.inputs.config.data.target_size, options.sample_step)
-    prompt = setting.inputs.infer_prompt
-    embed = TextEmbedder(text_encoders) if text_encoders is not None else None
-
-    def infer(step: int) -> None:
-        text = embed([prompt])[prompt] if embed else texts[prompt]
-        seeds = [options.seed + i for i in range(options.sample_batch_size)]
-        pictures = sampler(text, unconditional(text), settings, seeds, f"pictures after step {step}")
-        about = {"prompt": prompt, "seeds": seeds, "step": step, "steps": settings.steps}
-        save_png(folder / "progress" / f"step_{step}.png", contact_sheet([pictures], [f"step {step}: {prompt}"]), about)
-
-    return infer
 
 
 def next_command(setting: Setting, lora: Path) -> str:

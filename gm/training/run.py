@@ -9,7 +9,7 @@ one that is then trained, where nothing but LoRA at its start stands between the
 import time
 from functools import cache, partial
 from pathlib import Path
-from typing import Optional
+from typing import Mapping, Optional
 
 from gm.console import log
 from gm.data.crops import PhotoSet
@@ -27,10 +27,12 @@ from gm.training.class_images import class_images_of, missing_class_images, samp
 from gm.training.data_sheet import report_data
 from gm.training.inputs import Inputs, make_folders
 from gm.training.loop import LoopSettings, compile_first, fit
+from gm.training.metadata import Facts
 from gm.training.photos import chooser, class_photos, instance_photos, orders_of
 from gm.training.precompute import Encoded, Precompute, encode_when_drawn
 from gm.training.setting import Setting
 from gm.training.timings import Timings, peak_memory_in_words
+from gm.training.validation import progress_pictures
 from gm.training.weights import open_starting_weights
 
 LINES = 30  # of the log, where --log_interval does not say otherwise
@@ -47,7 +49,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     if missing:
         texts = embed(setting)
         if inputs.class_config is inputs.config and setting.weights.lora is None:
-            unet_texts = networks.widened(setting, load_unet(), texts)
+            unet_texts = networks.widened(setting, load_unet(), trained_on(inputs, texts))
             class_texts, load_class_unet = unet_texts, load_unet
         else:
             class_texts, load_class_unet = texts, lambda: networks.load_plain_unet(setting)
@@ -92,7 +94,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         compile_first(trainer, networks.blank_batches(setting, unet, bool(class_images)), setting.timings, hold)
         with setting.timings("waiting for prompts and photos"):
             encoded = encoding.result()
-    unet_texts = unet_texts or networks.widened(setting, unet, encoded.texts)
+    unet_texts = unet_texts or networks.widened(setting, unet, trained_on(inputs, encoded.texts))
 
     # train
     make_batch = BatchMaker(
@@ -100,7 +102,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         samples,
         {one.kind: chooser(one.photos, one.kind, inputs.options.seed, trains_text) for one in sets},
         encoded.posterior,
-        TextRows(None if trains_text else unet_texts),
+        TextRows(None if trains_text else unet_texts, inputs.config.data.max_tokens),
         inputs.options.seed,
         Levels.of(inputs.config.model, inputs.config.weighting, inputs.config.loss),
         inputs.config.noise,
@@ -108,14 +110,17 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     )
     infer = None
     if inputs.options.infer_during_train and ranks.is_main:
-        infer = results.progress_pictures(setting, unet, load_vae(), text_encoders, unet_texts)
+        infer = progress_pictures(setting, unet, load_vae(), text_encoders, encoded.texts, unet_texts, trainer.step, trainer.as_saved)
     log.info(
         "training %d LoRA matrices (%d numbers) for %d steps of %d x %d samples",
         *(len(trainer.parameters), trainer.gradient.size, inputs.config.data.total_step),
         *(schedule.accumulation * schedule.ranks, schedule.per_batch_size * len(sets)),
     )
+    if infer and not trainer.step:
+        with setting.timings("progress pictures"):
+            infer(0)
     start, first = time.perf_counter(), trainer.step
-    save = partial(results.save, setting, trainer)
+    save = partial(results.save, setting, trainer, Facts(inputs, machine, schedule))
     last = fit(trainer, make_batch, schedule.accumulation, loop_settings(inputs), save, setting.timings, infer, ranks)
     if ranks.is_main:
         setting.timings.report(inputs.folder / "timings.json", trainer.step - first)
@@ -130,6 +135,11 @@ def embed(setting: Setting) -> dict[str, TextEmbedding]:
     """All prompts of the run, by the base model's text encoders."""
     with setting.timings("prompts"):
         return setting.precompute.embed(setting.inputs.prompts)
+
+
+def trained_on(inputs: Inputs, texts: Mapping[str, TextEmbedding]) -> dict[str, TextEmbedding]:
+    """Of the embedded prompts those of the photos. The products of a progress picture's are not kept (validation.py)."""
+    return {prompt: texts[prompt] for prompt in inputs.texts if prompt in texts}
 
 
 def prepare(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Setting:
@@ -149,6 +159,7 @@ def prepare(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Setting:
             machine=machine,
             ranks=ranks,
             disk=DiskCache(Path(cache_dir) if cache_dir else None),
+            max_tokens=inputs.config.data.max_tokens,
         ),
         timings=Timings(),
     )
