@@ -10,6 +10,7 @@ from gm.config.types import Config, ModelConfig
 from gm.data.images import check_images, count_images, list_images
 from gm.errors import UserError
 from gm.files import make_writable
+from gm.models.adapters import adapters_of
 from gm.options.train import TrainOptions, parse_train
 from gm.parallel.launch import check_launcher
 from gm.parallel.ranks import Ranks
@@ -45,6 +46,11 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         check_launcher(ranks, options.is_parallel)
         config = load_config(options.config, options.set, training=True, version=options.version)
         class_config = _class_image_config(options, config)
+        adapters_of(config.model, config.lora)  # its patterns name modules of the model
+        if options.cache_text_products and config.lora["unet"].kind == "dora":
+            raise UserError(
+                "--cache_text_products True leaves away weights that lora_kind: dora needs: leave the flag away or train plain LoRA"
+            )
         instance_images = list_images(Path(options.instance_data_path), "--instance_data_path")
         class_folder = Path(options.class_data_path) if options.class_data_path and options.prior_loss_weight > 0 else None
         check_images(instance_images + (count_images(class_folder) if class_folder else []), config.data.num_parallel_workers)

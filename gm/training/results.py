@@ -10,6 +10,7 @@ from gm.checkpoint.lora_files import lora_in_base, save_lora
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
 from gm.config.types import SampleSettings
 from gm.encoding.text import TextEmbedder, TextEmbedding, unconditional
+from gm.models.adapters import lora_facts
 from gm.models.conditioner import TextEncoders
 from gm.models.unet import UNet
 from gm.models.vae import VAE
@@ -23,11 +24,11 @@ from gm.training.weights import STATE, STATE_FILE
 def save(setting: Setting, trainer: Trainer, path: Path, step: int) -> None:
     """The LoRA file (or base + LoRA), for other tools as well if asked for, and beside it what --resume needs."""
     options, config = setting.inputs.options, setting.inputs.config
-    matrices = trainer.lora()
+    facts, alphas = lora_facts(setting.weights.adapters)
+    matrices = trainer.lora() | alphas
     settings = config.lora["unet"]
     about = {
-        "lora_rank": str(settings.rank),
-        "lora_alpha": str(settings.alpha),
+        **facts,
         "step": str(step),
         "instance_prompt": options.instance_prompt,
         "base_model": config.version,
@@ -38,7 +39,13 @@ def save(setting: Setting, trainer: Trainer, path: Path, step: int) -> None:
         write_tensors(path, stream_whole(setting.weights.base, matrices), metadata=about)
     if options.save_format:
         with lora_in_base(open_base(path)) as written:
-            write_lora(written, path.with_suffix(".safetensors"), options.save_format, model=config.model)
+            write_lora(
+                written,
+                path.with_suffix(".safetensors"),
+                options.save_format,
+                model=config.model,
+                read_base=setting.weights.base.read,
+            )
     state = matrices | {STATE + key: value for key, value in trainer.state().items()}
     write_tensors(path.parent / STATE_FILE, state.items(), metadata=about)
 
