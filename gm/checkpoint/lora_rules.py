@@ -98,10 +98,11 @@ def matrix_names(layout: str, native: str, foreign: str) -> tuple[str, str]:
 
 
 def magnitude_name(layout: str, foreign: str) -> str:
-    """The name of a DoRA's magnitudes in a file of this layout."""
-    if layout == "native":
-        return f"{foreign}.lora_magnitude_vector.weight"
-    return f"{foreign}.lora_magnitude_vector" if layout == "peft" else f"{foreign}.dora_scale"
+    """The name of a DoRA's magnitudes in a file of this layout. PEFT's own files leave `.weight` away, but transformers, which
+    loads the text encoders' (seen with 5.22), finds them only with it."""
+    if layout not in ("native", "peft"):
+        return f"{foreign}.dora_scale"
+    return f"{foreign}.lora_magnitude_vector" + ("" if foreign.startswith("unet.") else ".weight")
 
 
 def is_convolution(module: str) -> bool:

@@ -33,7 +33,8 @@ def adapters_of(model: ModelConfig, lora: Mapping[str, LoraConfig]) -> Adapters:
     for network, config in lora.items():
         modules = _targets(lora_names(model), NETWORKS[network], config)
         if (config.conv_rank or config.conv_alpha) and not any(map(_has_conv_rank, modules)):
-            raise UserError(f"lora_conv_dim is for convolutions, but no pattern of lora_targets {config.targets} matches one")
+            patterns = ", ".join(config.targets)
+            raise UserError(f"lora_conv_dim is for convolutions, but no pattern of lora_targets ({patterns}) matches one")
         ranks = _ranks_and_alphas(modules, NETWORKS[network], config)
         for module, (rank, alpha) in ranks.items():
             found[module] = Adapter(
