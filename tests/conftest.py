@@ -120,6 +120,7 @@ SLOW = {
     "test_golden.py": ("sigmas",),
     "test_graph_cache.py": ("decides",),
     "test_learning.py": (),
+    "test_lora_training.py": (),
     "test_other_tools.py": (),
     "test_page.py": (),
     "test_parallel.py": (),

@@ -8,7 +8,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 from diffusers.training_utils import _collate_lora_metadata
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -125,3 +125,26 @@ def saved_by_diffusers(pipe, folder, spelling):
 def lora_layers(pipe):
     networks = (pipe.unet, pipe.text_encoder, pipe.text_encoder_2)
     return [layer for network in networks for layer in network.modules() if isinstance(layer, LoraLayer)]
+
+
+def adapted_layer(dora: bool, is_convolution: bool):
+    """One layer of PEFT with LoRA of rank 3 and alpha 6 after some training: its output, our names of its parameters -> values,
+    those of LoRA -> gradients of sum(weights * output), the input and the weights."""
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(10, 7, 3, stride=2, padding=1) if is_convolution else torch.nn.Linear(10, 7)
+    whole = get_peft_model(torch.nn.Sequential(layer), LoraConfig(r=3, lora_alpha=6, target_modules=["0"], use_dora=dora))
+    lora = whole.base_model.model[0]
+    matrices = {"lora_A.weight": lora.lora_A["default"].weight, "lora_B.weight": lora.lora_B["default"].weight}
+    matrices["lora_B.weight"].data.normal_(0, 0.3)
+    if dora:
+        matrices["lora_magnitude_vector.weight"] = lora.lora_magnitude_vector["default"].weight
+        matrices["lora_magnitude_vector.weight"].data *= torch.rand(matrices["lora_magnitude_vector.weight"].shape) + 0.5
+    x = torch.randn((2, 10, 6, 6) if is_convolution else (2, 5, 10))
+    output = whole(x)
+    weights = torch.randn(output.shape)
+    (output * weights).sum().backward()
+    shape = {"lora_magnitude_vector.weight": (-1,)}
+    values = {name: m.detach().numpy().reshape(shape.get(name, m.shape)) for name, m in matrices.items()}
+    values |= {"weight": layer.weight.detach().numpy(), "bias": layer.bias.detach().numpy()}
+    gradients = {name: m.grad.numpy().reshape(shape.get(name, m.shape)) for name, m in matrices.items()}
+    return output.detach().numpy(), values, gradients, x.numpy(), weights.numpy()

@@ -202,10 +202,16 @@ def test_bad_settings(earlier, setting, words):
     assert "\n" not in str(error.value)
 
 
-def test_one_rank_for_all_parts():
+def test_what_the_lora_of_all_networks_share():
     path = tiny.ROOT / "configs/training/tiny_dreambooth_textencoder_lora_cpu.yaml"
-    with pytest.raises(UserError, match="go into one file"):
-        load_config(str(path), [f"{NETWORK}.params.lora_dim=8"])
+    config = load_config(str(path), [f"{NETWORK}.params.lora_dim=8"])
+    assert {network: lora.rank for network, lora in config.lora.items()} == {
+        "unet": 8,
+        "text_encoder_1": 4,
+        "text_encoder_2": 4,
+    }
+    with pytest.raises(UserError, match="go into one file: give all the same lora_merge_weights and only_save_lora"):
+        load_config(str(path), [f"{NETWORK}.params.only_save_lora=False"])
 
 
 @pytest.mark.parametrize(

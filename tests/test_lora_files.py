@@ -143,14 +143,17 @@ def test_alpha_of_peft_is_in_its_settings(base_shapes, tmp_path):
 
 NAME = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 BAD = {
-    "DoRA": ({f"{NAME}.dora_scale": (64, 1)}, "holds DoRA matrices, which are not supported"),
-    "DoRA of PEFT": ({"unet.mid_block.attentions.0.proj_in.lora_magnitude_vector": (64,)}, "holds DoRA matrices"),
+    "magnitudes": ({f"{NAME}.dora_scale": (3, 1)}, "has the shape .3, 1., but its layer has 64 rows and 64 columns"),
+    "magnitudes alone": ({"unet.mid_block.attentions.0.proj_in.lora_magnitude_vector": (64,)}, "the other half of the LoRA"),
     "LoHa": ({f"{NAME}.hada_w1_a": (64, 4)}, "holds LoHa matrices"),
     "LoKr": ({f"{NAME}.lokr_w1": (4, 4)}, "holds LoKr matrices"),
     "OFT": ({f"{NAME}.oft_blocks": (4, 4, 4)}, "holds OFT matrices"),
-    "CP convolution": ({f"{NAME}.lora_mid.weight": (4, 4, 3, 3)}, "holds convolution LoRA matrices"),
-    "convolution": ({"lora_unet_input_blocks_1_0_in_layers_2.lora_down.weight": (4, 32, 3, 3)}, "has LoRA of convolutions"),
-    "1x1 convolution": ({"lora_unet_input_blocks_4_0_skip_connection.lora_up.weight": (64, 4, 1, 1)}, "LoRA of convolutions"),
+    "CP convolution": ({f"{NAME}.lora_mid.weight": (4, 4, 3, 3)}, "holds Tucker-decomposed convolution matrices"),
+    "convolution in B": ({"lora_unet_input_blocks_1_0_in_layers_2.lora_down.weight": (4, 32, 1, 1),
+                          "lora_unet_input_blocks_1_0_in_layers_2.lora_up.weight": (32, 4, 3, 3)}, "fit no layer of SDXL"),
+    "window of a linear layer": ({"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (4, 16, 3, 3),
+                                  "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": (64, 4, 1, 1)}, "fit no layer of SDXL"),
+    "half a convolution": ({"lora_unet_input_blocks_1_0_in_layers_2.lora_down.weight": (4, 32, 3, 3)}, "the other half of the LoRA"),
     "left over": ({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 64)}, "1 tensors that belong to no linear layer"),
     "other tensors": ({"first_stage_model.decoder.conv_in.weight": (4, 4, 3, 3)}, "is not a LoRA file, it holds 1 other"),
     "half": ({"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (4, 16)}, "the other half of the LoRA is missing"),

@@ -10,9 +10,10 @@ from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, lora_names
 from gm.checkpoint.lora_stack import LoraStack, merged, with_given_lora
 from gm.checkpoint.weights import open_base
-from gm.config.types import SampleSettings
+from gm.config.types import Adapter, SampleSettings
 from gm.encoding.text import TextEmbedding, unconditional
 from gm.models import sdxl
+from gm.models.layers import Conv2d, Linear
 from gm.sampling.pictures import LatentSampler
 from modes import in_mode
 from tools import export_lora, merge_lora
@@ -87,14 +88,19 @@ def without_lora(request):
         request.getfixturevalue("pipe").unload_lora_weights()
 
 
-def random_lora(path, base_shapes, ranks, alpha=None):
-    """A native LoRA; `ranks`: a function of a module's name and number that gives its rank, 0 for none."""
+def random_lora(path, base_shapes, ranks, alpha=None, modules=lora_names(tiny.model()).modules, base=None):
+    """A native LoRA; `ranks`: a function of a module's name and number that gives its rank, 0 for none. With `base` a DoRA."""
     rng, matrices = np.random.default_rng(3), {}
-    for i, module in enumerate(lora_names(tiny.model()).modules):
-        rank, (rows, columns) = ranks(module, i), base_shapes[f"{module}.weight"]
+    for i, module in enumerate(modules):
+        rank, (rows, columns, *window) = ranks(module, i), base_shapes[f"{module}.weight"]
         if rank:
-            matrices[f"{module}.lora_A.weight"] = rng.standard_normal((rank, columns), np.float32) / columns**0.5
-            matrices[f"{module}.lora_B.weight"] = rng.standard_normal((rows, rank), np.float32) * np.float32(0.3)
+            inputs = columns * np.prod(window, dtype=int)
+            a = rng.standard_normal((rank, columns, *window), np.float32) / inputs**0.5
+            b = rng.standard_normal((rows, rank, *(1 for _ in window)), np.float32) * np.float32(0.3)
+            matrices |= {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
+            if base:
+                lengths = np.linalg.norm(base.read(f"{module}.weight").astype(np.float32).reshape(rows, -1), axis=1)
+                matrices[f"{module}.lora_magnitude_vector.weight"] = lengths * rng.uniform(0.8, 1.25, rows).astype(np.float32)
             if alpha is None:
                 matrices[f"{module}.alpha"] = np.array(1.0 + i % 4, np.float32)
     save_lora(path, matrices, {} if alpha is None else {"lora_alpha": str(alpha)})
@@ -146,6 +152,60 @@ def test_diffusers_loads_what_is_exported(theirs, pipe, ours, golden, expected, 
         pipe.set_adapters("ours", scale)
         assert largest_error(theirs.outputs(pipe, golden), expected[name, scale]) < 1e-4, scale
         assert all(tiny.relative_error(expected[name, scale][what], plain[what]) > 0.05 for what in plain)
+
+
+@pytest.fixture(scope="module")
+def everywhere(ours, base_shapes, golden, tmp_path_factory):
+    """LoCon and DoRA in every layer that has a name: kind -> file, and our outputs with it."""
+    folder, modules = tmp_path_factory.mktemp("lora"), lora_names(tiny.model()).all
+    found = {}
+    for kind, base in (("locon", None), ("dora", ours.base)):
+        path = random_lora(folder / f"{kind}.ckpt", base_shapes, lambda _, i: 1 + i % 3, 2.0, modules, base)
+        found[kind] = path, ours.outputs(golden, [open_lora(path)], [1.0])
+    return found
+
+
+@pytest.mark.parametrize("kind, layout", [("locon", "kohya"), ("locon", "peft"), ("dora", "peft")])
+def test_diffusers_loads_convolutions_and_dora(theirs, pipe, golden, everywhere, tmp_path, kind, layout):
+    path, expected = everywhere[kind]
+    exported = tmp_path / "a.safetensors"
+    export_lora.main(["--lora", str(path), "--output", str(exported), "--format", layout])
+    pipe.load_lora_weights(str(exported), adapter_name="ours")
+    assert theirs.attached(pipe) == {"unet": 258, "text_encoder": 24, "text_encoder_2": 24}
+    assert largest_error(theirs.outputs(pipe, golden), expected) < 1e-4
+
+
+@pytest.mark.parametrize("is_convolution", [False, True])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_a_layer_is_pefts_with_its_gradients(theirs, kind, is_convolution):
+    found, expected = _layers(theirs, kind, is_convolution)
+    assert len(found) == len(expected) == (4 if kind == "dora" else 3)
+    for own, other in zip(found, expected):
+        assert own.shape == other.shape and tiny.relative_error(own, other) < 1e-5
+
+
+def _layers(theirs, kind, is_convolution):
+    """Output and the gradients of A and B, and of a DoRA's magnitudes: of our layer and of PEFT's."""
+    output, parameters, gradients, x, weights = theirs.adapted_layer(kind == "dora", is_convolution)
+    adapter = Adapter(3, 6.0, kind=kind)
+    if is_convolution:
+        layer = Conv2d(10, 7, 3, ms.float32, stride=2, padding=1, adapter=adapter)
+    else:
+        layer = Linear(10, 7, True, ms.float32, adapter)
+    names = {name: parameter for name, parameter in layer.parameters_and_names()}
+    assert set(names) == set(parameters)
+    for name, parameter in names.items():
+        parameter.set_data(Tensor(parameters[name]))
+    weights = Tensor(weights)
+    with in_mode(ms.PYNATIVE_MODE):
+
+        def loss(x):
+            y = layer(x)
+            return (y * weights).sum(), y
+
+        slope = ms.value_and_grad(loss, None, [names[name] for name in gradients], has_aux=True)
+        (_, y), found = slope(Tensor(x))
+    return [y.asnumpy(), *(g.asnumpy() for g in found)], [output, *gradients.values()]
 
 
 # -- the other way -------------------------------------------------------------------------------------------------

@@ -5,11 +5,15 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import tiny
+from gm.checkpoint.lora_files import save_lora
 from gm.data.crops import plan_samples
 from gm.data.dreambooth import CLASS, INSTANCE
+from gm.errors import UserError
+from gm.models.adapters import lora_facts
 from gm.options.sample import parse_sample
 from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
@@ -68,6 +72,46 @@ def test_the_next_command_is_one(inputs, shared):
         assert python == "python" and (tiny.ROOT / script).exists()
         assert (options.weight, options.prompt, options.size()) == (weight, "a 'sks' dog", (128, 128))
         assert options.config == str(setting.inputs.folder / "config.yaml") and options.device_target == "CPU"
+
+
+PARAMS = "model.params.network_config.params"
+KINDS = ("--set", f"{PARAMS}.lora_targets=[input_blocks.1.0.*]", "--set", f"{PARAMS}.lora_kind=dora")
+KINDS += ("--set", f"{PARAMS}.lora_conv_dim=2")  # with its own alpha / rank
+
+
+def test_a_dora_starts_at_the_weights_and_goes_on_from_files(inputs, tmp_path):
+    """Lengths are the base's rows'. A file and a state are taken as they are, with alphas that differ; others are refused."""
+    fresh = prepare(inputs(*KINDS), Runtime("CPU", 0, "O0"), Ranks()).weights
+    assert not networks.uses_text_products(inputs(*KINDS))
+    values = {name: fresh.read(name) for name in fresh.lora_shapes}
+    assert {name: value.shape for name, value in values.items()} == dict(fresh.lora_shapes) and len(values) == 9
+    for name, value in values.items():
+        if name.endswith("magnitude_vector.weight"):
+            weight = fresh.read(name.replace(".lora_magnitude_vector", "")).astype(np.float64)
+            assert np.allclose(value, np.linalg.norm(weight.reshape(len(weight), -1), axis=1), rtol=1e-6)
+    alphas = inputs(*KINDS, "--set", f"{PARAMS}.lora_conv_alpha=1")
+    found = prepare(alphas, Runtime("CPU", 0, "O0"), Ranks()).weights
+    about, tensors = lora_facts(found.adapters)
+    saved = {name: value + 1 for name, value in values.items()} | tensors
+    size = sum(value.size for value in values.values())
+    state = {"state.m": np.zeros(size, np.float32), "state.v": np.zeros(size, np.float32)}
+    state |= {"state.counters": np.array([1, 1, 0, 0]), "state.loss_scale": np.ones(1, np.float32)}
+    save_lora(tmp_path / "a.ckpt", saved, about)
+    save_lora(tmp_path / "state.ckpt", saved | state, about)
+    base = fresh.base.file.path
+    for more in (("--weight", f"{base},{tmp_path / 'a.ckpt'}"), ("--resume", tmp_path / "state.ckpt")):
+        alpha = ("--set", f"{PARAMS}.lora_conv_alpha=1")
+        went_on = prepare(inputs(*KINDS, *alpha, *more), Runtime("CPU", 0, "O0"), Ranks()).weights
+        assert all(np.array_equal(went_on.read(name), saved[name]) for name in values)
+        with pytest.raises(UserError, match="alpha 1.* but --config gives (it )?3: make them equal"):
+            prepare(inputs(*KINDS, "--set", f"{PARAMS}.lora_conv_alpha=3", *more), Runtime("CPU", 0, "O0"), Ranks())
+        with pytest.raises(UserError, match="9 unknown|3 left over|unknown"):
+            plain = ("--set", f"{PARAMS}.lora_kind=lora")
+            prepare(inputs(*KINDS, *alpha, *more, *plain), Runtime("CPU", 0, "O0"), Ranks())
+    with pytest.raises(UserError, match="--cache_text_products True leaves away weights that lora_kind: dora needs"):
+        inputs(*KINDS, "--cache_text_products", "True")
+    with pytest.raises(UserError, match="matches no module of the network"):
+        inputs("--set", f"{PARAMS}.lora_targets=[nothing]")
 
 
 @pytest.mark.parametrize("version, accepted", [((3, 8), False), ((3, 9), True), ((3, 12), True), ((3, 13), False)])

@@ -13,7 +13,7 @@ from gm.checkpoint.single_file import new_output
 from gm.console import log
 from gm.errors import UserError
 from gm.options.parser import REQUIRED, option, parse
-from tools.lora_arguments import GivenLora, WrittenLora, layout_of, open_given
+from tools.lora_arguments import GivenLora, WrittenLora, base_reader, layout_of, open_given
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     file, model = open_given(options)
     output = new_output(options.output)
     with file:
-        write_lora(file, output, layout, options.dtype, options.alpha, model)
+        write_lora(file, output, layout, options.dtype, options.alpha, model, base_reader(options))
     log.info("%s: %d modules in the %s layout, %s", output, len(file.modules), layout, options.dtype)
 
 

@@ -3,7 +3,6 @@
 Each weight's difference is cut to its first singular values, which is the nearest there is of that rank.
 """
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,15 @@ from gm.checkpoint.svd import factors, truncated_svd
 from gm.checkpoint.weights import BaseWeights, differences, open_base
 from gm.console import bar, log, table
 from gm.errors import UserError
-from gm.models.adapters import initial_value
+from gm.models.adapters import ATTENTION, initial_value
 from gm.options.parser import REQUIRED, option, parse
 from tools.lora_arguments import OfAModel, WrittenLora, layout_of, model_of
 
-TARGETS = {"attention": re.compile(r"\.(to_q|to_k|to_v|to_out\.0|q_proj|k_proj|v_proj|out_proj)$"), "linear": re.compile("")}
+TARGETS = {
+    "attention": lambda names: [module for module in names.modules if module.endswith(ATTENTION)],
+    "linear": lambda names: names.modules,
+    "all": lambda names: names.all,
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Options(WrittenLora, OfAModel):
     rank: int = option(16, "rank of the LoRA", least=1, group="what is written")
     targets: str = option(
         "attention",
-        "attention: the projections that training here has; linear: every linear layer of the transformers",
+        "attention: its projections; linear: every linear layer of the transformers; all: the residual blocks' layers as well",
         choices=TARGETS,
         group="what is written",
     )
@@ -61,11 +64,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     words = differences(tuned.shapes, base.shapes)
     if words:
         raise UserError(f"--tuned {tuned.file.path} is not of the model of --base: tensors {'; '.join(words)}")
-    targets = [
-        module
-        for module in lora_names(model).modules
-        if TARGETS[options.targets].search(module) and f"{module}.weight" in base.shapes
-    ]
+    targets = [module for module in TARGETS[options.targets](lora_names(model)) if f"{module}.weight" in base.shapes]
     if not targets:
         raise UserError(f"--base {base.file.path} holds none of the layers that LoRA goes into: give SDXL's weights")
     found = Extraction(base, tuned, targets, options.rank)
@@ -91,10 +90,11 @@ class Extraction:
             if name not in modules:
                 self._outside += energy
                 continue
-            module = modules[name]
+            module, shape, difference = modules[name], difference.shape, difference.reshape(len(difference), -1)
             fresh = initial_value(f"{module}.lora_A.weight", (rank, difference.shape[1]), 0)
             b, a = factors(truncated_svd(difference, rank), rank, fresh)
-            self.arrays[module] = b, a
+            window = tuple(1 for _ in shape[2:])
+            self.arrays[module] = b.reshape(*b.shape, *window), a.reshape(rank, *shape[1:])
             self._energies[module] = energy, _energy(difference - b @ a)
         changed = {network_of(module) for module, (energy, _) in self._energies.items() if energy > 0}
         if not changed:

@@ -13,7 +13,7 @@ from gm.checkpoint.single_file import new_output
 from gm.console import log
 from gm.errors import UserError
 from gm.options.parser import REQUIRED, option, parse
-from tools.lora_arguments import GivenLora, open_given
+from tools.lora_arguments import GivenLora, base_reader, open_given
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     file, model = open_given(options)
     output = new_output(options.output)
     with file:
-        write_lora(file, output, "native", alpha=options.alpha, model=model)
+        write_lora(file, output, "native", alpha=options.alpha, model=model, read_base=base_reader(options))
     log.info("%s: %d modules from the %s layout", output, len(file.modules), file.layout)
 
 

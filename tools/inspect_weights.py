@@ -27,6 +27,7 @@ from gm.options.parser import REQUIRED, option, parse
 from gm.pictures import plot_bars
 from tools.lora_arguments import OfAModel, model_of
 
+FORMS = {"rows": "lengths of rows", "columns": "lengths of columns", "base": "lengths of rows over the base's, for ComfyUI"}
 LAYOUT_WORDS = {"native": "native, of this suite", **lora_rules.LAYOUTS}
 
 
@@ -114,11 +115,10 @@ def about_base(base: BaseWeights) -> str:
 
 
 def update_norms(lora: LoraFile) -> dict[str, float]:
-    """module -> Frobenius norm of alpha / rank * B A."""
+    """module -> Frobenius norm of alpha / rank * B A, which of a DoRA is the change before it is scaled."""
     norms = {}
     for module in bar(lora.modules, "reading", unit="module", leave=False):
-        b, a = lora.read(f"{module}.lora_B.weight"), lora.read(f"{module}.lora_A.weight")
-        norms[module] = abs(lora.scale(module)) * product_norm(b, a)
+        norms[module] = abs(lora.scale(module)) * product_norm(*lora.factors(module))
     bad = [module for module, norm in norms.items() if not np.isfinite(norm)]
     if bad:
         log.warning("%d modules hold numbers that are not finite (%s): the file is damaged", len(bad), examples(bad))
@@ -139,6 +139,9 @@ def about_lora(lora: LoraFile, norms: Mapping[str, float]) -> str:
         ("alpha", "not said, taken to be the rank" if silent else _counted(alphas)),
         ("targets", ", ".join(targets(lora))),
     ]
+    forms = sorted({pair.form for pair in lora.modules.values() if pair.form})
+    if forms:
+        facts.insert(0, ("kind", f"DoRA ({', '.join(FORMS[form] for form in forms)})"))
     rows = []
     for block, modules in {**by_block(norms), ("all", ""): list(norms)}.items():
         ranks = sorted({lora.modules[module].rank for module in modules})

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
+
+import numpy as np
 
 from gm.checkpoint.io import kind_of
 from gm.checkpoint.lora_files import LoraFile, open_lora
 from gm.checkpoint.lora_rules import LAYOUTS
 from gm.checkpoint.single_file import FLOATS
+from gm.checkpoint.weights import open_base
 from gm.config.load import load_config
 from gm.config.types import ModelConfig
 from gm.console import log
@@ -32,6 +35,9 @@ class GivenLora(OfAModel):
 
     lora: str = option(REQUIRED, "a LoRA of any layout, .ckpt or .safetensors", metavar="FILE", group="what is read")
     alpha: Optional[float] = option(None, "alpha of a LoRA .ckpt that does not say it", shown="its rank", group="what is read")
+    base: Optional[str] = option(
+        None, "the base weights: a DoRA needs them into and out of kohya's layouts", metavar="PATH", group="what is read"
+    )
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,11 @@ def layout_of(options: WrittenLora) -> str:
     if options.format:
         raise UserError(f"--format {options.format} is for .safetensors, but --output is {options.output}: change one of them")
     return "native"
+
+
+def base_reader(options: GivenLora) -> Optional[Callable[[str], np.ndarray]]:
+    """What reads the weights of --base by native name, where it was given."""
+    return open_base(options.base).read if options.base else None
 
 
 def open_given(options: GivenLora) -> tuple[LoraFile, Optional[ModelConfig]]:

@@ -1,7 +1,8 @@
 """Bring a LoRA to another rank, keeping as much of its update as that rank can hold.
 
 The singular values of scale * B A come from the small core between the QR factors of the two matrices, so that the
-product is never formed. A rank above the LoRA's own adds rows that begin like a fresh LoRA's: the update stays the same.
+product is never formed. A rank above the LoRA's own adds rows that begin like a fresh LoRA's: the update stays the same. Of a
+DoRA the matrices are resized and the magnitudes stay.
 """
 
 import sys
@@ -17,13 +18,14 @@ from gm import console
 from gm.checkpoint.blocks import by_block
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import LoraArrays, LoraFile
+from gm.checkpoint.lora_rules import magnitude_name
 from gm.checkpoint.single_file import new_output
 from gm.checkpoint.svd import factors, product_svd, rank_for
 from gm.console import bar, log, table
 from gm.errors import UserError
 from gm.models.adapters import initial_value
 from gm.options.parser import option, parse
-from tools.lora_arguments import GivenLora, WrittenLora, layout_of, open_given
+from tools.lora_arguments import GivenLora, WrittenLora, base_reader, layout_of, open_given
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     file, model = open_given(options)
     with file:
         arrays, energies = resized(file, options.rank, options.keep, options.alpha)
+        magnitudes = {m: (file.read(magnitude_name("native", m)), p.form) for m, p in file.modules.items() if p.form}
     output = new_output(options.output)
-    write_lora(LoraArrays(output, arrays, file.metadata), output, layout, options.dtype, model=model)
+    lora = LoraArrays(output, arrays, file.metadata, magnitudes)
+    write_lora(lora, output, layout, options.dtype, model=model, read_base=base_reader(options))
     print(report(arrays, energies))
     log.info("%s: %d modules in the %s layout", output, len(arrays), layout)
 
@@ -63,10 +67,11 @@ def resized(
     """module -> the new (B, A), and module -> (energy of its update, energy kept)."""
     arrays, energies = {}, {}
     for module in bar(file.modules, "resizing", unit="module"):
-        b, a = file.read(f"{module}.lora_B.weight"), file.read(f"{module}.lora_A.weight")
+        b, a = file.factors(module)
         svd = product_svd(b * np.float32(file.scale(module, alpha)), a)
         new = rank if keep is None else min(rank_for(svd[1], keep), rank or len(svd[1]))
-        arrays[module] = factors(svd, new, initial_value(f"{module}.lora_A.weight", (new, a.shape[1]), 0))
+        b, a = factors(svd, new, initial_value(f"{module}.lora_A.weight", (new, a.shape[1]), 0))
+        arrays[module] = file.modules[module].in_shape(b, a)
         energies[module] = float(np.sum(svd[1] ** 2)), float(np.sum(svd[1][:new] ** 2))
     return arrays, energies
 

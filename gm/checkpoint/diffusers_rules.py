@@ -60,7 +60,7 @@ _UNET_ENDS: Pairs = [
     ("out.0", "conv_norm_out"),
     ("out.2", "conv_out"),
 ]
-_IN_UNET_RESNET: Pairs = [
+IN_UNET_RESNET: Pairs = [
     ("in_layers.0", "norm1"),
     ("in_layers.2", "conv1"),
     ("emb_layers.1", "time_emb_proj"),
@@ -84,7 +84,7 @@ def _unet(names: list[str]) -> Pairs:
         attention = {(number - 1) // (res_blocks + 1) for number in _numbers(r"input_blocks\.(\d+)\.1\.", names)}
     pairs = list(_UNET_ENDS)
     for block in unet_blocks(levels, res_blocks, attention):
-        pairs += _inside(block, _IN_UNET_RESNET) if ".resnets." in block[1] else [block]
+        pairs += _inside(block, IN_UNET_RESNET) if ".resnets." in block[1] else [block]
     return pairs
 
 

@@ -2,7 +2,11 @@
 
 PEFT's and diffusers' layouts cannot hold an alpha: readers take it to be the rank, so B is multiplied by alpha / rank.
 kohya's layouts hold an alpha for each module. Where a LoRA has several alphas, diffusers (seen with 0.42.1) loses most of
-them; then every module gets the commonest alpha, and its B is multiplied by what is left. Metadata: kohya's `ss_...`, and
+them; then every module gets the commonest alpha, and its B is multiplied by what is left.
+
+A DoRA's magnitudes (dora.py) are written as they are trained, the lengths of rows, natively and for PEFT. kohya's layouts, whose
+DoRA ComfyUI reads, get them in the form that ComfyUI computes exactly: it divides rows by |W|, so they are m |W| / |W + update|,
+and metadata says so. Lengths of columns, which other trainers write, fit kohya's layouts alone. Metadata: kohya's `ss_...`, and
 the Model Metadata Standard's `modelspec...`.
 """
 
@@ -12,13 +16,14 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Iterable, Mapping, Optional
+from typing import Callable, Iterable, Mapping, Optional
 
 import numpy as np
 
+from gm.checkpoint.dora import in_form
 from gm.checkpoint.io import Array, Raw, convert, write_tensors
-from gm.checkpoint.lora_files import ADAPTER_METADATA, LoraFile
-from gm.checkpoint.lora_rules import lora_names, matrix_names
+from gm.checkpoint.lora_files import ADAPTER_METADATA, DORA_FORM, LoraFile
+from gm.checkpoint.lora_rules import lora_names, magnitude_name, matrix_names
 from gm.config.types import ModelConfig
 from gm.errors import UserError
 
@@ -27,6 +32,7 @@ OF_THE_EXPORT = {  # what is written anew for tools that need it; native files s
     *("ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_base_model_version", "ss_output_name"),
     *("ss_steps", "ss_tag_frequency"),
 }
+ReadBase = Callable[[str], np.ndarray]  # native name -> base weight
 SGM = "https://github.com/Stability-AI/generative-models"
 
 
@@ -37,19 +43,22 @@ def write_lora(
     dtype: str = "float32",
     alpha: Optional[float] = None,
     model: Optional[ModelConfig] = None,
+    read_base: Optional[ReadBase] = None,
 ) -> None:
     """Write `file` to `path` as "native" or one of lora_rules.LAYOUTS, all or nothing.
 
     `dtype`: of the matrices, "float32", "float16" or "bfloat16". `alpha`: where the file does not say it (default: the
-    rank). `model`: see lora_files.open_lora. UserError when a number does not fit into float16, or a module has no name in
-    the layout.
+    rank). `model`: see lora_files.open_lora. `read_base`: a DoRA needs the base weights on the way into or out of kohya's layouts.
+    UserError when a number does not fit into float16, or a module has no name in the layout, or the layout cannot hold a DoRA.
     """
     alphas = {module: file.alpha(module, alpha) for module in file.modules}
     written = _written_alphas(file, layout, alphas)
+    forms = _written_forms(file, layout, read_base)
     tensors = _tensors(file, layout, dtype, alphas, written, model)
+    tensors |= _magnitudes(file, layout, alpha, forms, model, read_base)
     about = _native_metadata(file, written) | prediction_metadata(model, file.metadata)
     if layout != "native":
-        about = _metadata(file, path, layout, tensors, about)
+        about = _metadata(file, path, layout, tensors, about) | ({DORA_FORM: "base"} if "base" in forms.values() else {})
     write_tensors(path, tensors.items(), about)
 
 
@@ -92,8 +101,8 @@ def _tensors(
             foreign = names.foreign(module, layout)
         except KeyError:
             raise UserError(
-                f"the LoRA {file.path} has {module}, which is no linear layer of this model's transformers: the {layout} "
-                "layout has no name for it"
+                f"the LoRA {file.path} has {module}, which is no linear layer of this model's transformers and in no residual "
+                f"block: the {layout} layout has no name for it"
             ) from None
         name_a, name_b = matrix_names(layout, module, foreign)
         a, b = file.read(f"{module}.lora_A.weight"), file.read(f"{module}.lora_B.weight")
@@ -102,6 +111,53 @@ def _tensors(
         if needs_alpha:
             tensors[f"{foreign}.alpha"] = np.array(written[module], np.float32)
         tensors[name_a], tensors[name_b] = convert(a, dtype), convert(b, dtype)
+    return tensors
+
+
+def _written_forms(file: LoraFile, layout: str, read_base: Optional[ReadBase]) -> dict[str, str]:
+    """Native name of every DoRA's module -> the form of its magnitudes in a file of this layout."""
+    forms = {module: pair.form for module, pair in file.modules.items() if pair.form}
+    if forms and layout == "diffusers":
+        raise UserError(f"{file.path} is a DoRA, which the diffusers layout has no name for: write the peft layout, which has")
+    own = "base" if layout.startswith("kohya") else "rows"
+    if "columns" in forms.values() and own == "rows":
+        raise UserError(
+            f"{file.path} is a DoRA with the lengths of columns, which the {layout} layout cannot hold: write the kohya layout"
+        )
+    if set(forms.values()) - {own, "columns"} and read_base is None:
+        raise UserError(
+            f"{file.path} is a DoRA, whose magnitudes differ between the {layout} layout and its own by the base weights: give "
+            "them with --base"
+        )
+    return {module: form if form == "columns" else own for module, form in forms.items()}
+
+
+def _magnitudes(
+    file: LoraFile,
+    layout: str,
+    alpha: Optional[float],
+    forms: Mapping[str, str],
+    model: Optional[ModelConfig],
+    read_base: Optional[ReadBase],
+) -> dict[str, Array]:
+    """The magnitudes of a DoRA by their names in the layout, float32, in its shapes: PEFT has those of a convolution as
+    (1, out, 1, 1)."""
+    names, tensors = lora_names(model), {}
+    for module, form in forms.items():
+        pair, values = file.modules[module], file.read(magnitude_name("native", module))
+        if form != pair.form:
+            weight = read_base(f"{module}.weight")
+            if weight.shape != pair.shape:
+                raise UserError(
+                    f"--base has {module}.weight as {weight.shape}, but {file.path} is for {pair.shape}: give its base"
+                )
+            values = in_form(weight, file.update(module, alpha), values, pair.form, form)
+        if layout.startswith("kohya"):
+            axes = (1, -1) if form == "columns" else (-1, 1)
+            values = values.reshape(axes + tuple(1 for _ in pair.window))
+        elif layout == "peft" and pair.window:
+            values = values.reshape(1, -1, 1, 1)
+        tensors[magnitude_name(layout, names.foreign(module, layout))] = values
     return tensors
 
 
@@ -137,7 +193,7 @@ def _metadata(
     digest = hashlib.sha256()
     for tensor in tensors.values():
         digest.update(tensor.content if isinstance(tensor, Raw) else np.ascontiguousarray(tensor).tobytes())
-    dropped = ("lora_rank", "lora_alpha", "sshs_legacy_hash", ADAPTER_METADATA)
+    dropped = ("lora_rank", "lora_alpha", "sshs_legacy_hash", ADAPTER_METADATA, DORA_FORM)
     about = {key: text for key, text in file.metadata.items() if key not in dropped}
     about |= {
         "ss_network_module": "networks.lora",
@@ -159,6 +215,11 @@ def _metadata(
     }
     if "prediction_type" in native:
         about |= {"ss_v_parameterization": "True", "ss_zero_terminal_snr": native["zero_terminal_snr"]}
+    ranks = {pair.rank for pair in file.modules.values() if any(side > 1 for side in pair.window)}
+    if ranks:  # as sd-scripts tells a LoRA with convolutions
+        about["ss_network_args"] = json.dumps(
+            {"conv_dim": str(_one(ranks) or "Dynamic"), "conv_alpha": about["ss_network_alpha"]}
+        )
     if "step" in native:
         about["ss_steps"] = native["step"]
     if "instance_prompt" in native:

@@ -1,6 +1,7 @@
 """LoRA files of any layout as the networks see them: matrices under native names, with rank and alpha per module.
 
-The names are lora_rules.py; writing the layouts of other tools is lora_export.py. Everything is checked by names and
+LoRA, LoCon (LoRA of convolutions: A has the convolution's window, B is 1 x 1) and DoRA (magnitudes beside the matrices; their
+arithmetic is dora.py). The names are lora_rules.py; writing the layouts of other tools is lora_export.py. Everything is checked by names and
 shapes when a file is opened; arrays are read one at a time.
 """
 
@@ -13,18 +14,33 @@ from typing import Mapping, Optional, Union
 
 import numpy as np
 
+from gm.checkpoint.dora import decomposed
 from gm.checkpoint.io import TensorFile, open_tensors, write_tensors
-from gm.checkpoint.lora_rules import NETWORKS, OTHER_METHODS, UNET, LoraNames, lora_names, matrix_names, parse
+from gm.checkpoint.lora_rules import (
+    NETWORKS,
+    OTHER_METHODS,
+    UNET,
+    LoraNames,
+    is_convolution,
+    lora_names,
+    magnitude_name,
+    matrix_names,
+    parse,
+)
 from gm.checkpoint.weights import BaseWeights, differences, examples
 from gm.config.types import ModelConfig
 from gm.errors import UserError
 
 ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers writes PEFT's settings, as JSON
+DORA_FORM = "dora_form"  # metadata of a file whose magnitudes are of the form "base" (dora.py)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The two matrices of one module: A (rank, in), B (out, rank); the update of its weight is alpha / rank * B A."""
+    """The two matrices of one module: A (rank, in), B (out, rank); the update of its weight is alpha / rank * B A.
+
+    Of a convolution A is (rank, in, h, w) and B (out, rank, 1, 1). A DoRA has magnitudes beside them.
+    """
 
     a: str  # name in the file
     b: str
@@ -32,6 +48,18 @@ class Pair:
     inputs: int
     outputs: int
     alpha: Optional[float]  # None: the file does not say it, and its layout has no rule for that
+    window: tuple[int, ...] = ()  # (h, w) of a convolution
+    magnitudes: Optional[str] = None  # name in the file; None: no DoRA
+    form: str = ""  # what they are the length of: see dora.py
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight."""
+        return (self.outputs, self.inputs, *self.window)
+
+    def in_shape(self, b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Matrices of any rank, B (out, rank) and A (rank, in * h * w), in the shapes that this module's have."""
+        return b.reshape(*b.shape, *(1 for _ in self.window)), a.reshape(len(a), self.inputs, *self.window)
 
 
 class LoraFile:
@@ -48,21 +76,52 @@ class LoraFile:
         self._file.close()
 
     def names(self) -> list[str]:
-        """Native names of all matrices."""
-        return [name for module in self.modules for name in matrix_names("native", module, module)]
+        """Native names of all matrices, and of the magnitudes of a DoRA."""
+        names = []
+        for module, pair in self.modules.items():
+            names += matrix_names("native", module, module)
+            names += [magnitude_name("native", module)] if pair.form else []
+        return names
 
-    def shape(self, name: str) -> tuple[int, int]:
-        """Of a matrix by its native name."""
-        module, letter = _module_and_letter(name)
+    @property
+    def is_dora(self) -> bool:
+        return any(pair.form for pair in self.modules.values())
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a matrix, or of magnitudes, by its native name."""
+        module, part = _module_and_part(name)
         pair = self.modules[module]
-        return (pair.rank, pair.inputs) if letter == "A" else (pair.outputs, pair.rank)
+        if part == "A":
+            return (pair.rank, pair.inputs, *pair.window)
+        if part == "B":
+            return (pair.outputs, pair.rank, *(1 for _ in pair.window))
+        return (pair.inputs if pair.form == "columns" else pair.outputs,)
 
     def read(self, name: str) -> np.ndarray:
-        """A matrix by its native name, in float32."""
-        module, letter = _module_and_letter(name)
+        """A matrix, or magnitudes, by its native name, in float32."""
+        module, part = _module_and_part(name)
         pair = self.modules[module]
-        array = self._file.read(pair.a if letter == "A" else pair.b)
+        array = self._file.read({"A": pair.a, "B": pair.b}.get(part) or pair.magnitudes)
         return array.astype(np.float32).reshape(self.shape(name))
+
+    def factors(self, module: str) -> tuple[np.ndarray, np.ndarray]:
+        """B (out, rank) and A (rank, in), of a convolution (rank, in * h * w)."""
+        b, a = (self.read(f"{module}.lora_{letter}.weight") for letter in "BA")
+        return b.reshape(len(b), -1), a.reshape(len(a), -1)
+
+    def update(self, module: str, default: Optional[float] = None) -> np.ndarray:
+        """alpha / rank * B A in the shape of the weight, `default` as in `alpha`; what DoRA makes of it is `merged`."""
+        b, a = self.factors(module)
+        return (b * np.float32(self.scale(module, default)) @ a).reshape(self.modules[module].shape)
+
+    def merged(self, module: str, weight: np.ndarray, strength: float = 1.0, default: Optional[float] = None) -> np.ndarray:
+        """The weight with this module's LoRA in it, float32. With a DoRA and another `strength` than 1 it lies that far on the
+        way from `weight` to the DoRA's, as in ComfyUI and LyCORIS."""
+        weight, update, pair = weight.astype(np.float32), self.update(module, default), self.modules[module]
+        if not pair.form:
+            return weight + np.float32(strength) * update
+        whole = decomposed(weight, update, self.read(magnitude_name("native", module)), pair.form)
+        return whole if strength == 1.0 else weight + np.float32(strength) * (whole - weight)
 
     def alpha(self, module: str, default: Optional[float] = None) -> float:
         """The module's alpha; when the file does not say it, `default`, or else its rank."""
@@ -75,9 +134,31 @@ class LoraFile:
         """alpha / rank of the module, `default` as in `alpha`."""
         return self.alpha(module, default) / self.modules[module].rank
 
-    def check(self, expected: Mapping[str, tuple], alpha: float) -> None:
-        """UserError unless this is the LoRA of exactly the model that has the `expected` matrices and `alpha`."""
-        rank = next((shape[0] for name, shape in expected.items() if name.endswith(".lora_A.weight")), 0)
+    def check(self, expected: Mapping[str, tuple], alphas: Union[float, Mapping[str, float]]) -> None:
+        """UserError unless this is the LoRA of exactly the model that has the `expected` matrices and `alphas`: native module
+        name -> alpha, or one for all."""
+        if not isinstance(alphas, Mapping):
+            alphas = dict.fromkeys(self.modules, alphas)
+        wanted = {shape[0] for name, shape in expected.items() if name.endswith(".lora_A.weight")}
+        if len(wanted) == 1:
+            self._check_one_rank(next(iter(wanted)))
+        self._check_alphas(alphas)
+        other = next(
+            (form for form in sorted({pair.form for pair in self.modules.values()}) if form not in ("", "rows")), None
+        )
+        if other:
+            raise UserError(
+                f"the LoRA {self.path} is a DoRA with the lengths of {other}, but training needs those of rows: "
+                + ("convert it with tools/import_lora.py --base first" if other == "base" else "train a new one")
+            )
+        words = differences({name: self.shape(name) for name in self.names()}, expected)
+        if words:
+            raise UserError(
+                f"the LoRA {self.path} was made for another model or other targets than --config describes: matrices "
+                f"{'; '.join(words)}: give the YAML that it was trained with"
+            )
+
+    def _check_one_rank(self, rank: int) -> None:
         ranks = sorted({pair.rank for pair in self.modules.values()})
         if len(ranks) > 1:
             raise UserError(
@@ -88,31 +169,37 @@ class LoraFile:
             raise UserError(
                 f"the LoRA {self.path} has rank {ranks[0]}, but lora_dim in --config is {rank}: set lora_dim to {ranks[0]}"
             )
+
+    def _check_alphas(self, expected: Mapping[str, float]) -> None:
         alphas = sorted({pair.alpha for pair in self.modules.values() if pair.alpha is not None})
+        wanted = set(expected.values())
+        if len(wanted) > 1:
+            for module, pair in self.modules.items():
+                if (
+                    module in expected
+                    and pair.alpha is not None
+                    and not math.isclose(pair.alpha, expected[module], rel_tol=1e-6)
+                ):
+                    raise UserError(
+                        f"the LoRA {self.path} was trained with alpha {pair.alpha:g} in {module}, but --config gives it "
+                        f"{expected[module]:g}: make them equal"
+                    )
+            return
         if len(alphas) > 1:
             raise UserError(
                 f"the LoRA {self.path} has several alphas from {alphas[0]:g} to {alphas[-1]:g}, but training needs one: "
                 "give a LoRA with one alpha"
             )
-        if alphas and alphas != [alpha]:
+        alpha = next(iter(wanted))
+        if alphas and not math.isclose(alphas[0], alpha, rel_tol=1e-6):
             raise UserError(
                 f"the LoRA {self.path} was trained with lora_alpha {alphas[0]:g}, but --config says {alpha:g}: set "
                 f"lora_alpha to {alphas[0]:g}"
             )
-        words = differences({name: self.shape(name) for name in self.names()}, expected)
-        if words:
-            raise UserError(
-                f"the LoRA {self.path} was made for another model or other targets than --config describes: matrices "
-                f"{'; '.join(words)}: give the YAML that it was trained with"
-            )
 
     def check_against_base(self, base: Mapping[str, tuple]) -> None:
         """UserError unless every pair of matrices fits a weight of the base model."""
-        wrong = [
-            module
-            for module, pair in self.modules.items()
-            if tuple(base.get(f"{module}.weight", ())) != (pair.outputs, pair.inputs)
-        ]
+        wrong = [module for module, pair in self.modules.items() if tuple(base.get(f"{module}.weight", ())) != pair.shape]
         if wrong:
             raise UserError(
                 f"the LoRA {self.path} was made for another model: {examples(wrong)} fit no weight of the base: give the "
@@ -123,27 +210,41 @@ class LoraFile:
 class LoraArrays(LoraFile):
     """A LoRA in memory: native module name -> (B (out, rank), A (rank, in)), whose update is B A: alpha is the rank.
 
-    `path` is what messages call it.
+    `path` is what messages call it. `magnitudes`: module -> (magnitudes, form) of a DoRA.
     """
 
-    def __init__(self, path: Path, arrays: Mapping[str, tuple[np.ndarray, np.ndarray]], metadata: Mapping[str, str]):
-        self.path, self.layout, self.metadata, self._arrays = path, "native", dict(metadata), arrays
-        self.modules = {
-            module: Pair(f"{module}.lora_A.weight", f"{module}.lora_B.weight", len(a), a.shape[1], len(b), float(len(a)))
-            for module, (b, a) in arrays.items()
-        }
+    def __init__(
+        self,
+        path: Path,
+        arrays: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        metadata: Mapping[str, str],
+        magnitudes: Mapping[str, tuple[np.ndarray, str]] = {},
+    ):
+        self.path, self.layout, self.metadata, self._arrays, self._magnitudes = (
+            path,
+            "native",
+            dict(metadata),
+            arrays,
+            magnitudes,
+        )
+        self.modules = {}
+        for module, (b, a) in arrays.items():
+            names = matrix_names("native", module, module)
+            kind = {"window": tuple(a.shape[2:]), "form": magnitudes[module][1] if module in magnitudes else ""}
+            self.modules[module] = Pair(*names, len(a), a.shape[1], len(b), float(len(a)), **kind)
 
     def __exit__(self, *_) -> None:
         pass
 
     def read(self, name: str) -> np.ndarray:
-        module, letter = _module_and_letter(name)
-        return self._arrays[module]["BA".index(letter)]
+        module, part = _module_and_part(name)
+        return self._arrays[module]["BA".index(part)] if part in "BA" else self._magnitudes[module][0]
 
 
-def _module_and_letter(name: str) -> tuple[str, str]:
-    module, _, letter = name.removesuffix(".weight").rpartition(".lora_")
-    return module, letter
+def _module_and_part(name: str) -> tuple[str, str]:
+    """`<module>.lora_A.weight` -> the module and "A"; "B" and "magnitude_vector" in the same way."""
+    module, _, part = name.removesuffix(".weight").rpartition(".lora_")
+    return module, part
 
 
 def open_lora(path: Union[str, Path], model: Optional[ModelConfig] = None) -> LoraFile:
@@ -165,7 +266,7 @@ def _lora_file(file: TensorFile, given: Mapping[str, str], names: LoraNames) -> 
     method = next((word for part, word in OTHER_METHODS if any(part in name for name in given)), None)
     if method:
         raise UserError(
-            f"{file.path} holds {method} matrices, which are not supported: give a plain LoRA, two matrices a linear layer"
+            f"{file.path} holds {method} matrices, which are not supported: give a LoRA, LoCon or DoRA, two matrices a layer"
         )
     parsed = {name: parse(name) for name in given}
     others = [name for name, found in parsed.items() if found is None]
@@ -178,22 +279,17 @@ def _lora_file(file: TensorFile, given: Mapping[str, str], names: LoraNames) -> 
     layouts, unknown = set(), []
     for name, found in parsed.items():
         native = _native(found.module, names)
-        if native is None or len(file.shape(given[name])) > 2 and any(n > 1 for n in file.shape(given[name])[2:]):
+        if native is None:
             unknown.append(given[name])
             continue
         if found.part in parts.setdefault(native, {}):
             raise UserError(f"{file.path} holds {native} twice, the second time as {given[name]}: give a file of one layout")
         parts[native][found.part] = given[name]
         layouts |= _layout(found.module, found.layout, native, names)
-    if any(len(file.shape(name)) > 2 for name in unknown):
-        raise UserError(
-            f"{file.path} has LoRA of convolutions ({examples(unknown)}), which is not supported: give one of linear layers "
-            "alone"
-        )
     if unknown:
         raise UserError(
-            f"{file.path} has {len(unknown)} tensors that belong to no linear layer of this model's transformers "
-            f"({examples(unknown)}): give a LoRA that was trained on SDXL"
+            f"{file.path} has {len(unknown)} tensors that belong to no linear layer of this model's transformers and to no "
+            f"residual block ({examples(unknown)}): give a LoRA that was trained on SDXL"
         )
     layout = next((one for one in ("kohya-diffusers", "kohya", "diffusers", "peft") if one in layouts), "native")
     adapter = _adapter_settings(file) if layout == "peft" else {}
@@ -227,7 +323,13 @@ def _pair(
     if "A" not in parts or "B" not in parts:
         given = ", ".join(parts.values())
         raise UserError(f"{file.path} has only {given} of {native}: the other half of the LoRA is missing, give a whole file")
-    (rank, inputs), (outputs, rank_b) = (_two(file, parts[letter]) for letter in "AB")
+    (rank, inputs, *window), (outputs, rank_b, *window_b) = (_sides(file, parts[letter]) for letter in "AB")
+    if any(side > 1 for side in window_b) or any(side > 1 for side in window) and native in names.modules:
+        raise UserError(
+            f"{file.path}: {parts['A']} {file.shape(parts['A'])} and {parts['B']} {file.shape(parts['B'])} fit no layer of SDXL: "
+            "give a LoRA that was trained on SDXL"
+        )
+    window = () if native in names.modules else tuple(window) or ((1, 1) if is_convolution(native) else ())
     if rank != rank_b:
         raise UserError(
             f"{file.path}: {parts['A']} {file.shape(parts['A'])} and {parts['B']} {file.shape(parts['B'])} have different "
@@ -237,19 +339,35 @@ def _pair(
         alpha = float(np.asarray(file.read(parts["alpha"]), np.float32).reshape(-1)[0])
     elif layout == "native":
         alpha = float(file.metadata["lora_alpha"]) if "lora_alpha" in file.metadata else None
-    elif adapter and native in names.modules:
+    elif adapter and native in names.all:
         alpha = _peft_alpha(adapter, names.foreign(native, "peft"), rank)
     else:
         alpha = float(rank)  # what every reader of these layouts takes
-    return Pair(parts["A"], parts["B"], rank, inputs, outputs, alpha)
+    magnitudes = parts.get("rows", parts.get("scale"))
+    form = _form(file, parts, outputs, inputs) if magnitudes else ""
+    return Pair(parts["A"], parts["B"], rank, inputs, outputs, alpha, window, magnitudes, form)
 
 
-def _two(file: TensorFile, name: str) -> tuple[int, int]:
+def _sides(file: TensorFile, name: str) -> tuple[int, ...]:
     """The shape of a matrix; some tools write linear layers as 1x1 convolutions."""
     shape = file.shape(name)
-    if len(shape) < 2:
+    if len(shape) not in (2, 4):
         raise UserError(f"{file.path}: {name} has the shape {shape}, which is no matrix: the file is damaged")
-    return shape[0], shape[1]
+    return shape
+
+
+def _form(file: TensorFile, parts: Mapping[str, str], outputs: int, inputs: int) -> str:
+    """What magnitudes are the lengths of: PEFT's of rows, others' by their first axis. UserError for another shape."""
+    name = parts.get("rows", parts.get("scale", ""))
+    shape = file.shape(name)
+    numbers = math.prod(shape)
+    if numbers == outputs and ("rows" in parts or shape[0] == outputs):
+        return "base" if "scale" in parts and file.metadata.get(DORA_FORM) == "base" else "rows"
+    if numbers == inputs and shape[0] == 1:
+        return "columns"
+    raise UserError(
+        f"{file.path}: {name} has the shape {shape}, but its layer has {outputs} rows and {inputs} columns: the file is damaged"
+    )
 
 
 def _adapter_settings(file: TensorFile) -> dict[str, object]:

@@ -3,14 +3,14 @@
 Layouts: "native" (this suite and the earlier MindSpore example), "kohya" (sgm's blocks), "kohya-diffusers" (diffusers'
 blocks), "peft" and "diffusers" (what diffusers' training scripts wrote before PEFT). kohya's names have underscores where
 the modules have dots, so they are looked up among the modules of the model, never taken apart. How diffusers calls the
-blocks is diffusers_rules.py. No files here.
+blocks and what is in them is diffusers_rules.py. No files here.
 """
 
 import re
 from functools import lru_cache
 from typing import NamedTuple, Optional
 
-from gm.checkpoint.diffusers_rules import official_to_diffusers, unet_blocks
+from gm.checkpoint.diffusers_rules import IN_UNET_RESNET, official_to_diffusers, unet_blocks
 from gm.config.types import ModelConfig, UNetConfig
 
 # those of other tools, in words
@@ -31,12 +31,14 @@ UNET, TEXT_ENCODER_1, TEXT_ENCODER_2 = (prefixes[0] for prefixes in NETWORKS)
 
 _ATTENTION = [f"attn{i}.{part}" for i in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.0")]
 _BLOCK = [*_ATTENTION[:4], "ff.net.0.proj", "ff.net.2", *_ATTENTION[4:]]
+_CONVOLUTIONS = (".in_layers.2", ".out_layers.3", ".skip_connection", ".op", ".conv")
+_IN_RESIDUAL_BLOCK = ("in_layers.2", "emb_layers.1", "out_layers.3", "skip_connection")
 _PROJECTIONS = [f"{part}_proj" for part in ("q", "k", "v", "out")]
 
 # spellings that older files have; all apply to the name of a tensor, in this order
 _SPELLINGS = (
     (re.compile(r"\._backbone\b"), ""),  # MindSpore's mixed-precision wrapper
-    (re.compile(r"\.(lora_[AB])\.default\.weight$"), r".\1.weight"),  # PEFT with its adapter's name
+    (re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.default\.weight$"), r".\1.weight"),  # PEFT with its adapter's name
     (re.compile(r"\.processor\.(to_[qkv])_lora\."), r".\1.lora."),  # diffusers' attention processors
     (re.compile(r"\.processor\.to_out_lora\."), r".to_out.0.lora."),
     (re.compile(r"\.lora_linear_layer\."), ".lora."),
@@ -52,15 +54,16 @@ _ENDINGS = (
     (".lora.down.weight", "A", "diffusers"),
     (".lora.up.weight", "B", "diffusers"),
     (".alpha", "alpha", ""),
+    (".lora_magnitude_vector.weight", "rows", ""),
+    (".lora_magnitude_vector", "rows", ""),
+    (".dora_scale", "scale", ""),
 )
 # part of a tensor's name -> what the file is instead of plain LoRA
 OTHER_METHODS = (
-    ("dora_scale", "DoRA"),
-    ("lora_magnitude_vector", "DoRA"),
     (".hada_", "LoHa"),
     (".lokr_", "LoKr"),
     (".oft_", "OFT"),
-    (".lora_mid.", "convolution LoRA"),
+    (".lora_mid.", "Tucker-decomposed convolution"),
 )
 
 
@@ -68,7 +71,7 @@ class TensorName(NamedTuple):
     """What the name of a tensor in a LoRA file says."""
 
     module: str  # as the file calls it, after `_SPELLINGS`
-    part: str  # "A", "B" or "alpha"
+    part: str  # "A", "B", "alpha", or of a DoRA "rows" (a number a row) or "scale" (whose shape says of what)
     layout: str  # "peft" stands for native as well, "kohya" for both kinds of blocks; "" when it does not tell
 
 
@@ -94,14 +97,26 @@ def matrix_names(layout: str, native: str, foreign: str) -> tuple[str, str]:
     return f"{foreign}.{down}.weight", f"{foreign}.{up}.weight"
 
 
+def magnitude_name(layout: str, foreign: str) -> str:
+    """The name of a DoRA's magnitudes in a file of this layout. PEFT's own files leave `.weight` away, but transformers, which
+    loads the text encoders' (seen with 5.22), finds them only with it."""
+    if layout not in ("native", "peft"):
+        return f"{foreign}.dora_scale"
+    return f"{foreign}.lora_magnitude_vector" + ("" if foreign.startswith("unet.") else ".weight")
+
+
+def is_convolution(module: str) -> bool:
+    """Whether a native module of the UNet is a convolution, of those that LoRA goes into."""
+    return module.startswith(UNET) and module.endswith(_CONVOLUTIONS)
+
+
 def spatial_transformers(unet: UNetConfig) -> list[tuple[str, str, int]]:
     """(native name, diffusers' name, depth) of each, without the network's name in front."""
     levels = len(unet.channel_mult)
     level_of = {"mid_block": levels - 1}
     for level in range(levels):
         level_of |= {f"down_blocks.{level}": level, f"up_blocks.{levels - 1 - level}": level}
-    with_attention = [level for level in range(levels) if 2**level in unet.attention_resolutions]
-    blocks = unet_blocks(levels, unet.num_res_blocks, with_attention)
+    blocks = unet_blocks(levels, unet.num_res_blocks, _levels_with_attention(unet))
     return [
         (native, diffusers, unet.transformer_depth[level_of[diffusers.partition(".attentions.")[0]]])
         for native, diffusers in blocks
@@ -109,15 +124,61 @@ def spatial_transformers(unet: UNetConfig) -> list[tuple[str, str, int]]:
     ]
 
 
+def _levels_with_attention(unet: UNetConfig) -> list[int]:
+    return [level for level in range(len(unet.channel_mult)) if 2**level in unet.attention_resolutions]
+
+
+def residual_modules(unet: UNetConfig) -> dict[str, str]:
+    """Native -> diffusers' name of what LoCon adds: in every residual block its convolutions and the projection of the time,
+    and the convolutions that change the size. A residual block has a skip_connection where its number of channels changes."""
+    in_resnet = dict(IN_UNET_RESNET)
+    changing, modules = _blocks_that_change_width(unet), {}
+    for native, diffusers in unet_blocks(len(unet.channel_mult), unet.num_res_blocks, _levels_with_attention(unet)):
+        if ".resnets." in diffusers:
+            for part in _IN_RESIDUAL_BLOCK:
+                if part != "skip_connection" or native in changing:
+                    modules[f"{UNET}{native}.{part}"] = f"unet.{diffusers}.{in_resnet[part]}"
+        elif native.endswith(_CONVOLUTIONS):
+            modules[f"{UNET}{native}"] = f"unet.{diffusers}"
+    return modules
+
+
+def _blocks_that_change_width(unet: UNetConfig) -> set[str]:
+    """Native names of the residual blocks whose output has another number of channels than their input."""
+    width = unet.model_channels
+    channels, skips, changing, number = width, [width], set(), 1
+    for level, mult in enumerate(unet.channel_mult):
+        for _ in range(unet.num_res_blocks):
+            if channels != mult * width:
+                changing.add(f"input_blocks.{number}.0")
+            channels = mult * width
+            skips.append(channels)
+            number += 1
+        if level < len(unet.channel_mult) - 1:
+            skips.append(channels)
+            number += 1
+    number = 0
+    for mult in reversed(unet.channel_mult):
+        for _ in range(unet.num_res_blocks + 1):
+            if channels + skips.pop() != mult * width:
+                changing.add(f"output_blocks.{number}.0")
+            channels = mult * width
+            number += 1
+    return changing
+
+
 class LoraNames:
-    """The linear layers of a model's transformers, which are what LoRA files target, under every layout's names."""
+    """The layers that LoRA files target, under every layout's names: `modules`, the linear layers of the transformers, and
+    `residual`, what LoCon adds in the UNet."""
 
     def __init__(self, unet: UNetConfig, text_layers: tuple[int, int]):
         diffusers = _unet_modules(unet) | _text_modules(*text_layers)
-        self.modules = tuple(diffusers)  # native names
+        residual = residual_modules(unet)
+        self.modules, self.residual = tuple(diffusers), tuple(residual)  # native names
+        self.all = self.modules + self.residual
         self.native_of: dict[str, str] = {}  # name in the layout of any other tool -> native name
         self._names: dict[str, dict[str, str]] = {layout: {} for layout in LAYOUTS}  # layout -> native -> foreign name
-        for native, name in diffusers.items():
+        for native, name in (diffusers | residual).items():
             network, kohya, prefix = next(prefixes for prefixes in NETWORKS if native.startswith(prefixes[0]))
             with_own_blocks = kohya + _flat(native[len(network) :])
             with_diffusers_blocks = kohya + _flat(name[len(prefix) :])

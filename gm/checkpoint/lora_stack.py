@@ -1,7 +1,8 @@
 """Several LoRA files as one: their matrices put together, and merged into weights.
 
-Arrays are float32: `<module>.lora_A.weight` (rank, in), `<module>.lora_B.weight` (out, rank). Where they sit in a network
-is gm/models/adapters.py.
+Arrays are float32: `<module>.lora_A.weight` (rank, in), `<module>.lora_B.weight` (out, rank), of a convolution (rank, in, h, w)
+and (out, rank, 1, 1). Where they sit in a network is gm/models/adapters.py. A DoRA is always merged: it scales the weight
+itself, so it cannot be added to that of another file.
 """
 
 from typing import Callable, Optional, Sequence
@@ -36,14 +37,33 @@ class LoraStack:
         for file in self.files:
             for module, pair in file.modules.items():
                 self.ranks[module] = self.ranks.get(module, 0) + pair.rank
+        self._dora = {module for file in self.files for module, pair in file.modules.items() if pair.form}
+
+    @property
+    def can_stay_apart(self) -> bool:
+        """Whether a network can hold it beside its weights: unless there is a DoRA among them."""
+        return not self._dora
+
+    def merge(self, module: str, weight: np.ndarray) -> np.ndarray:
+        """The weight of this module with all LoRA in it, float32: W + B A; with a DoRA among them one file after the other, each
+        on what those before it have made."""
+        weight = weight.astype(np.float32)
+        if module not in self._dora:
+            b, a = (self.read(f"{module}.lora_{letter}.weight") for letter in "BA")
+            return weight + (b.reshape(len(b), -1) @ a.reshape(len(a), -1)).reshape(weight.shape)
+        for file, scale in zip(self.files, self.scales):
+            if module in file.modules:
+                weight = file.merged(module, weight, scale, self.alpha)
+        return weight
 
     @property
     def adapters(self) -> Adapters:
         """What a network needs to hold this LoRA apart from its weights."""
+        assert self.can_stay_apart, "a DoRA is merged"
         return {module: Adapter(rank=rank, alpha=float(rank)) for module, rank in self.ranks.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """`<module>.lora_A.weight` (rank, in) or `<module>.lora_B.weight` (out, rank)."""
+        """`<module>.lora_A.weight` or `<module>.lora_B.weight`."""
         module, _, letter = name.removesuffix(".weight").rpartition(".lora_")
         found = [(file, scale) for file, scale in zip(self.files, self.scales) if module in file.modules]
         if letter == "A":
@@ -78,14 +98,11 @@ def open_weights(
 
 
 def merged(read: Read, stack: LoraStack) -> Read:
-    """`read` for weights with the LoRA in them: W + B A, computed in float32."""
+    """`read` for weights with the LoRA in them, computed in float32."""
 
     def read_merged(name: str) -> np.ndarray:
         weight = read(name)
         module = name.removesuffix(".weight")
-        if name != module and module in stack.ranks:
-            update = stack.read(f"{module}.lora_B.weight") @ stack.read(f"{module}.lora_A.weight")
-            weight = weight.astype(np.float32) + update
-        return weight
+        return stack.merge(module, weight) if name != module and module in stack.ranks else weight
 
     return read_merged

@@ -70,6 +70,9 @@ def official_shapes(native: Mapping[str, tuple]) -> dict[str, tuple]:
     return shapes
 
 
+MAGNITUDE = ".lora_magnitude_vector.weight"  # of a DoRA: the length of each row of the weight, (out,)
+
+
 def is_lora(name: str) -> bool:
-    """Whether a native name is one of the two matrices of a LoRA pair."""
-    return name.endswith((".lora_A.weight", ".lora_B.weight"))
+    """Whether a native name is one of the two matrices of a LoRA pair, or the magnitudes of a DoRA."""
+    return name.endswith((".lora_A.weight", ".lora_B.weight", MAGNITUDE))

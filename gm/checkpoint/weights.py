@@ -63,7 +63,7 @@ class BaseWeights:
         self._lora: dict[str, str] = {}
         for name in file.names:
             native = name if file.is_native else official_to_native(name)
-            if is_lora(native):
+            if is_lora(native) or native.endswith(".alpha"):
                 self._lora[native] = name
             elif vae is None or not native.startswith(VAE_PREFIX):
                 self._add(native, file, name)

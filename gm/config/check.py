@@ -52,6 +52,11 @@ def _value(given: Any, entry: t.Entry, at: str, problems: list[str]) -> Any:
             problems.append(f"{at} must be a list, not {given!r}")
             return []
         return [_value(item, t.Entry(kind.kind), f"{at}.{i}", problems) for i, item in enumerate(given)]
+    if kind is t.TEXT_OR_TEXTS:
+        if isinstance(given, str) or isinstance(given, list) and given and all(isinstance(item, str) for item in given):
+            return given
+        problems.append(f"{at} must be text or a list of texts, not {given!r}")
+        return entry.default
     value = _typed(given, kind)
     if value is None:
         name = _LISTS[kind[0]] if isinstance(kind, list) else {int: "a whole number", float: "a number"}.get(kind, kind)

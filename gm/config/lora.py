@@ -1,10 +1,15 @@
-"""The values of the LoRA sections of a YAML -> LoraConfig of each network."""
+"""The values of the LoRA sections of a YAML -> LoraConfig of each network.
 
-from dataclasses import replace
+Whether a pattern matches a module of the network is seen where the adapters are made (gm/models/adapters.py).
+"""
+
 from typing import Any, Mapping
 
-from gm.config.types import LoraConfig
+from gm.config.types import LoraConfig, LoraPart
 from gm.errors import UserError
+
+TARGETS = ("attention", "linear", "all")
+_DROPOUTS = ("lora_dropout", "lora_neuron_dropout", "lora_rank_dropout", "lora_module_dropout")
 
 
 def read_lora(params: Mapping[str, Any], path: str) -> dict[str, LoraConfig]:
@@ -15,25 +20,58 @@ def read_lora(params: Mapping[str, Any], path: str) -> dict[str, LoraConfig]:
         "text_encoder_1": clip["params"],
         "text_encoder_2": open_clip["params"],
     }
-    found = {network: _one_lora(p, path) for network, p in given.items() if "lora_dim" in p}
-    if len({replace(lora, dropout=0.0) for lora in found.values()}) > 1:
+    found = {network: _one_lora(p, network, path) for network, p in given.items() if "lora_dim" in p}
+    if len({(lora.merge_weights, lora.only_save_lora) for lora in found.values()}) > 1:
         raise UserError(
-            f"--config {path}: the LoRA of the UNet and of the text encoders go into one file: give all the same lora_dim, "
-            "lora_alpha, lora_merge_weights and only_save_lora"
+            f"--config {path}: the LoRA of the UNet and of the text encoders go into one file: give all the same "
+            "lora_merge_weights and only_save_lora"
         )
     return found
 
 
-def _one_lora(params: Mapping[str, Any], path: str) -> LoraConfig:
+def _one_lora(params: Mapping[str, Any], network: str, path: str) -> LoraConfig:
+    def require(holds: bool, message: str) -> None:
+        if not holds:
+            raise UserError(f"--config {path}: {message}")
+
     alpha = params["lora_alpha"] if params["lora_alpha"] is not None else float(params["lora_dim"])
-    if alpha <= 0:
-        raise UserError(f"--config {path}: lora_alpha is {alpha:g}, but must be above 0, else the LoRA does nothing")
-    if params["lora_dropout"] >= 1:
-        raise UserError(f"--config {path}: lora_dropout is {params['lora_dropout']:g}, but must be below 1")
+    require(alpha > 0, f"lora_alpha is {alpha:g}, but must be above 0, else the LoRA does nothing")
+    for key in _DROPOUTS:
+        require(params[key] < 1, f"{key} is {params[key]:g}, but must be below 1")
+    targets = params["lora_targets"]
+    require(
+        isinstance(targets, list) or targets in TARGETS,
+        f"lora_targets is {targets!r}, but must be {', '.join(TARGETS)}, or a list of patterns of module names",
+    )
+    for key in ("lora_conv_dim", "lora_conv_alpha"):
+        value = params[key]
+        require(
+            value is None or network == "unet" and targets not in ("attention", "linear"),
+            f"{key} is {value}, but this LoRA goes into no convolution: it is for a UNet with lora_targets: all",
+        )
+    require(
+        params["lora_conv_alpha"] is None or params["lora_conv_alpha"] > 0,
+        "lora_conv_alpha is 0, but must be above 0, else the LoRA does nothing",
+    )
+    parts = []
+    for part in params["lora_parts"] or ():
+        where = f"the item {part['pattern']!r} of lora_parts"
+        require(part["dim"] is not None or part["alpha"] is not None, f"{where} changes nothing: give it dim, alpha or both")
+        require(part["alpha"] is None or part["alpha"] > 0, f"{where} has alpha 0, but it must be above 0")
+        parts.append(LoraPart(pattern=part["pattern"], rank=part["dim"], alpha=part["alpha"]))
     return LoraConfig(
         rank=params["lora_dim"],
         alpha=alpha,
         dropout=params["lora_dropout"],
         merge_weights=params["lora_merge_weights"],
         only_save_lora=params["only_save_lora"],
+        targets=tuple(targets) if isinstance(targets, list) else targets,
+        conv_rank=params["lora_conv_dim"],
+        conv_alpha=params["lora_conv_alpha"],
+        parts=tuple(parts),
+        neuron_dropout=params["lora_neuron_dropout"],
+        rank_dropout=params["lora_rank_dropout"],
+        module_dropout=params["lora_module_dropout"],
+        kind=params["lora_kind"],
+        rslora=params["lora_rslora"],
     )

@@ -44,6 +44,9 @@ class Each:
     kind: Any
 
 
+TEXT_OR_TEXTS = object()  # kind: a text or a list of them
+
+
 def only(*values: Any) -> Entry:
     """A key that may be written, with the values that mean what this suite does anyway."""
     return Entry(type(values[0]), values[0], values)
@@ -74,12 +77,22 @@ RESCALE = "gm.data.mappers.Rescaler"
 CROP = "gm.data.mappers.AddOriginalImageSizeAsTupleAndCropToSquare"
 TRANSPOSE = "gm.data.mappers.Transpose"
 
+_LORA_PART = {"pattern": Entry(str), "dim": Entry(int, None, least=1), "alpha": Entry(float, None, least=0)}
 _LORA = {
     "lora_dim": Entry(int, least=1),
     "lora_alpha": Entry(float, None, least=0),  # default: lora_dim
     "lora_dropout": Entry(float, 0.0, least=0),
     "lora_merge_weights": Entry(bool, False),
     "only_save_lora": Entry(bool, True),
+    "lora_targets": Entry(TEXT_OR_TEXTS, "attention"),  # or linear, all, or patterns of module names
+    "lora_conv_dim": Entry(int, None, least=1),  # default: lora_dim
+    "lora_conv_alpha": Entry(float, None, least=0),  # default: lora_alpha
+    "lora_parts": Entry(Each(Section(_LORA_PART)), None),
+    "lora_neuron_dropout": Entry(float, 0.0, least=0),
+    "lora_rank_dropout": Entry(float, 0.0, least=0),
+    "lora_module_dropout": Entry(float, 0.0, least=0),
+    "lora_kind": Entry(str, "lora", ("lora", "dora")),
+    "lora_rslora": Entry(bool, False),
 }
 _UNET = {
     "adm_in_channels": Entry(int, 2816, least=1),

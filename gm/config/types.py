@@ -1,7 +1,16 @@
 """What a run is: frozen dataclasses, one line per field with its unit. Reading them from YAML is gm/config/load.py."""
 
 from dataclasses import dataclass, field
-from typing import Mapping, Optional, Tuple
+from typing import Mapping, Optional, Tuple, Union
+
+
+@dataclass(frozen=True)
+class LoraPart:
+    """Rank and alpha of some modules."""
+
+    pattern: str  # of module names within their network, as fnmatch reads it
+    rank: Optional[int] = None  # None: as without this part
+    alpha: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -11,16 +20,28 @@ class LoraConfig:
     dropout: float = 0.0  # share of the LoRA input zeroed while training
     merge_weights: bool = False  # sampling: add alpha / rank * B A to the weight instead of a second product
     only_save_lora: bool = True  # False: checkpoints carry the base weights as well
+    targets: Union[str, Tuple[str, ...]] = "attention"  # or "linear", "all", or patterns of module names in the network
+    conv_rank: Optional[int] = None  # rank in convolutions larger than 1 x 1; None: `rank`
+    conv_alpha: Optional[float] = None  # alpha there; None: `alpha`
+    parts: Tuple[LoraPart, ...] = ()  # modules with a rank or alpha of their own, the last that matches wins
+    neuron_dropout: float = 0.0  # share of A x zeroed while training
+    rank_dropout: float = 0.0  # share of the ranks that a sample goes without while training
+    module_dropout: float = 0.0  # probability that a module's LoRA is left out of a step
+    kind: str = "lora"  # or "dora" (arXiv 2402.09353)
+    rslora: bool = False  # the update is alpha / sqrt(rank) * B A x (arXiv 2312.03732)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What is attached to one layer."""
+    """What is attached to one layer; the dropouts as in LoraConfig."""
 
     rank: int
     alpha: float
     dropout: float = 0.0
     kind: str = "lora"
+    neuron_dropout: float = 0.0
+    rank_dropout: float = 0.0
+    module_dropout: float = 0.0
 
 
 Adapters = Mapping[str, Adapter]  # native name of a layer -> what is attached to it

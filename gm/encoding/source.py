@@ -22,14 +22,14 @@ class Source:
     scales: Sequence[float] = ()  # what each LoRA is multiplied by, that of a base + LoRA file first; () for 1 each
     use_lora: bool = True  # False leaves aside LoRA that the base file holds
     vae: Optional[str] = None  # another first stage than the base's
-    keeps_lora_apart: bool = False  # two more matrices beside a weight, as in training, instead of their sum
+    keeps_lora_apart: bool = False  # two more matrices beside a weight, as in training, instead of their sum; not with DoRA
     alpha: Optional[float] = None  # of a native LoRA that does not say its own; None: its rank
     max_tokens: int = 75  # of a prompt: 75, 150 or 225
 
     def open(self) -> "Weights":
         """The files, opened; UserError when one is not what it should be. No array is read yet."""
         base, stack = open_weights(self.weight, self.scales, self.model, self.alpha, self.use_lora, self.vae)
-        apart = self.keeps_lora_apart
+        apart = self.keeps_lora_apart and stack.can_stay_apart
         read = with_given_lora(base.read, stack.read) if apart else merged(base.read, stack)
         return Weights(base=base, read=read, adapters=stack.adapters if apart else {}, files=stack.files)
 

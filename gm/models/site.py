@@ -40,8 +40,7 @@ class Site:
 
     def conv(self, part: str, inputs: int, outputs: int, kernel: int, **more) -> Conv2d:
         """The convolution with this name here; `more` as in Conv2d."""
-        assert f"{self.name}.{part}" not in self.adapters, f"{self.name}.{part}: LoRA of a convolution"
-        return Conv2d(inputs, outputs, kernel, self.dtype, **more)
+        return Conv2d(inputs, outputs, kernel, self.dtype, adapter=self.adapters.get(f"{self.name}.{part}"), **more)
 
 
 def check_adapters(adapters: Adapters, network: str, parameters: Iterable[str]) -> None:

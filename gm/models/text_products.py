@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from gm.config.types import Adapter
-from gm.models.layers import Adapted, as_rows, reshape
+from gm.models.layers import AdaptedLinear, as_rows, reshape
 
 THREADS = 2  # that multiply
 _columns = ops.Slice()
@@ -34,19 +34,20 @@ class TextProducts:
         self.width += columns
 
 
-class GivenLinear(Adapted):
+class GivenLinear(AdaptedLinear):
     """A linear layer without a weight: called with (x, product), x (B, n, inputs) and product (B*n, outputs) = x W^T.
 
-    What is left to compute is the LoRA on x. -> (B, n, outputs)
+    What is left to compute is the LoRA on x. -> (B, n, outputs). A DoRA needs the weight, whose length changes.
     """
 
     def __init__(self, inputs: int, outputs: int, dtype: ms.Type, adapter: Optional[Adapter]):
         super().__init__(inputs, outputs, dtype, adapter)
+        assert not self.is_dora, "a DoRA needs the weight"
         self.outputs = outputs
 
     def construct(self, given) -> Tensor:
         x, product = given
-        return reshape(self.adapted(product, as_rows(x)), x.shape[:-1] + (self.outputs,))
+        return reshape(self.adapted(product, as_rows(x), x.shape[0]), x.shape[:-1] + (self.outputs,))
 
 
 class BlockTexts(nn.Cell):

@@ -14,7 +14,7 @@ from mindspore import Tensor, lazy_inline, nn, ops
 from gm.config.types import UNetConfig
 from gm.models.attention import Attention
 from gm.models.kernels import GatedGelu, add, add_over_image, as_rows, as_type, reshape, transpose
-from gm.models.layers import GroupNorm, LayerNorm, TimestepEmbedding, silu
+from gm.models.layers import GroupNorm, LayerNorm, TimestepEmbedding, keep_dropout, silu
 from gm.models.site import Site
 from gm.models.text_products import BlockTexts
 
@@ -97,12 +97,15 @@ class TransformerBlock(nn.Cell):
         self.norm1 = LayerNorm(width)
         self.norm2 = LayerNorm(width)
         self.norm3 = LayerNorm(width)
+        self.ff_drops_ranks = self.ff.net[0].proj.drops_ranks or self.ff.net[2].drops_ranks  # of a sample: it must see which
 
     def construct(self, x: Tensor, for_keys, for_values) -> Tensor:
         shape, x = x.shape, as_rows(x)  # rows from layer to layer; MindSpore drops a reshape that another one undoes
         y = reshape(self.norm1(x), shape)
         x = add(x, as_rows(self.attn1(y, y, y)))
         x = add(x, as_rows(self.attn2(reshape(self.norm2(x), shape), for_keys, for_values)))
+        if self.ff_drops_ranks:
+            return reshape(add(x, as_rows(self.ff(reshape(self.norm3(x), shape)))), shape)
         return reshape(add(x, self.ff(self.norm3(x))), shape)
 
 
@@ -207,6 +210,7 @@ class UNet(nn.Cell):
             for _, part in self.cells_and_names():
                 if isinstance(part, (ResBlock, TransformerBlock)):
                     part.recompute()
+                    keep_dropout(part)
 
     def construct(self, x: Tensor, timesteps: Tensor, context: Tensor, vector: Tensor) -> Tensor:
         x, context, vector = as_type(x, self.dtype), as_type(context, self.dtype), as_type(vector, self.dtype)

@@ -13,6 +13,7 @@ from gm.data.dreambooth import CLASS, INSTANCE
 from gm.data.images import check_images, count_images
 from gm.errors import UserError
 from gm.files import make_writable
+from gm.models.adapters import adapters_of
 from gm.options.prompts import PromptLine, read_prompt_lines
 from gm.options.train import TrainOptions, parse_train
 from gm.parallel.launch import check_launcher
@@ -60,6 +61,11 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         multiple = config.model.unet.downsampling
         lines = read_prompt_lines(options.infer_prompts, "--infer_prompts", multiple) if options.infer_prompts else []
         class_config = _class_image_config(options, config)
+        adapters_of(config.model, config.lora)  # its patterns name modules of the model
+        if options.cache_text_products and config.lora["unet"].kind == "dora":
+            raise UserError(
+                "--cache_text_products True leaves away weights that lora_kind: dora needs: leave the flag away or train plain LoRA"
+            )
         concepts, where = _concepts(options, config)
         subjects = find_subjects(concepts, options.train_data_repeat, where)
         class_folders = find_classes(concepts, _class_flag(options)) if options.prior_loss_weight > 0 else []

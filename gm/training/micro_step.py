@@ -61,6 +61,7 @@ class MicroStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.loss = loss  # a graph from MindSpore's compile cache finds its weights through the cells that are attributes
         self.value_and_grad = ms.value_and_grad(loss, None, ms.ParameterTuple(parameters), has_aux=True)
+        self.of_one_type = len({parameter.dtype for parameter in parameters}) == 1  # a DoRA's magnitudes are float32
         self.saturates, self.none = saturates, Tensor(0.0, ms.float32)
 
     def construct(self, images: Tensor, numbers: Tensor, *masks) -> Tensor:
@@ -70,7 +71,7 @@ class MicroStep(nn.Cell):
         of_class = per_sample * is_class
         sums = (loss, (per_sample - of_class).sum(), (1.0 - is_class).sum(), of_class.sum(), is_class.sum())
         overflows = 1.0 - as_type(all_finite(gradients), ms.float32) if self.saturates else self.none
-        return _join((flatten(gradients), ops.stack(sums + (overflows,))))
+        return _join((flatten(gradients, self.of_one_type), ops.stack(sums + (overflows,))))
 
 
 class PriorPrediction(nn.Cell):

@@ -29,7 +29,7 @@ FEW_PROMPTS = 4  # up to so many, the products of the text (52 MB a prompt in SD
 def uses_text_products(inputs: Inputs) -> bool:
     """Whether the products of the text with the frozen `to_k` and `to_v` are computed once a prompt."""
     wanted = inputs.options.cache_text_products
-    if inputs.config.trains_text_encoders:
+    if inputs.config.trains_text_encoders or inputs.config.lora["unet"].kind == "dora":  # which needs those weights
         return False
     return len(inputs.texts) <= FEW_PROMPTS if wanted is None else wanted
 

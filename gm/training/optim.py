@@ -27,9 +27,19 @@ def _row_of(tensor: Tensor) -> Tensor:
     return reshape(tensor, (-1,))
 
 
-def flatten(tensors: tuple) -> Tensor:
-    """Tensors of one type one after another, (n,) float32."""
-    return as_type(_flat(_each(_row, tensors)), ms.float32)
+_float_row = ops.MultitypeFuncGraph("float_row")
+
+
+@_float_row.register("Tensor")
+def _float_row_of(tensor: Tensor) -> Tensor:
+    return as_type(reshape(tensor, (-1,)), ms.float32)
+
+
+def flatten(tensors: tuple, of_one_type: bool = True) -> Tensor:
+    """Tensors one after another, (n,) float32."""
+    if of_one_type:
+        return as_type(_flat(_each(_row, tensors)), ms.float32)
+    return _flat(_each(_float_row, tensors))
 
 
 def parts(flat: np.ndarray, parameters: Sequence[Parameter]) -> Iterator[tuple[Parameter, np.ndarray]]:

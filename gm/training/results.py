@@ -7,6 +7,7 @@ from gm.checkpoint.io import write_tensors
 from gm.checkpoint.lora_export import prediction_metadata, write_lora
 from gm.checkpoint.lora_files import lora_in_base, save_lora
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
+from gm.models.adapters import lora_facts
 from gm.training.metadata import Facts, metadata
 from gm.training.setting import Setting
 from gm.training.step import Trainer
@@ -16,11 +17,11 @@ from gm.training.weights import STATE, STATE_FILE
 def save(setting: Setting, trainer: Trainer, facts: Facts, path: Path, step: int) -> None:
     """The LoRA file (or base + LoRA), for other tools as well if asked for, and beside it what --resume needs."""
     options, config = setting.inputs.options, setting.inputs.config
-    matrices = trainer.lora()
+    facts, alphas = lora_facts(setting.weights.adapters)
+    matrices = trainer.lora() | alphas
     settings = config.lora["unet"]
     about = {
-        "lora_rank": str(settings.rank),
-        "lora_alpha": str(settings.alpha),
+        **facts,
         "step": str(step),
         "instance_prompt": setting.inputs.prompt,
         "base_model": config.version,
@@ -33,8 +34,9 @@ def save(setting: Setting, trainer: Trainer, facts: Facts, path: Path, step: int
         write_tensors(path, stream_whole(setting.weights.base, matrices), metadata=of_lora)
     if options.save_format:
         with lora_in_base(open_base(path)) as written:
-            write_lora(written, path.with_suffix(".safetensors"), options.save_format, model=config.model)
-    state = trainer.matrices() | {STATE + key: value for key, value in trainer.state().items()}
+            target = path.with_suffix(".safetensors")
+            write_lora(written, target, options.save_format, model=config.model, read_base=setting.weights.base.read)
+    state = trainer.matrices() | alphas | {STATE + key: value for key, value in trainer.state().items()}
     write_tensors(path.parent / STATE_FILE, state.items(), metadata=about)
 
 

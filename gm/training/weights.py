@@ -6,14 +6,15 @@ from typing import Mapping, Optional, Sequence
 
 import numpy as np
 
+from gm.checkpoint.dora import row_norms
 from gm.checkpoint.io import open_tensors
 from gm.checkpoint.lora_files import lora_in_base, open_lora
-from gm.checkpoint.rules import is_lora
+from gm.checkpoint.rules import MAGNITUDE, is_lora
 from gm.checkpoint.weights import BaseWeights, open_base, split_weight_argument
 from gm.config.types import Adapters, Config, OptimConfig
 from gm.errors import UserError
 from gm.models import sdxl
-from gm.models.adapters import adapters_of, initial_value
+from gm.models.adapters import adapters_of, initial_value, lora_facts
 from gm.options.train import TrainOptions
 from gm.training.optimizers import optimizer_of, state_names
 
@@ -39,6 +40,8 @@ class StartingWeights:
             return self.base.read(name)
         if self.lora is not None:
             return self.lora[name]
+        if name.endswith(MAGNITUDE):
+            return row_norms(self.base.read(f"{name.removesuffix(MAGNITUDE)}.weight"))
         return initial_value(name, self.lora_shapes[name], self.seed)
 
 
@@ -50,16 +53,16 @@ def open_starting_weights(options: TrainOptions, config: Config) -> StartingWeig
     base = open_base(base_path, options.vae)
     base.check(base_shapes)
     if options.resume is not None:
-        saved = read_resume(options.resume, config, lora_shapes)
+        saved = read_resume(options.resume, config, adapters, lora_shapes)
         lora = {name: saved[name] for name in lora_shapes}
         state = {name.removeprefix(STATE): value for name, value in saved.items() if name.startswith(STATE)}
     else:
-        lora, state = _read_start_lora(lora_paths, base, config, lora_shapes), None
+        lora, state = _read_start_lora(lora_paths, base, config, adapters, lora_shapes), None
     return StartingWeights(base=base, adapters=adapters, lora_shapes=lora_shapes, lora=lora, state=state, seed=options.seed)
 
 
 def _read_start_lora(
-    paths: Sequence[str], base: BaseWeights, config: Config, shapes: Mapping[str, tuple]
+    paths: Sequence[str], base: BaseWeights, config: Config, adapters: Adapters, shapes: Mapping[str, tuple]
 ) -> Optional[dict[str, np.ndarray]]:
     """The matrices of a second file in --weight, or of a base + LoRA file; None where there are none."""
     if len(paths) > 1:
@@ -67,18 +70,19 @@ def _read_start_lora(
     if not paths and not base.lora_names():
         return None
     file = open_lora(paths[0], config.model) if paths else lora_in_base(base)
-    file.check(shapes, config.lora["unet"].alpha)
+    file.check(shapes, {module: adapter.alpha for module, adapter in adapters.items()})
     return {name: file.read(name) for name in shapes}
 
 
-def read_resume(path: str, config: Config, shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:
+def read_resume(path: str, config: Config, adapters: Adapters, shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:
     """All tensors of the training state in this file or folder."""
     file = Path(path) / STATE_FILE if Path(path).is_dir() else Path(path)
     with open_tensors(file) as tensors:
         saved = {name: tensors.read(name) for name in tensors.names}
         alpha = tensors.metadata.get("lora_alpha")
     _check_optimizer(file, {name.removeprefix(STATE) for name in saved if name.startswith(STATE)}, config.optim)
-    wanted = set(shapes) | {STATE + key for key in state_names(config.optim) | COUNTERS}
+    about, alphas = lora_facts(adapters)
+    wanted = set(shapes) | set(alphas) | {STATE + key for key in state_names(config.optim) | COUNTERS}
     wrong = [name for name in shapes if name in saved and saved[name].shape != tuple(shapes[name])]
     if set(saved) != wanted or wrong:
         raise UserError(
@@ -86,9 +90,17 @@ def read_resume(path: str, config: Config, shapes: Mapping[str, tuple]) -> dict[
             f"missing, {len(set(saved) - wanted)} unknown, {len(wrong)} of another shape): resume with the YAML of "
             "the first run"
         )
-    given = config.lora["unet"].alpha  # the same in all networks
-    if alpha is not None and float(alpha) != given:
-        raise UserError(f"--resume {file} was trained with lora_alpha {alpha}, but --config says {given:g}: make them equal")
+    given = about.get("lora_alpha")
+    if alpha is not None and given is not None and float(alpha) != float(given):
+        raise UserError(
+            f"--resume {file} was trained with lora_alpha {alpha}, but --config says {float(given):g}: make them equal"
+        )
+    for name in alphas:
+        if saved[name] != alphas[name]:
+            raise UserError(
+                f"--resume {file} was trained with {name} {float(saved[name]):g}, but --config gives {float(alphas[name]):g}: "
+                "make them equal"
+            )
     return saved
 
 
