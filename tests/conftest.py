@@ -127,6 +127,7 @@ SLOW = {
     "test_precompute.py": ("damaged", "size_of"),
     "test_pretraining.py": ("words",),
     "test_process.py": (),
+    "test_recipe.py": (),
 }
 
 

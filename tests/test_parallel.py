@@ -1,14 +1,8 @@
 """Several real processes under mpirun and msrun: the same LoRA for any number of ranks, class images shared out, and how
 a job ends when something goes wrong. On the small model, whose graphs the jobs of two ranks compile once for all."""
 
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,69 +11,11 @@ from PIL import Image
 
 import tiny
 from gm.parallel.ranks import Ranks
+from jobs import Job, mpirun, msrun
 from small import TRAIN, largest_difference, records, trained
 
-BIN = Path(sys.executable).parent
 LARGEST = 0.001  # norm of the gradient, which clips it
 TROUBLE = tiny.ROOT / "tests" / "rank_in_trouble.py"
-
-
-class Job:
-    """A launched job: its exit status, everything it printed, and the seconds it took after it had printed `until`."""
-
-    def __init__(self, launcher, script, arguments, folder, until=""):
-        words = [str(word) for word in (*launcher, script, *arguments)]
-        self.marker = str(folder)
-        clean = {key: value for key, value in os.environ.items() if key not in ("GLOG_v", "OMP_NUM_THREADS")}
-        clean |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-        with open(folder / "out.txt", "wb") as out:
-            process = subprocess.Popen(words, stdout=out, stderr=out, cwd=folder, env=clean, start_new_session=True)
-            try:
-                while until not in (folder / "out.txt").read_text() and process.poll() is None:
-                    time.sleep(0.1)
-                start = time.monotonic()
-                self.status = process.wait(300)
-            finally:
-                self.kill()
-        self.seconds = time.monotonic() - start
-        self.words = (folder / "out.txt").read_text().replace("\r", "\n")
-        self.errors = [line for line in self.words.splitlines() if line.lower().startswith("error: ")]
-
-    def processes(self) -> list[int]:
-        """Every process of the job, the launcher's and the scheduler's among them: they work in its folder."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and os.readlink(entry / "cwd") == self.marker:
-                    found.append(int(entry.name))
-            except OSError:
-                pass
-        return found
-
-    def gone(self, seconds: float = 10) -> bool:
-        """Whether every process has ended, at most `seconds` later."""
-        deadline = time.monotonic() + seconds
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        return not self.processes()
-
-    def kill(self) -> None:
-        """Leave nothing behind, whatever a test did."""
-        self.left = [] if self.gone() else self.processes()
-        for pid in self.left:
-            os.kill(pid, signal.SIGKILL)
-
-
-def mpirun(ranks, *more):
-    return (BIN / "mpirun", "--allow-run-as-root", "--oversubscribe", *more, "-n", ranks, sys.executable)
-
-
-def msrun(ranks, *more, here=None):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return (BIN / "msrun", f"--worker_num={ranks}", f"--local_worker_num={here or ranks}", f"--master_port={port}",
-            "--log_dir=log", *more)  # fmt: skip
 
 
 def arguments(small, folder, *more, **given) -> list[str]:

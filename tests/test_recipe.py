@@ -1,0 +1,83 @@
+"""Captions, three buckets and masks in one run: the same LoRA for any number of ranks, and when it is resumed. In PyNative mode,
+where nothing is compiled, but for one run that keeps its graphs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gm.checkpoint.io import open_tensors
+from jobs import Job, mpirun
+from small import TRAIN, largest_difference, records, trained
+
+DATA = "data.dataset_config.params"
+RECIPE = [
+    *("--set", f"{DATA}.target_size=64", "--set", f"{DATA}.buckets.max_buckets=3"),
+    *("--set", f"{DATA}.captions.shuffle=True", "--set", f"{DATA}.captions.keep_tokens=1"),
+    *("--set", f"{DATA}.captions.tag_dropout=0.2", "--set", f"{DATA}.captions.dropout=0.2"),
+    *("--set", f"{DATA}.captions.variants=2", "--set", f"{DATA}.masks.unmasked_weight=0.2"),
+]
+STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def photos(small, tmp_path_factory) -> Path:
+    """Five of three shapes, all but one with a mask, all but one with a caption."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number, size in enumerate([(120, 80), (80, 120), (96, 96), (150, 90), (100, 140)]):
+        with Image.open(sorted(small.photos.iterdir())[number]) as image:
+            image.convert("RGB").resize(size).save(folder / f"{number}.png")
+        if number != 2:
+            mask = np.zeros(size[::-1], np.uint8)
+            mask[size[1] // 4 :, size[0] // 3 :] = 255
+            Image.fromarray(mask).save(folder / f"{number}-masklabel.png")
+        if number != 4:
+            (folder / f"{number}.txt").write_text(f"sks dog, on grass, sunny, number {number}")
+    return folder
+
+
+@pytest.mark.xdist_group("ranks")
+def test_a_recipe_is_the_same_for_any_number_of_ranks_and_when_resumed(small, photos, tmp_path):
+    given = dict(steps=STEPS, photos=photos)
+    eager = (*RECIPE, *small.rows, "--ms_mode", 1, "--gradient_accumulation_steps")
+    small.train(tmp_path, *eager, 4, **given)
+    reference, expected = trained(tmp_path, STEPS), records(tmp_path)
+    assert expected[0]["instance_loss"] != expected[1]["instance_loss"]
+    for ranks in (2, 4):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        words = small.arguments(folder, "--is_parallel", True, *eager, 4 // ranks, **given)
+        job = Job(mpirun(ranks), TRAIN, words, folder)
+        assert job.status == 0 and not job.left, job.words
+        assert largest_difference(reference, trained(folder, STEPS)) < 1e-5
+        for line, other in zip(expected, records(folder)):
+            assert line["instance_loss"] == pytest.approx(other["instance_loss"], rel=1e-4)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    small.train(broken, *eager, 4, **{**given, "steps": 3})
+    small.train(broken, *eager, 4, "--resume", broken / "runs", **given)
+    resumed = trained(broken, STEPS)
+    assert all(np.array_equal(resumed[name], reference[name]) for name in reference)
+    with open_tensors(tmp_path / "runs" / f"SDXL_base_1.0_{STEPS}_lora.ckpt") as file:
+        assert '"count"' in file.metadata["ss_bucket_info"] and "keep_tokens: 1" in file.metadata["recipe_yaml"]
+
+
+@pytest.mark.xdist_group("ranks")
+def test_graphs_of_three_buckets_are_compiled_ahead_and_kept(small, photos, tmp_path):
+    """Both runs say what they do with the photos before they train, and draw it."""
+    given = dict(steps=STEPS, photos=photos)
+    caches = (*RECIPE, "--compile_cache_dir", tmp_path / "graphs")
+    for name in ("cold", "warm"):
+        folder = tmp_path / name
+        folder.mkdir()
+        said = small.train(folder, *caches, **given)
+        assert said.index("compiling the training graph 3 of 3") < said.index("step 1/5")
+        assert ("compiled graphs are in" in said) == (name == "warm")
+        assert "3 buckets, of which a micro-batch holds one" in said and "never drawn" not in said
+        rows = [line for line in said.splitlines() if line.startswith(tuple(f"{n}.png" for n in range(5)))]
+        assert len(rows) == 5 and [row.rstrip().endswith("yes") for row in rows] == [True, True, False, True, True]
+        with Image.open(folder / "runs" / "data.png") as sheet:
+            assert sheet.height > 5 * 256 and "number 3" in sheet.text["captions"]
+    cold, warm = (trained(tmp_path / name, STEPS) for name in ("cold", "warm"))
+    assert all(np.array_equal(cold[name], warm[name]) for name in cold)
