@@ -12,6 +12,9 @@ from gm.checkpoint.lora_files import save_lora
 SDXL = tiny.ROOT / "configs" / "inference" / "sd_xl_base.yaml"
 
 
+V = "model.params.denoiser_config.params.scaling_config.target=gm.modules.diffusionmodules.denoiser_scaling.VScaling"
+
+
 def bad_inputs(shared, folder):
     """name -> (arguments that come last and win, words of the message)."""
     weights = shared / "golden" / "tiny_sdxl.safetensors"
@@ -27,6 +30,7 @@ def bad_inputs(shared, folder):
         "ascend": (("--device_target", "Ascend"), "finds no Ascend device"),
         "launcher": (("--is_parallel", "True"), "needs a launcher"),
         "class config": (("--generate_class_image_config", SDXL), "has another UNet and another pair of text encoders and"),
+        "class prediction": (("--set", V, "--generate_class_image_config", tiny.INFERENCE), "has another kind of prediction"),
         "vae": (("--vae", folder / "nowhere"), "does not exist"),
         "vae without one": (("--vae", lora(folder / "no_vae.ckpt", 4)), "holds no VAE"),
         "resume": (("--resume", folder / "nowhere.ckpt"), "does not exist"),
