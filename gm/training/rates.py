@@ -45,9 +45,9 @@ def network_of(name: str) -> Optional[str]:
     return next((network for network, prefix in NETWORKS.items() if name.startswith(prefix)), None)
 
 
-def rate_of(config: OptimConfig, name: str) -> float:
-    """The rate of the network that a parameter belongs to, at its height; 0 where it does not train."""
-    return config.rates.get(network_of(name) or "", config.base_learning_rate)
+def trains(config: OptimConfig, name: str) -> bool:
+    """Whether the network that a parameter belongs to has a rate other than 0."""
+    return config.rates.get(network_of(name) or "") != 0
 
 
 class Rates:
@@ -58,10 +58,10 @@ class Rates:
 
     def __init__(self, config: OptimConfig, total_step: int, parameters: Sequence[Parameter]):
         self._config, self._total, self._parameters = config, total_step, parameters
-        rates = [rate_of(config, p.name) for p in parameters]
+        rates = [config.rates.get(network_of(p.name) or "", config.base_learning_rate) for p in parameters]
         self.highest = max(rates)  # of a lora_A
         ratios = [config.lora_plus_ratio if p.name.endswith(".lora_B.weight") else 1.0 for p in parameters]
-        self._factors = [rate / self.highest * ratio for rate, ratio in zip(rates, ratios)]
+        self._factors = [(rate / self.highest if rate else 1.0) * ratio for rate, ratio in zip(rates, ratios)]
         self.stop = round(config.text_encoder_stop_share * total_step) if config.text_encoder_stop_share < 1 else None
         self.stopped = False
         self.factors: Optional[Parameter] = None

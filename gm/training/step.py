@@ -26,7 +26,7 @@ from gm.training.batches import MicroBatch, TextArrays
 from gm.training.micro_step import SUMS, MicroStep, PriorPrediction, WeightedLoss, micro_batch_arrays
 from gm.training.optim import FlatGradient, ReduceGradient, clip_factor, deal, parts
 from gm.training.optimizers import OPTIMIZERS, ordered
-from gm.training.rates import Rates, rate_of
+from gm.training.rates import Rates, trains
 from gm.training.weight_norms import WeightNorms, lora_scales
 
 
@@ -90,7 +90,7 @@ class Trainer:
         """
         cells = [unet] + ([text_encoders] if text_encoders is not None else [])
         trainable = [p for cell in cells for p in cell.trainable_params()]
-        self.parameters = ordered(config.optim, [p for p in trainable if rate_of(config.optim, p.name) > 0])
+        self.parameters = ordered(config.optim, [p for p in trainable if trains(config.optim, p.name)])
         assert self.parameters, "no LoRA parameter to train"
         self.cells = cells
         self.config, self.loss_scale = config, loss_scale
