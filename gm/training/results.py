@@ -17,11 +17,11 @@ from gm.training.weights import STATE, STATE_FILE
 def save(setting: Setting, trainer: Trainer, facts: Facts, path: Path, step: int) -> None:
     """The LoRA file (or base + LoRA), for other tools as well if asked for, and beside it what --resume needs."""
     options, config = setting.inputs.options, setting.inputs.config
-    facts, alphas = lora_facts(setting.weights.adapters)
+    about_lora, alphas = lora_facts(setting.weights.adapters)
     matrices = trainer.lora() | alphas
     settings = config.lora["unet"]
     about = {
-        **facts,
+        **about_lora,
         "step": str(step),
         "instance_prompt": setting.inputs.prompt,
         "base_model": config.version,
