@@ -109,6 +109,7 @@ def _made_from(options: EvaluateOptions, pipeline, machine) -> dict[str, object]
         "base": pipeline.weights.base.stamps(),
         "device": machine.device,
         "precision": machine.amp_level,
+        **({"max_tokens": pipeline.source.max_tokens} if pipeline.source.max_tokens != 75 else {}),
     }
 
 

@@ -34,5 +34,6 @@ def about(options: SampleOptions, settings: SampleSettings, prompt: str, seed: i
         **in_words(settings),
         "weight": options.weight,
         **({"vae": options.vae} if options.vae else {}),
+        **({"max_tokens": options.max_tokens} if options.max_tokens else {}),
         **({"lora_scale": ",".join(f"{scale:g}" for scale in options.lora_scale)} if options.lora_scale else {}),
     }
