@@ -13,8 +13,7 @@ import tiny
 from gm.checkpoint.io import open_tensors
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import open_lora, save_lora
-from gm.data.crops import plan_samples
-from gm.data.dreambooth import CLASS, INSTANCE
+from gm.data.dreambooth import CLASS
 from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
 from gm.training.inputs import check_inputs
@@ -35,10 +34,9 @@ def facts(shared, tmp_path):
         words += ("--instance_data_path", shared / "data" / "dog", "--instance_prompt", "a sks dog", "--class_prompt", "a dog")
         words += ("--class_data_path", shared / "data" / "dog6")
         inputs = check_inputs([str(word) for word in (*words, *more)], Ranks())
-        sets = photo_sets(inputs, sorted((shared / "data" / "dog6").iterdir()) if inputs.class_folder else [])
+        sets = photo_sets(inputs, sorted((shared / "data" / "dog6").iterdir()) if inputs.class_folders else [])
         schedule = replace(make_schedule(inputs, sets, Ranks()), ranks=ranks)
-        samples = plan_samples(sets, [(INSTANCE, image, 0) for image in range(len(sets[0].photos))])
-        return Facts(inputs, Runtime("CPU", 0, level), schedule, samples, started=1e9)
+        return Facts(inputs, Runtime("CPU", 0, level), schedule, started=1e9)
 
     return make
 

@@ -20,6 +20,7 @@ from gm.data.images import count_images
 from gm.diffusion.weighting import parameters
 from gm.runtime import Runtime
 from gm.training.inputs import Inputs
+from gm.training.rates import warmup
 
 RECIPE = "recipe_yaml"
 
@@ -63,6 +64,38 @@ def _optimizer(facts: Facts) -> str:
     return f"{given.target.rpartition('.')[2]}({','.join(f'{key}={value}' for key, value in params.items())})"
 
 
+def _rate(facts: Facts, network: str) -> Optional[float]:
+    """The rate of a network's LoRA; None where it has none."""
+    config = facts.inputs.config
+    return config.optim.rates.get(network, config.optim.base_learning_rate) if network in config.lora else None
+
+
+def _text_encoder_rate(facts: Facts) -> Optional[object]:
+    """That of both text encoders, or a list of two."""
+    rates = [_rate(facts, network) for network in ("text_encoder_1", "text_encoder_2")]
+    return _unless(rates[0] if rates[0] == rates[1] else rates, None)
+
+
+def _network_args(facts: Facts) -> Optional[str]:
+    """What sd-scripts and LyCORIS call the rest of the network's settings."""
+    lora, optim = facts.inputs.config.lora["unet"], facts.inputs.config.optim
+    given = {
+        "conv_dim": lora.conv_rank if lora.targets == "all" else None,
+        "conv_alpha": lora.conv_alpha if lora.targets == "all" else None,
+        "rank_dropout": lora.rank_dropout or None,
+        "module_dropout": lora.module_dropout or None,
+        "loraplus_lr_ratio": _unless(optim.lora_plus_ratio, 1.0),
+        "dora_wd": "True" if lora.kind == "dora" else None,
+        "rs_lora": "True" if lora.rslora else None,
+    }
+    said = {name: str(value) for name, value in given.items() if value is not None}
+    return json.dumps(said) if said else None
+
+
+def _unless(value: object, usual: object) -> Optional[object]:
+    return None if value == usual else value
+
+
 def _scheduler(facts: Facts) -> str:
     optim = facts.inputs.config.optim
     return "constant_with_warmup" if optim.schedule == "constant" and optim.warmup_steps else optim.schedule
@@ -92,17 +125,19 @@ METADATA: Mapping[str, Callable[[Facts], object]] = {
     "ss_network_module": lambda f: "networks.lora",
     "ss_network_dim": lambda f: f.inputs.config.lora["unet"].rank,
     "ss_network_alpha": lambda f: f.inputs.config.lora["unet"].alpha,
-    "ss_network_dropout": lambda f: f.inputs.config.lora["unet"].dropout or None,
+    "ss_network_args": _network_args,
+    "ss_network_dropout": lambda f: f.inputs.config.lora["unet"].neuron_dropout or None,  # that of sd-scripts
+    "ss_scale_weight_norms": lambda f: f.inputs.config.optim.scale_weight_norms,
     "ss_base_model_version": lambda f: "sdxl_base_v1-0",
     "ss_sd_model_name": lambda f: Path(split_weight_argument(f.inputs.options.weight)[0]).name,
     "ss_vae_name": lambda f: Path(f.inputs.options.vae).name if f.inputs.options.vae else None,
     # optimizer
     "ss_optimizer": _optimizer,
     "ss_learning_rate": lambda f: f.inputs.config.optim.base_learning_rate,
-    "ss_unet_lr": lambda f: f.inputs.config.optim.base_learning_rate,
-    "ss_text_encoder_lr": lambda f: f.inputs.config.optim.base_learning_rate if f.inputs.config.trains_text_encoders else None,
+    "ss_unet_lr": lambda f: _rate(f, "unet"),
+    "ss_text_encoder_lr": lambda f: _text_encoder_rate(f),
     "ss_lr_scheduler": _scheduler,
-    "ss_lr_warmup_steps": lambda f: f.inputs.config.optim.warmup_steps,
+    "ss_lr_warmup_steps": lambda f: warmup(f.inputs.config.optim, f.inputs.config.data.total_step),
     "ss_max_grad_norm": lambda f: f.inputs.options.max_grad_norm if f.inputs.options.clip_grad else 0.0,  # 0: not clipped
     # updates
     "ss_max_train_steps": lambda f: f.inputs.config.data.total_step,
@@ -121,6 +156,18 @@ METADATA: Mapping[str, Callable[[Facts], object]] = {
     # loss
     "ss_prior_loss_weight": lambda f: f.inputs.options.prior_loss_weight,
     "ss_min_snr_gamma": _min_snr_gamma,
+    "ss_debiased_estimation": lambda f: f.inputs.config.weighting.name == "DebiasedWeighting" or None,
+    "ss_loss_type": lambda f: f.inputs.config.loss.loss_type,
+    "ss_huber_schedule": lambda f: f.inputs.config.loss.huber_schedule if f.inputs.config.loss.loss_type != "l2" else None,
+    "ss_huber_c": lambda f: f.inputs.config.loss.huber_c if f.inputs.config.loss.loss_type != "l2" else None,
+    "ss_multires_noise_iterations": lambda f: f.inputs.config.noise.multires_noise_iterations or None,
+    "ss_multires_noise_discount": lambda f: (
+        f.inputs.config.noise.multires_noise_discount if f.inputs.config.noise.multires_noise_iterations else None
+    ),
+    "ss_ip_noise_gamma": lambda f: f.inputs.config.noise.input_perturbation or None,
+    "ss_min_timestep": lambda f: f.inputs.config.noise.min_timestep or None,
+    "ss_max_timestep": lambda f: _unless(f.inputs.config.noise.max_timestep, f.inputs.config.model.num_timesteps),
+    "ss_masked_loss": lambda f: f.inputs.config.data.masks is not None or None,
     "ss_noise_offset": lambda f: f.inputs.config.noise.offset_noise_level or None,
     # photos and their texts
     "ss_num_train_images": lambda f: _samples(f.schedule.instances),  # each as often as it is repeated, as in sd-scripts
@@ -134,6 +181,16 @@ METADATA: Mapping[str, Callable[[Facts], object]] = {
     "ss_enable_bucket": lambda f: _buckets(f) is not None,
     "ss_bucket_info": _buckets,
     "ss_cache_latents": lambda f: f.inputs.options.cache_latents,
+    "ss_shuffle_caption": lambda f: f.inputs.config.data.captions.shuffle,
+    "ss_keep_tokens": lambda f: f.inputs.config.data.captions.keep_tokens,
+    "ss_keep_tokens_separator": lambda f: f.inputs.config.data.captions.keep_tokens_separator,
+    "ss_caption_dropout_rate": lambda f: f.inputs.config.data.captions.dropout,
+    "ss_caption_tag_dropout_rate": lambda f: f.inputs.config.data.captions.tag_dropout,
+    "ss_caption_prefix": lambda f: f.inputs.config.data.captions.prefix,
+    "ss_caption_suffix": lambda f: f.inputs.config.data.captions.suffix,
+    "ss_max_bucket_reso": lambda f: f.inputs.config.data.buckets.largest if f.inputs.config.data.buckets else None,
+    "ss_min_bucket_reso": lambda f: f.inputs.config.data.buckets.smallest if f.inputs.config.data.buckets else None,
+    "ss_bucket_no_upscale": lambda f: not f.inputs.config.data.buckets.upscale if f.inputs.config.data.buckets else None,
     "ss_max_token_length": lambda f: f.inputs.config.data.max_tokens,
     # all of it
     RECIPE: lambda f: f.inputs.config.raw,

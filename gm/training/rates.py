@@ -29,10 +29,15 @@ def learning_rate(config: OptimConfig, step: int, total_step: int, highest: Opti
     then as SCHEDULES says. The warm-up's first update has 1 / warmup_steps of it, not 0 as in transformers, whose schedules
     these are but for that."""
     highest = config.base_learning_rate if highest is None else highest
-    warmup = int(config.warmup_share * total_step) or config.warmup_steps
-    if step < warmup:
-        return highest * (step + 1) / warmup
-    return highest * SCHEDULES[config.schedule](config, (step - warmup) / max(total_step - warmup, 1))
+    rising = warmup(config, total_step)
+    if step < rising:
+        return highest * (step + 1) / rising
+    return highest * SCHEDULES[config.schedule](config, (step - rising) / max(total_step - rising, 1))
+
+
+def warmup(config: OptimConfig, total_step: int) -> int:
+    """Updates over which the rate rises."""
+    return int(config.warmup_share * total_step) or config.warmup_steps
 
 
 def relative_step(config: AdafactorConfig, count: int) -> float:
