@@ -7,13 +7,13 @@ import mindspore as ms
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 from safetensors import safe_open
 
 import tiny
 from gm.checkpoint.io import open_tensors
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import open_lora, save_lora
-from gm.data.dreambooth import CLASS
 from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
 from gm.training.inputs import check_inputs
@@ -22,6 +22,7 @@ from gm.training.run import make_schedule, photo_sets
 from lora_samples import Q
 
 DATA = "data.dataset_config.params"
+UNET = "model.params.network_config.params"
 WEIGHTING = "model.params.denoiser_config.params.weighting_config"
 
 
@@ -49,6 +50,11 @@ def test_names_and_values_of_the_default_yaml(facts):
     assert json.loads(said.pop("ss_dataset_dirs")) == {"dog": {"n_repeats": 4, "img_count": 5}}
     assert json.loads(said.pop("ss_reg_dataset_dirs")) == {"dog6": {"n_repeats": 1, "img_count": 5}}
     assert said == {
+        "ss_loss_type": "l2",
+        "ss_shuffle_caption": "False",
+        "ss_keep_tokens": "0",
+        "ss_caption_dropout_rate": "0.0",
+        "ss_caption_tag_dropout_rate": "0.0",
         "ss_network_module": "networks.lora",
         "ss_network_dim": "4",
         "ss_network_alpha": "4.0",
@@ -85,7 +91,24 @@ def test_names_and_values_of_the_default_yaml(facts):
 
 def test_what_differs_is_said(facts, tmp_path):
     warm = ("--set", "optim.scheduler_config={target: gm.training.optim.Constant, params: {warmup_steps: 7}}")
-    more = ("--clip_grad", "True", "--max_grad_norm", 0.5, "--noise_offset", 0.0357, "--gradient_accumulation_steps", 2)
+    more = ("--clip_grad", "True", "--max_grad_norm", 0.5, "--gradient_accumulation_steps", 2)
+    loss = "model.params.loss_fn_config.params"
+    more += ("--set", f"{loss}.offset_noise_level=0.0357", "--set", f"{loss}.multires_noise_iterations=6")
+    more += ("--set", f"{loss}.input_perturbation=0.1", "--set", f"{loss}.loss_type=huber")
+    sampler = "model.params.sigma_sampler_config.params"
+    more += ("--set", f"{sampler}.min_timestep=10", "--set", f"{sampler}.max_timestep=900")
+    more += ("--set", f"{UNET}.lora_targets=all", "--set", f"{UNET}.lora_kind=dora", "--set", f"{UNET}.lora_conv_dim=2")
+    more += ("--set", f"{UNET}.lora_neuron_dropout=0.25", "--set", "optim.rates.text_encoder_2=1.0e-5")
+    more += ("--set", "optim.scale_weight_norms=1.0", "--set", f"{DATA}.captions.keep_tokens_separator='|||'")
+    more += (
+        "--set",
+        f"{DATA}.captions.prefix=p",
+        "--set",
+        f"{DATA}.captions.suffix=s",
+        "--set",
+        f"{DATA}.captions.dropout=0.05",
+    )
+    more += ("--set", f"{DATA}.buckets.max_buckets=2")
     more += ("--set", f"{DATA}.max_tokens=225", "--set", f"{DATA}.target_size=96", "--set", "data.per_batch_size=3")
     more += ("--set", WEIGHTING + ".target=gm.modules.diffusionmodules.denoiser_weighting.MinSNRWeighting", *warm)
     said = metadata(facts(*more, config=tiny.TEXT_TRAINING, level="O2", ranks=4), 7)
@@ -93,21 +116,36 @@ def test_what_differs_is_said(facts, tmp_path):
     expected |= {"resolution": "(96, 96)", "mixed_precision": "fp16", "lr_scheduler": "constant_with_warmup"}
     expected |= {"lr_warmup_steps": "7", "gradient_accumulation_steps": "2", "total_batch_size": "24", "epoch": "4"}
     expected |= {"batch_size_per_device": "3", "num_batches_per_epoch": "17"}
-    expected |= {"text_encoder_lr": said["ss_learning_rate"]}
+    expected |= {"unet_lr": said["ss_learning_rate"], "text_encoder_lr": f"[{said['ss_learning_rate']}, 1e-05]"}
+    expected |= {"loss_type": "huber", "huber_c": "0.1", "huber_schedule": "snr", "ip_noise_gamma": "0.1"}
+    expected |= {
+        "multires_noise_iterations": "6",
+        "multires_noise_discount": "0.3",
+        "min_timestep": "10",
+        "max_timestep": "900",
+    }
+    expected |= {
+        "network_dropout": "0.25",
+        "network_args": '{"conv_dim": "2", "dora_wd": "True"}',
+        "scale_weight_norms": "1.0",
+    }
+    expected |= {"keep_tokens_separator": "|||", "caption_prefix": "p", "caption_suffix": "s", "caption_dropout_rate": "0.05"}
+    expected |= {"max_bucket_reso": "192", "min_bucket_reso": "32", "bucket_no_upscale": "False"}
     assert {name: said[f"ss_{name}"] for name in expected} == expected
     alone = metadata(facts("--prior_loss_weight", 0, "--vae", tmp_path / "vae.safetensors"), 0)
     assert alone["ss_num_reg_images"] == "0" and alone["ss_vae_name"] == "vae.safetensors" and alone["ss_steps"] == "0"
-    assert set(said) | set(alone) | {"ss_network_dropout", "ss_bucket_info"} == set(METADATA)
+    assert set(said) | set(alone) | {"ss_debiased_estimation", "ss_masked_loss", "ss_bucket_info"} == set(METADATA)
 
 
-def test_photos_of_several_sizes_are_buckets(facts):
-    given = facts("--train_data_repeat", 3)
-    one = next(iter(given.samples.values()))
-    wide = replace(one, crop=replace(one.crop, crop=replace(one.crop.crop, size=(64, 192))))
-    said = metadata(replace(given, samples={**given.samples, (CLASS, 0, 0): wide, (CLASS, 1, 0): one}), 1)
+def test_photos_of_several_shapes_are_buckets(facts, tmp_path):
+    for number, size in enumerate([(200, 100), (100, 100), (210, 100)]):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", size, "red").save(tmp_path / "photos" / f"{number}.png")
+    more = ("--instance_data_path", tmp_path / "photos", "--train_data_repeat", 3, "--set", f"{DATA}.buckets.max_buckets=2")
+    said = metadata(facts(*more, "--prior_loss_weight", 0), 1)
     assert said["ss_enable_bucket"] == "True"
     assert json.loads(said["ss_bucket_info"]) == {
-        "buckets": {"0": {"resolution": [128, 128], "count": 16}, "1": {"resolution": [192, 64], "count": 1}}
+        "buckets": {"0": {"resolution": [160, 96], "count": 6}, "1": {"resolution": [128, 128], "count": 3}}
     }
 
 
