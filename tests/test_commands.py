@@ -55,6 +55,7 @@ def test_class_images_training_and_sampling(small, tmp_path, run, monkeypatch, k
             *steps,
             *for_others,
             "config.yaml",
+            "data.png",
             "loss.png",
             "metrics.jsonl",
             "progress",

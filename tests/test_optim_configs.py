@@ -161,8 +161,8 @@ def test_a_state_of_another_optimizer_is_refused(tmp_path, names, words):
     arrays = {STATE + name: np.zeros(1, np.float32) for name in (*names, *COUNTERS)}
     write_tensors(tmp_path / STATE_FILE, arrays.items(), metadata={})
     if not words:
-        assert set(read_resume(str(tmp_path), config, {})) == set(arrays)
+        assert set(read_resume(str(tmp_path), config, {}, {})) == set(arrays)
         return
     with pytest.raises(UserError, match=re.escape(words)) as error:
-        read_resume(str(tmp_path), config, {})
+        read_resume(str(tmp_path), config, {}, {})
     assert "\n" not in str(error.value)

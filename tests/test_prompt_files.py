@@ -138,7 +138,7 @@ def test_the_pictures_of_a_run(inputs, tmp_path):
     ]
     assert asked_pictures(given)[1].settings.width == 64
     assert given.prompts == ["a sks dog", "a dog", "a sks dog in a pool", "a cat", "red", "a bird"]
-    assert given.trained_prompts == ["a sks dog", "a dog"]
+    assert list(given.texts) == ["a sks dog", "a dog"]
 
 
 def test_flags_that_do_not_go_together(inputs, tmp_path):

@@ -1,8 +1,6 @@
 """Progress pictures: their files, their sheet, and what a resumed run keeps of them. The sampler is a stand-in; that it makes the
 same pictures as the sampling command is tested in test_commands.py."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,22 +19,16 @@ class Painter:
     """A sampler that paints its pictures in one grey: 100, and the first number of the text less that of the negative."""
 
     def __init__(self):
-        self.asked, self.entered = [], []
+        self.asked = []
 
     def __call__(self, text, negative, settings, seeds, what):
-        self.asked.append((float(text.context[0, 0]), float(negative.context[0, 0]), seeds, what, self.entered[-1:]))
+        self.asked.append((float(text.context[0, 0]), float(negative.context[0, 0]), seeds, what))
         grey = 100 + int(text.context[0, 0] - negative.context[0, 0])
         return [np.full((settings.height, settings.width, 3), grey, np.uint8)]
 
     def texts(self, prompts):
         """A prompt's number is ten times its length."""
         return {p: TextEmbedding(np.full((2, 2), 10 * len(p), np.float32), np.zeros(2, np.float32)) for p in prompts}
-
-    @contextmanager
-    def weights(self):
-        self.entered.append(True)
-        yield
-        self.entered.append(False)
 
 
 @pytest.fixture
@@ -46,7 +38,7 @@ def painter():
 
 @pytest.fixture
 def pictures(tmp_path, painter):
-    return ProgressPictures(tmp_path, ASKED, painter, painter.texts, painter.weights, {"weight": "base"})
+    return ProgressPictures(tmp_path, ASKED, painter, painter.texts, {"weight": "base"})
 
 
 def names(folder) -> list[str]:
@@ -56,11 +48,8 @@ def names(folder) -> list[str]:
 def test_each_picture_is_a_file_that_says_how_it_was_made(tmp_path, painter, pictures):
     pictures(500)
     assert names(tmp_path) == ["step_000500_00.png", "step_000500_01.png"]
-    # one at a time, an empty negative prompt is zeros, and all with the weights to sample with
-    assert painter.asked == [
-        (90, 0, [5], "pictures after step 500, 1/2", [True]),
-        (50, 60, [8], "pictures after step 500, 2/2", [True]),
-    ] and painter.entered == [True, False]
+    # one at a time, and an empty negative prompt is zeros
+    assert painter.asked == [(90, 0, [5], "pictures after step 500, 1/2"), (50, 60, [8], "pictures after step 500, 2/2")]
     with Image.open(tmp_path / "progress" / "step_000500_01.png") as image:
         assert image.size == (96, 32)
         assert image.info == {

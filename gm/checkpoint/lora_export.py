@@ -30,7 +30,7 @@ from gm.errors import UserError
 BASE_MODEL = "SDXL-base-1.0"
 OF_THE_EXPORT = {  # what is written anew for tools that need it; native files say it by other names
     *("ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_base_model_version", "ss_output_name"),
-    *("ss_steps", "ss_tag_frequency"),
+    *("ss_steps", "ss_tag_frequency", "ss_v_parameterization", "ss_zero_terminal_snr"),
 }
 ReadBase = Callable[[str], np.ndarray]  # native name -> base weight
 SGM = "https://github.com/Stability-AI/generative-models"

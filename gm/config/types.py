@@ -181,10 +181,10 @@ class BucketConfig:
 class MaskConfig:
     """How masks of photos act in the loss."""
 
-    folder: Optional[str] = None  # of masks with the photos' names; None: NAME-masklabel.png beside each photo
     unmasked_weight: float = 0.1  # what black counts, white being 1
     normalise: bool = False  # divide by the mean of the mask
     prior_weight: float = 0.0  # of keeping what is masked out as the model without LoRA has it
+    folder: Optional[str] = None  # of masks with the photos' names; None: NAME-masklabel.png beside each photo
 
 
 @dataclass(frozen=True)

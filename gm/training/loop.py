@@ -131,6 +131,6 @@ def fit(
                     last = checkpoints(done)
                     plot_losses(metrics.path, settings.folder / "loss.png")
             if infer is not None and settings.infer_every and (done % settings.infer_every == 0 or done == total):
-                with timings("progress pictures"):
+                with timings("progress pictures"), trainer.as_saved():
                     infer(done)
     return last

@@ -110,9 +110,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     )
     infer = None
     if inputs.options.infer_during_train and ranks.is_main:
-        infer = progress_pictures(
-            setting, unet, load_vae(), text_encoders, encoded.texts, unet_texts, trainer.step, trainer.as_saved
-        )
+        infer = progress_pictures(setting, unet, load_vae(), text_encoders, encoded.texts, unet_texts, trainer.step)
     log.info(
         "training %d LoRA matrices (%d numbers) for %d steps of %d x %d samples",
         *(len(trainer.parameters), trainer.gradient.size, inputs.config.data.total_step),

@@ -5,11 +5,10 @@ would make it; `<save_path>/progress.png` has a row for each of those steps and 
 """
 
 import re
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable, ContextManager, Mapping, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 from PIL import Image
@@ -73,26 +72,23 @@ class ProgressPictures:
         asked: Sequence[Asked],
         sampler: PictureSampler,
         texts: Texts,
-        weights: Callable[[], ContextManager] = nullcontext,
         about: Mapping[str, object] = {},
     ):
-        """`folder`: of the run's results. In the body of `weights()` the network has those to sample with. `about`: what else
-        goes into the text chunks."""
+        """`folder`: of the run's results. `about`: what else goes into the text chunks."""
         self.folder, self.asked, self.sampler, self.texts = folder, asked, sampler, texts
-        self.weights, self.about, self.sheet = weights, about, Sheet(folder / FOLDER)
+        self.about, self.sheet = about, Sheet(folder / FOLDER)
 
     def __call__(self, step: int) -> None:
-        with self.weights():
-            for number, one in enumerate(self.asked):
-                texts = self.texts([one.prompt] + ([one.negative_prompt] if one.negative_prompt else []))
-                text = texts[one.prompt]
-                negative = texts[one.negative_prompt] if one.negative_prompt else unconditional(text)
-                what = f"pictures after step {step}, {number + 1}/{len(self.asked)}"
-                # by itself, not in a batch, as the sampling command does: the same pixels
-                picture = self.sampler(text, negative, one.settings, [one.seed], what)[0]
-                about = {"prompt": one.prompt, "negative_prompt": one.negative_prompt, "seed": one.seed}
-                about |= {**in_words(one.settings), "step": step, **self.about}
-                save_png(self.folder / FOLDER / NAME.format(step, number), picture, about)
+        for number, one in enumerate(self.asked):
+            texts = self.texts([one.prompt] + ([one.negative_prompt] if one.negative_prompt else []))
+            text = texts[one.prompt]
+            negative = texts[one.negative_prompt] if one.negative_prompt else unconditional(text)
+            what = f"pictures after step {step}, {number + 1}/{len(self.asked)}"
+            # by itself, not in a batch, as the sampling command does: the same pixels
+            picture = self.sampler(text, negative, one.settings, [one.seed], what)[0]
+            about = {"prompt": one.prompt, "negative_prompt": one.negative_prompt, "seed": one.seed}
+            about |= {**in_words(one.settings), "step": step, **self.about}
+            save_png(self.folder / FOLDER / NAME.format(step, number), picture, about)
         self.sheet.draw(self.folder / SHEET)
 
 
@@ -104,7 +100,6 @@ def progress_pictures(
     texts: Mapping[str, TextEmbedding],
     unet_texts: Mapping[str, TextEmbedding],
     step: int,
-    weights: Callable[[], ContextManager] = nullcontext,
 ) -> ProgressPictures:
     """The progress pictures of a run that goes on after `step` updates; pictures of later ones, which it will make again, are
     removed.
@@ -125,7 +120,7 @@ def progress_pictures(
 
     forget_after(inputs.folder / FOLDER, step)
     asked, about = asked_pictures(inputs), {"weight": inputs.options.weight}
-    return ProgressPictures(inputs.folder, asked, PictureSampler(unet, vae, model), embedder or known, weights, about)
+    return ProgressPictures(inputs.folder, asked, PictureSampler(unet, vae, model), embedder or known, about)
 
 
 def forget_after(folder: Path, step: int) -> None:
