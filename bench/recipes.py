@@ -50,8 +50,8 @@ RECIPES = {
     "one prompt": with_entries(),
     "captions": with_entries(photos=CAPTIONS),
     "mask": with_entries(MASKED, photos=MASKS),
-    "captions and mask": with_entries(MASKED, photos=(*CAPTIONS, *MASKS)),
     "Prodigy, rate 1": with_entries(*PRODIGY),
+    "captions and mask": with_entries(MASKED, photos=(*CAPTIONS, *MASKS), seeds=1),
     "DoRA": with_entries(f"{LORA}.lora_kind=dora", seeds=1),
     "linear layers": with_entries(f"{LORA}.lora_targets=linear", seeds=1),
     "EMA": with_entries("optim.ema_decay=0.99", seeds=1),
@@ -106,8 +106,8 @@ def page(rows: Mapping[str, Figures], leaks: Mapping[str, tuple[float, float]], 
 
 Written by `python bench/recipes.py`{" --quick" if bench.quick else ""}. The small model, {PIXELS} x {PIXELS} pixels, {steps} updates, on a
 CPU: the five photos and the evaluation of [the subject at a small scale](subject.md). Recipes differ from "one prompt" only by
-what they are called. Captions name the place of each photo; masks show the subject. Three seeds of training each, one of DoRA,
-linear layers and EMA; means, with the lowest and highest subject fidelity.
+what they are called. Captions name the place of each photo; masks show the subject. Three seeds of training each, one of the
+last four; means, with the lowest and highest subject fidelity.
 
 "New places": how likely, for the judge, a place of the training photos is in pictures whose prompts ask for other places. "No
 place": the same in pictures of "{BARE}"; half of the world's places are training places. What the other figures are:
