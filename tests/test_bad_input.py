@@ -1,7 +1,10 @@
 """Every kind of bad input to the two commands is one sentence, and nothing is written."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 import tiny
 from bad_files import BAD_IMAGES, bad_file, change
@@ -51,12 +54,60 @@ def bad_inputs(shared, folder):
     for kind, words in (("missing", "does not exist"), ("text", "neither kind"), ("cut safetensors", "cut off")):
         (folder / kind).mkdir()
         cases[f"file {kind}"] = (("--weight", bad_file(kind, weights, folder / kind)), words)
+    data = "data.dataset_config.params"
+    denoiser, prodigy = "model.params.denoiser_config.params", "optim.optimizer_config.target=gm.training.optim.Prodigy"
+    cases |= {
+        "caption": (photo_with(folder / "caption", "a.txt", "Hündchen".encode("latin-1")), "is not UTF-8"),
+        "empty caption": (photo_with(folder / "empty", "a.txt", b"\n"), "a.txt is empty"),
+        "mask": (
+            photo_with(folder / "mask", "a-masklabel.png", png(8, 8, 255)) + entry(f"{data}.masks={{}}"),
+            "but its photo 64 x 64",
+        ),
+        "black mask": (
+            photo_with(folder / "black", "a-masklabel.png", png(64, 64, 0)) + entry(f"{data}.masks={{}}"),
+            "is black everywhere",
+        ),
+        "no mask": (entry(f"{data}.masks={{}}"), "none of the 5 photos has one"),
+        "bucket": (entry(f"{data}.buckets.bucket_reso_steps=20"), "bucket_reso_steps 20 is not a multiple of 32"),
+        "buckets": (entry(f"{data}.buckets.min_bucket_reso=256"), "target_size 128 must lie between them"),
+        "dropout": (entry(f"{data}.captions.dropout=1.5"), "a probability is at most 1"),
+        "two subjects": (entry(f"{data}.concepts=[{{instance_data_path: a}}]"), "give one of the two"),
+        "rates": (entry(prodigy, "optim.base_learning_rate=1", "optim.rates.unet=0.5") + text_encoders(), "Prodigy"),
+        "zero SNR": (entry(f"{denoiser}.discretization_config.params.zero_terminal_snr=True"), "zero_terminal_snr"),
+        "pattern": (entry("model.params.network_config.params.lora_targets=['*attn3*']"), "attn"),
+        "loss": (entry("model.params.loss_fn_config.params.loss_type=hubber"), "hubber"),
+        "tokens": (entry(f"{data}.max_tokens=100"), "only 75 or 150 or 225"),
+        "prompts": (("--infer_prompts", folder / "nowhere.txt", "--infer_during_train", "True"), "nowhere.txt"),
+    }
     for name, (make, words) in BAD_IMAGES.items():
         photos = folder / f"photos_{name}"
         photos.mkdir()
         make(photos / name)
         cases[f"image {name}"] = (("--instance_data_path", photos), words)
     return cases
+
+
+def entry(*entries) -> tuple[str, ...]:
+    """The flags that override entries of the YAML."""
+    return tuple(word for one in entries for word in ("--set", one))
+
+
+def text_encoders() -> tuple:
+    return ("--config", tiny.TEXT_TRAINING)
+
+
+def photo_with(folder, name, content: bytes) -> tuple:
+    """The flag for a folder with a photo and this file beside it."""
+    folder.mkdir()
+    Image.new("RGB", (64, 64), "red").save(folder / "a.png")
+    (folder / name).write_bytes(content)
+    return "--instance_data_path", folder
+
+
+def png(width: int, height: int, grey: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (width, height), grey).save(file, "PNG")
+    return file.getvalue()
 
 
 def lora(path, rank):
