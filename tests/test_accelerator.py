@@ -20,7 +20,8 @@ from gm.data.dreambooth import CLASS, INSTANCE
 from gm.device import Chip
 from gm.models import sdxl
 from gm.models.adapters import adapters_of, initial_value
-from gm.training import flat_optimizer, micro_step, optim, step
+from gm.optimizers import flat, gradient
+from gm.training import micro_step, step
 from gm.training.batches import MicroBatch
 from gm.training.micro_step import SUMS
 from gm.training.step import LossScale, Trainer
@@ -166,7 +167,7 @@ def test_the_optimizer_keeps_what_float16_loses():
 def test_an_overflow_on_a_chip_that_saturates(monkeypatch):
     """Its gradient is +-65504 instead of infinite, so that only the device's flag tells."""
     monkeypatch.setattr(step, "chip", lambda: Chip("ascend910"))
-    monkeypatch.setattr(micro_step, "flatten", lambda gradients: ops.clip(optim.flatten(gradients), -65504.0, 65504.0))
+    monkeypatch.setattr(micro_step, "flatten", lambda gradients: ops.clip(gradient.flatten(gradients), -65504.0, 65504.0))
     trainer = make(ms.float16, 2.0**30)  # all_finite, which reads the flag there, looks at the numbers on a CPU
     before = trainer.lora()
     update = trainer.update([batch(trainer, 0)])
@@ -186,7 +187,7 @@ def test_what_goes_to_the_device_and_comes_back(monkeypatch):
         sent.append(np.shape(array))
         return ms.Tensor(array, *more)
 
-    for module in (step, optim, flat_optimizer):
+    for module in (step, gradient, flat):
         monkeypatch.setattr(module, "Tensor", tensor)
     asnumpy = ms.Tensor.asnumpy
     monkeypatch.setattr(ms.Tensor, "asnumpy", lambda self: (read.append(self.shape), asnumpy(self))[1])

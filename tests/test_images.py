@@ -121,3 +121,19 @@ def test_a_crop_of_another_shape(shape, size):
         crop = place_crop(shape, size, corner)
         assert cut(image, crop, 3).shape == (3, *size) and crop.sizes.tolist()[4:] == list(size)
         assert all(a >= b for a, b in zip(crop.resized, size)) and any(a == b for a, b in zip(crop.resized, size))
+
+
+def test_the_first_picture_of_a_phone_is_taken(tmp_path):
+    """MPO: a JPEG with further pictures behind the first, as many phones and cameras write it."""
+    first, second = (Image.new("RGB", (32, 24), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[second], quality=95)
+    with Image.open(tmp_path / "phone.jpg") as image:
+        assert image.format == "MPO" and image.n_frames == 2
+    pixels = read_image(tmp_path / "phone.jpg")
+    assert pixels.shape == (24, 32, 3) and np.abs(pixels.astype(int) - (255, 0, 0)).max() < 5
+
+
+def test_a_folder_of_heic_says_how_to_go_on(tmp_path):
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"")
+    with pytest.raises(UserError, match="export the HEIC files as JPEG"):
+        list_images(tmp_path, "--instance_data_path")

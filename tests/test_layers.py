@@ -9,7 +9,7 @@ from mindspore.amp import all_finite
 from gm import runtime
 from gm.config.types import Adapter
 from gm.models import attention, kernels, layers
-from gm.training.optim import flatten
+from gm.optimizers.gradient import flatten
 
 
 @pytest.fixture(autouse=True)

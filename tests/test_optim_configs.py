@@ -10,8 +10,8 @@ from gm.checkpoint.io import write_tensors
 from gm.config.load import load_config
 from gm.config.types import AdafactorConfig, OptimConfig, ProdigyConfig
 from gm.errors import UserError
-from gm.training.optimizers import OPTIMIZERS, optimizer_of, state_names, unusual_rate
-from gm.training.rates import SCHEDULES
+from gm.optimizers.rates import SCHEDULES
+from gm.optimizers.table import OPTIMIZERS, optimizer_of, state_names, unusual_rate
 from gm.training.weights import COUNTERS, STATE, STATE_FILE, read_resume
 
 O, P = "optim.optimizer_config.target=gm.training.optim.", "optim.optimizer_config.params."  # noqa: E741

@@ -8,7 +8,7 @@ import pytest
 from mindspore import Tensor, nn
 
 from gm.config.types import OptimConfig
-from gm.training.rates import learning_rate
+from gm.optimizers.rates import learning_rate
 from gm.training.step import LossScale
 from toy_trainer import SHAPES, ToyTrainer, gradients, start
 

@@ -13,10 +13,10 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from gm.config.types import AdafactorConfig, OptimConfig, ProdigyConfig
-from gm.training.flat_optimizer import FlatOptimizer
-from gm.training.optim import FlatGradient
-from gm.training.optimizers import OPTIMIZERS, ordered
-from gm.training.rates import Rates
+from gm.optimizers.flat import FlatOptimizer
+from gm.optimizers.gradient import FlatGradient
+from gm.optimizers.rates import Rates
+from gm.optimizers.table import OPTIMIZERS, ordered
 from modes import in_mode
 
 UNET, TEXT = "model.diffusion_model.a", "conditioner.embedders.0.transformer.a"

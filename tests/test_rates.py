@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gm.config.types import OptimConfig
-from gm.training.rates import learning_rate
+from gm.optimizers.rates import learning_rate
 
 TOTAL = 40
 OPTIM = OptimConfig(base_learning_rate=0.5)

@@ -12,7 +12,7 @@ FLOORS = (
     ("gm.training", "gm.evaluation"),
     ("gm.sampling",),
     ("gm.encoding",),
-    ("gm.diffusion",),
+    ("gm.diffusion", "gm.optimizers"),
     ("gm.models", "gm.graph_cache"),
     ("gm.data",),
     ("gm.options",),

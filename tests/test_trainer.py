@@ -3,6 +3,7 @@
 On toy matrices, half of which are those of text encoders.
 """
 
+import json
 from dataclasses import replace
 from typing import Iterator, Mapping
 
@@ -16,10 +17,10 @@ import tiny
 from gm.config.types import AdafactorConfig, OptimConfig, ProdigyConfig
 from gm.models import sdxl
 from gm.models.adapters import adapters_of
+from gm.optimizers.weight_norms import WeightNorms, lora_scales, update_norm
 from gm.training.loop import LoopSettings, fit
 from gm.training.step import LossScale, Trainer
 from gm.training.timings import Timings
-from gm.training.weight_norms import WeightNorms, lora_scales, update_norm
 from modes import in_mode
 from toy_trainer import ToyTrainer, gradients, start
 
@@ -120,6 +121,23 @@ def test_the_loop_samples_from_it_and_goes_on_as_before(tmp_path):
     update(undisturbed, *range(10))
     assert shown == [True] * 5 and equal(trainer.lora(), undisturbed.lora())
     assert equal(trainer.matrices(), undisturbed.matrices())
+
+
+def test_a_loss_that_is_no_number_is_null_in_the_records(tmp_path):
+    trainer = make(ADAMW)
+    trainer.compiled = {Batch.latent_shape}
+    update_of = trainer.update
+    trainer.update = lambda batches: replace(update_of(batches), loss=np.nan, instance_loss=np.inf, grad_norm=np.nan)
+    settings = LoopSettings(tmp_path, save_every=5, keep=None, log_every=10, infer_every=None)
+    fit(trainer, lambda step, micro, rank: Batch(gradients(step, SHAPES)), 1, settings, lambda path, step: None, Timings())
+
+    def refuse(word: str):
+        raise AssertionError(f"{word} is no JSON")
+
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert len(records) == 10 and all(one["loss"] is one["instance_loss"] is one["grad_norm"] is None for one in records)
+    assert (tmp_path / "loss.png").exists()
 
 
 # -- weight norms ------------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from mindspore import Parameter, Tensor
 
 from gm.config.types import OptimConfig
 from gm.graph_cache import GraphCache
+from gm.optimizers.table import ordered
 from gm.parallel.ranks import Ranks
-from gm.training.optimizers import ordered
 from gm.training.step import LossScale, Trainer
 
 SHAPES: Mapping[str, tuple] = {"p0": (4, 3), "p1": (5,)}

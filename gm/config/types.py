@@ -133,13 +133,13 @@ class OptimConfig:
     beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.01
-    schedule: str = "constant"  # the factor after the warm-up: a name of gm.training.rates.SCHEDULES
+    schedule: str = "constant"  # the factor after the warm-up: a name of gm.optimizers.rates.SCHEDULES
     warmup_steps: int = 0  # updates over which the factor rises from 0 to 1
     final_factor: float = 0.0  # factor at total_step for linear, cosine and polynomial
     warmup_share: float = 0.0  # the warm-up as a share of total_step instead
     num_cycles: int = 1  # of a cosine with restarts
     power: float = 1.0  # of a polynomial
-    optimizer: str = "AdamW"  # a name of gm.training.optimizers.OPTIMIZERS
+    optimizer: str = "AdamW"  # a name of gm.optimizers.table.OPTIMIZERS
     prodigy: ProdigyConfig = ProdigyConfig()
     adafactor: AdafactorConfig = AdafactorConfig()
     rates: Mapping[str, float] = field(default_factory=dict)  # network -> its rate, where it is not base_learning_rate

@@ -52,7 +52,9 @@ def list_images(folder: Path, flag: str) -> list[Path]:
         raise UserError(f"{flag} {folder} is a file: give the folder that holds the photos")
     images = count_images(folder)
     if not images:
-        raise UserError(f"{flag} {folder} holds no image: put {', '.join(SUFFIXES)} files in it")
+        heic = any(path.suffix.lower() in (".heic", ".heif") for path in folder.iterdir())
+        how = "export the HEIC files as JPEG" if heic else f"put {', '.join(SUFFIXES)} files in it"
+        raise UserError(f"{flag} {folder} holds no image: {how}")
     return images
 
 
@@ -91,7 +93,7 @@ def _too_large(path: Path, size: str) -> str:
 
 
 def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
-    if getattr(image, "n_frames", 1) > 1:
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a JPEG of a phone with a preview behind it
         raise UserError(f"{path} is animated ({image.n_frames} frames): save one frame as a still picture")
     if image.width * image.height > LARGEST:
         raise UserError(_too_large(path, f" ({image.width} x {image.height})"))

@@ -1,6 +1,7 @@
 """What a run will make of its photos, shown before it trains: a table in the log, and <save_path>/data.png with each photo, where
 it is cut, and what of it counts."""
 
+from pathlib import Path
 from typing import Sequence
 
 import numpy as np
@@ -18,10 +19,11 @@ from gm.training.inputs import Inputs
 ROWS = 30  # of the table and of the sheet
 CROPS = 3  # of a photo on the sheet
 CELL = 256  # pixels
+ENLARGED = 1.5  # times, from which on it is said
 
 
-def report_data(inputs: Inputs, photos: PhotoSet, schedule: DreamBoothSchedule, samples: Samples) -> None:
-    """Log the table, say which photos are never drawn, and write the sheet."""
+def log_data(inputs: Inputs, photos: PhotoSet, schedule: DreamBoothSchedule, samples: Samples) -> None:
+    """Log the table, and say which photos are never drawn."""
     shown = photos.photos[:ROWS]
     shapes = len(inputs.buckets.shapes) > 1
     if shapes or inputs.config.data.masks or inputs.config.data.concepts or any(one.caption.varies for one in photos.photos):
@@ -30,13 +32,22 @@ def report_data(inputs: Inputs, photos: PhotoSet, schedule: DreamBoothSchedule, 
             log.info("and %d more", len(photos.photos) - ROWS)
     if shapes:
         log.info("%d buckets, of which a micro-batch holds one: %s", len(inputs.buckets.shapes), _buckets(inputs, schedule))
+    sizes = [(photo.path.name, scale_to(image_size(photo.path), photo.size)) for photo in photos.photos]
+    small = [f"{name} {scale:.1f} times" for name, scale in sizes if scale > ENLARGED]
+    if small:
+        log.warning("%d of %d photos are enlarged (%s): larger ones teach more", len(small), len(sizes), ", ".join(small[:5]))
     drawn = {image for kind, image, _ in samples if kind == INSTANCE}
     lost = [photo.path.name for number, photo in enumerate(photos.photos) if number not in drawn]
     if lost:
         words = "%d of %d photos are never drawn (%s): raise total_step, --gradient_accumulation_steps or per_batch_size"
         log.warning(words, len(lost), len(photos.photos), ", ".join(lost[:5]))
+
+
+def write_sheet(folder: Path, photos: PhotoSet, samples: Samples) -> None:
+    """<folder>/data.png."""
+    shown = photos.photos[:ROWS]
     about = {"captions": "\n".join(photo.caption.text for photo in shown)}
-    save_png(inputs.folder / "data.png", sheet(shown, samples), about)
+    save_png(folder / "data.png", sheet(shown, samples), about)
 
 
 def photo_table(photos: Sequence[Photo]) -> str:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional, Sequence
 
-import numpy as np
-
 from gm.console import Hold, bar, log, never, waiting
 from gm.parallel.ranks import Ranks
 from gm.pictures import plot_losses
@@ -64,6 +62,11 @@ class Metrics:
             file.write(json.dumps(record) + "\n")
 
 
+def _finite(number: Optional[float]) -> Optional[float]:
+    """The number, or None where JSON has none for it."""
+    return number if number is not None and math.isfinite(number) else None
+
+
 def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
@@ -111,9 +114,9 @@ def fit(
             progress.update()
             if not main:
                 continue
-            record = {"step": done, "loss": update.loss}
-            record |= {"instance_loss": update.instance_loss, "class_loss": update.class_loss}
-            record |= {"lr": update.lr, "grad_norm": update.grad_norm if np.isfinite(update.grad_norm) else None}
+            record = {"step": done, "loss": _finite(update.loss)}
+            record |= {"instance_loss": _finite(update.instance_loss), "class_loss": _finite(update.class_loss)}
+            record |= {"lr": update.lr, "grad_norm": _finite(update.grad_norm)}
             record |= {"loss_scale": update.loss_scale, "skipped": trainer.skipped, "seconds": round(seconds, 4)}
             metrics.add(record | update.more)
             progress.set_postfix(loss=f"{update.loss:.4f}", refresh=False)

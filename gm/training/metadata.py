@@ -18,9 +18,9 @@ from gm.config.table import TARGETS
 from gm.data.dreambooth import DreamBoothSchedule, SampleOrder
 from gm.data.images import count_images
 from gm.diffusion.weighting import parameters
+from gm.optimizers.rates import warmup
 from gm.runtime import Runtime
 from gm.training.inputs import Inputs
-from gm.training.rates import warmup
 
 RECIPE = "recipe_yaml"
 

@@ -14,8 +14,8 @@ from gm.diffusion.masking import pixel_weights
 from gm.diffusion.schedule import alpha_and_std
 from gm.models.conditioner import TextEncoders
 from gm.models.kernels import as_type, reshape
+from gm.optimizers.gradient import flatten
 from gm.training.batches import MicroBatch, TextArrays
-from gm.training.optim import flatten
 
 
 class WeightedLoss(nn.Cell):

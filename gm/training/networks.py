@@ -17,9 +17,9 @@ from gm.models.text_products import widen
 from gm.models.tokenizer import CHUNK
 from gm.models.unet import UNet
 from gm.models.vae import VAE
+from gm.optimizers.table import unusual_rate
 from gm.training.batches import MicroBatch
 from gm.training.inputs import Inputs
-from gm.training.optimizers import unusual_rate
 from gm.training.setting import Setting
 from gm.training.step import LossScale, Trainer
 

@@ -24,7 +24,7 @@ from gm.runtime import Runtime
 from gm.training import networks, results
 from gm.training.batches import BatchMaker, TextRows
 from gm.training.class_images import class_images_of, missing_class_images, sample_class_images
-from gm.training.data_sheet import report_data
+from gm.training.data_sheet import log_data, write_sheet
 from gm.training.inputs import Inputs, make_folders
 from gm.training.loop import LoopSettings, compile_first, fit
 from gm.training.metadata import Facts
@@ -69,12 +69,14 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
     with setting.timings("photos"):
         samples = setting.precompute.plan(sets, draws)
     if ranks.is_main:
-        report_data(inputs, sets[0], schedule, samples)
+        log_data(inputs, sets[0], schedule, samples)
 
     # encode, and beside it build and compile
     def encode() -> Encoded:
         embedded = texts if texts or inputs.config.trains_text_encoders else embed(setting)
         with setting.timings("photos"):
+            if ranks.is_main:
+                write_sheet(inputs.folder, sets[0], samples)
             kept = inputs.options.cache_latents
             posterior = setting.precompute.encode(samples) if kept else encode_when_drawn(load_vae())
         return Encoded(texts=embedded, posterior=posterior)

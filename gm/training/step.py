@@ -21,13 +21,13 @@ from gm.graph_cache import GraphCache
 from gm.models.adapters import lora_state
 from gm.models.conditioner import TextEncoders
 from gm.models.unet import UNet
+from gm.optimizers.gradient import FlatGradient, ReduceGradient, clip_factor, deal, parts
+from gm.optimizers.rates import Rates, trains
+from gm.optimizers.table import OPTIMIZERS, ordered
+from gm.optimizers.weight_norms import WeightNorms, lora_scales
 from gm.parallel.ranks import Ranks
 from gm.training.batches import MicroBatch, TextArrays
 from gm.training.micro_step import SUMS, MicroStep, PriorPrediction, WeightedLoss, micro_batch_arrays
-from gm.training.optim import FlatGradient, ReduceGradient, clip_factor, deal, parts
-from gm.training.optimizers import OPTIMIZERS, ordered
-from gm.training.rates import Rates, trains
-from gm.training.weight_norms import WeightNorms, lora_scales
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from gm.config.types import Adapters, Config, OptimConfig
 from gm.errors import UserError
 from gm.models import sdxl
 from gm.models.adapters import adapters_of, initial_value, lora_facts
+from gm.optimizers.table import optimizer_of, state_names
 from gm.options.train import TrainOptions
-from gm.training.optimizers import optimizer_of, state_names
 
 STATE_FILE = "training_state.ckpt"
 STATE = "state."  # what the names of the optimizer's tensors begin with there

@@ -11,10 +11,10 @@ from mindspore import Tensor, nn, ops
 
 from gm.config.types import OptimConfig
 from gm.models.vae import VAE, VAE_PREFIX, VAEDecode, VAEEncode
+from gm.optimizers.flat import AdamW
+from gm.optimizers.gradient import FlatGradient, ReduceGradient, clip_factor, flatten
+from gm.optimizers.rates import learning_rate
 from gm.parallel.ranks import Ranks
-from gm.training.flat_optimizer import AdamW
-from gm.training.optim import FlatGradient, ReduceGradient, clip_factor, flatten
-from gm.training.rates import learning_rate
 
 EDGES, KL = 0.5, 1e-5  # weights of parts of the loss; a KL of 1e-3 leaves channels of the latent empty
 

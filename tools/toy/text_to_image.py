@@ -14,10 +14,10 @@ from gm.diffusion.schedule import train_sigmas
 from gm.models.conditioner import TextEncoders, tokenize
 from gm.models.layers import LayerNorm
 from gm.models.text_encoder import VOCABULARY
+from gm.optimizers.gradient import deal, parts
 from gm.randomness import CAPTION, generator
 from gm.training.batches import MicroBatch
 from gm.training.noise import draw_noise
-from gm.training.optim import deal, parts
 from gm.training.step import Trainer
 
 NO_CAPTION = 0.1  # share of rows whose text is zeros, which guidance starts from (arXiv 2207.12598)

@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from gm.config.types import OptimConfig
 from gm.errors import UserError
-from gm.training.optim import FlatGradient, deal, parts
+from gm.optimizers.gradient import FlatGradient, deal, parts
 
 
 class FlatOptimizer(nn.Cell):

@@ -5,7 +5,7 @@ from typing import Callable, Iterable, Sequence
 import numpy as np
 from mindspore import Parameter, nn
 
-from gm.training.optim import parts
+from gm.optimizers.gradient import parts
 
 
 def lora_scales(cells: Iterable[nn.Cell]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """The gradient of all trained LoRA matrices as one flat vector, which is what ranks all-reduce, what is clipped and checked.
 
-The flat vector is in the order of `parameters`. What updates it is flat_optimizer.py.
+The flat vector is in the order of `parameters`. What updates it is flat.py.
 """
 
 from typing import Iterator, Optional, Sequence

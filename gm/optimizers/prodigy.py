@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from gm.config.types import OptimConfig
-from gm.training.flat_optimizer import FlatOptimizer, scalars
+from gm.optimizers.flat import FlatOptimizer, scalars
 
 
 class _Estimate(nn.Cell):

@@ -5,9 +5,9 @@ from typing import Iterable, Mapping, Optional
 from mindspore import Parameter
 
 from gm.config.types import OptimConfig
-from gm.training.adafactor import Adafactor, by_shape
-from gm.training.flat_optimizer import AdamW, FlatOptimizer, Lion
-from gm.training.prodigy import Prodigy
+from gm.optimizers.adafactor import Adafactor, by_shape
+from gm.optimizers.flat import AdamW, FlatOptimizer, Lion
+from gm.optimizers.prodigy import Prodigy
 
 OPTIMIZERS: Mapping[str, type[FlatOptimizer]] = {"AdamW": AdamW, "Prodigy": Prodigy, "Adafactor": Adafactor, "Lion": Lion}
 

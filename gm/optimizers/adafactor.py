@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from gm.config.types import OptimConfig
 from gm.models.kernels import as_type, reshape
-from gm.training.flat_optimizer import FlatOptimizer, scalars
+from gm.optimizers.flat import FlatOptimizer, scalars
 
 _flat = ops.Concat(0)
 
