@@ -133,16 +133,16 @@ def text_of(model) -> tuple:
     return rng.standard_normal((2, 77, width)).astype(np.float32), rng.standard_normal((2, pooled)).astype(np.float32)
 
 
-def gradient(trainer: Trainer, weight: float, spread: float) -> np.ndarray:
+def gradient_of(trainer: Trainer, weight: float, spread: float) -> np.ndarray:
     trainer.accumulate(batch(trainer, 0, weight), True, spread)
     return trainer.gradient.total.asnumpy()[:-SUMS].astype(np.float64) / (trainer.loss_scale.value * spread * weight)
 
 
 def test_float16_gradients_however_many_micro_batches_an_update_has():
-    exact, half = gradient(make(ms.float32), WEIGHT, 1.0), make(ms.float16, 1024.0)
+    exact, half = gradient_of(make(ms.float32), WEIGHT, 1.0), make(ms.float16, 1024.0)
 
     def error(weight: float, spread: float) -> float:
-        return float(np.linalg.norm(gradient(half, weight, spread) - exact) / np.linalg.norm(exact))
+        return float(np.linalg.norm(gradient_of(half, weight, spread) - exact) / np.linalg.norm(exact))
 
     plain = error(WEIGHT, 1.0)
     assert plain < 0.02
