@@ -92,9 +92,9 @@ def test_everything_belongs_to_the_sample_not_to_the_batch():
 
 def test_a_micro_batch_has_what_the_options_ask_for():
     photo = PhotoCrop("hash", place_crop((32, 32), (32, 32), (0, 0)), 3, Path("a.png"))
-    samples = {(kind, 0, 0): Sample(photo, 1.0) for kind in (INSTANCE, CLASS)}
+    masks = {INSTANCE: np.full((1, 4, 4), 0.25, np.float32), CLASS: None}
+    samples = {(kind, 0, 0): Sample(photo, 1.0, mask) for kind, mask in masks.items()}
     orders = ((SampleOrder.of(1, 1, True, 42, kind),) for kind in (INSTANCE, CLASS))
-    masks = {INSTANCE: np.full((4, 4), 0.25, np.float32), CLASS: None}
     config = replace(tiny.config(masks=MaskConfig()), noise=ALL, loss=LossConfig("huber"))
     config = replace(config, model=replace(config.model, prediction="v", zero_terminal_snr=True))
     levels = Levels.of(config.model, WeightingConfig("MinSNRWeighting"), config.loss)
@@ -108,7 +108,7 @@ def test_a_micro_batch_has_what_the_options_ask_for():
         42,
         levels,
         config.noise,
-        lambda sample: masks[INSTANCE if sample is samples[INSTANCE, 0, 0] else CLASS],
+        True,
     )
     batch = make(0, 0, 0)
     assert (batch.mask[0] == 0.25).all() and (batch.mask[1] == 1).all() and batch.mask.dtype == np.float32

@@ -1,8 +1,8 @@
 """LoRA files of any layout as the networks see them: matrices under native names, with rank and alpha per module.
 
 LoRA, LoCon (LoRA of convolutions: A has the convolution's window, B is 1 x 1) and DoRA (magnitudes beside the matrices; their
-arithmetic is dora.py). The names are lora_rules.py; writing the layouts of other tools is lora_export.py. Everything is checked by names and
-shapes when a file is opened; arrays are read one at a time.
+arithmetic is dora.py). The names are lora_rules.py; writing the layouts of other tools is lora_export.py. Everything is
+checked by names and shapes when a file is opened; arrays are read one at a time.
 """
 
 import json

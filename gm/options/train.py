@@ -136,20 +136,20 @@ def parse_train(argv: Sequence[str]) -> TrainOptions:
     about = "Teach SDXL a subject from a few photos: DreamBooth with LoRA and prior preservation."
     options = parse(TrainOptions, argv, "train_dreambooth.py", about, ignored=EARLIER_FLAGS, moved=MOVED)
     wants_class = options.prior_loss_weight > 0
-    single = ("instance_prompt", "class_data_path", "class_prompt")
-    if options.instance_data_path is None:
-        lost = next((name for name in single if getattr(options, name) is not None), None)
-        if lost:
-            raise UserError(f"--{lost} was given without --instance_data_path: give the photos that it belongs to")
-        return options
-    if wants_class and not options.class_data_path:
-        raise UserError("prior preservation needs --class_data_path and --class_prompt: give both, or --prior_loss_weight 0")
     if options.stop_after_sampling and not wants_class:
         raise UserError("--stop_after_sampling True samples nothing with --prior_loss_weight 0: give a weight above 0")
     if options.infer_prompts and options.infer_prompt:
         raise UserError(f"--infer_prompts {options.infer_prompts} and --infer_prompt were both given: give one of them")
     if options.infer_prompts and not options.infer_during_train:
         raise UserError(f"--infer_prompts {options.infer_prompts} draws nothing without --infer_during_train True: give both")
+    if options.instance_data_path is None:
+        single = ("instance_prompt", "class_data_path", "class_prompt")
+        lost = next((name for name in single if getattr(options, name) is not None), None)
+        if lost:
+            raise UserError(f"--{lost} was given without --instance_data_path: give the photos that it belongs to")
+        return options
+    if wants_class and not options.class_data_path:
+        raise UserError("prior preservation needs --class_data_path and --class_prompt: give both, or --prior_loss_weight 0")
     if options.class_data_path and Path(options.class_data_path).resolve() == Path(options.instance_data_path).resolve():
         raise UserError(
             f"--class_data_path and --instance_data_path are the same folder {options.instance_data_path}: the class "

@@ -105,14 +105,13 @@ class BatchMaker:
         seed: int,
         levels: Levels,
         noise: NoiseConfig = NoiseConfig(),
-        mask: Optional[Callable[[Sample], Optional[np.ndarray]]] = None,
+        masked: bool = False,
     ):
         """`captions`: of each kind of samples; `posterior` gives mean and logvar (2, z, h, w) of a crop, from memory or by
-        encoding it. `mask`, where masks are used, gives a sample's (h, w) or (1, h, w) of its latent, or None for one without,
-        all of which counts."""
+        encoding it. `masked`: the samples' masks count in the loss."""
         self.schedule, self.samples, self.captions = schedule, samples, captions
         self.posterior, self.text, self.seed = posterior, text, seed
-        self.levels, self.noise, self.mask = levels, noise, mask
+        self.levels, self.noise, self.masked = levels, noise, masked
 
     def __call__(self, step: int, micro: int, rank: int) -> MicroBatch:
         draws = self.schedule.micro_batch(step, micro, rank)
@@ -136,10 +135,10 @@ class BatchMaker:
             kind=np.array([draw.kind for draw in draws]),
             input_noise=drawn.input_noise if self.noise.input_perturbation else None,
             huber_c=None if levels.huber_c is None else levels.huber_c[index],
-            mask=None if self.mask is None else self._masks(samples, shape[1:]),
+            mask=_masks(samples, shape[1:]) if self.masked else None,
         )
 
-    def _masks(self, samples: Sequence[Sample], size: tuple[int, ...]) -> np.ndarray:
-        """(B, 1, h, w), ones where a sample has no mask."""
-        found = (self.mask(sample) for sample in samples)
-        return np.stack([np.ones((1, *size), np.float32) if one is None else np.reshape(one, (1, *size)) for one in found])
+
+def _masks(samples: Sequence[Sample], size: tuple[int, ...]) -> np.ndarray:
+    """(B, 1, h, w), ones where a sample has no mask."""
+    return np.stack([np.ones((1, *size), np.float32) if one.mask is None else one.mask for one in samples])

@@ -21,7 +21,7 @@ from gm.parallel.ranks import Ranks, deal
 from gm.pictures import save_png
 from gm.randomness import picture_seed
 from gm.sampling.pictures import PictureSampler
-from gm.training.inputs import Inputs
+from gm.training.inputs import Inputs, class_flag
 from gm.training.photos import shares_of
 from gm.training.setting import Setting
 
@@ -46,7 +46,7 @@ def missing_class_images(inputs: Inputs, ranks: Ranks) -> list[ClassImage]:
         if count:
             log.info("%d class images are missing in %s: sampling them from %r", count, one.folder, one.prompt)
             with ranks.agreeing():
-                make_writable(("--class_data_path", one.folder))
+                make_writable((class_flag(inputs.options), one.folder))
         else:
             log.info("%d class images in %s, none is missing", len(count_images(one.folder)), one.folder)
     return missing
@@ -99,7 +99,7 @@ def sample_class_images(
         settings = SampleSettings.of(*images[0].size, options.sample_step)
         return sampler(text, unconditional(text), settings, keyed, what)
 
-    about = {"sampler": SampleSettings.of(8, 8, 1).sampler, "steps": options.sample_step}
+    about = {"sampler": SampleSettings.sampler, "steps": options.sample_step}
     with setting.timings("class images"):
         sample_images(mine, size, sample, about)
 
@@ -108,15 +108,14 @@ def class_images_of(inputs: Inputs, ranks: Ranks) -> list[Path]:
     """The class images that rank 0 sees when all ranks have sampled theirs; UserError when another rank lacks some."""
     ranks.barrier()
     images: list[Path] = []
+    flag = class_flag(inputs.options)
     for one in inputs.class_folders:
-        names = ranks.share([path.name for path in list_images(one.folder, "--class_data_path")] if ranks.is_main else None)[0]
+        names = ranks.share([path.name for path in list_images(one.folder, flag)] if ranks.is_main else None)[0]
         found, deadline = [one.folder / name for name in names], time.monotonic() + 30
         with ranks.agreeing():
             while not all(path.exists() for path in found):  # a network file system shows new files late
                 if time.monotonic() > deadline:
-                    raise UserError(
-                        f"--class_data_path {one.folder} lacks images that rank 0 has: it must be shared by all hosts"
-                    )
+                    raise UserError(f"{flag} {one.folder} lacks images that rank 0 has: it must be shared by all hosts")
                 time.sleep(0.5)
         images += found
     return images

@@ -68,7 +68,7 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
             )
         concepts, where = _concepts(options, config)
         subjects = find_subjects(concepts, options.train_data_repeat, where)
-        class_folders = find_classes(concepts, _class_flag(options)) if options.prior_loss_weight > 0 else []
+        class_folders = find_classes(concepts, class_flag(options)) if options.prior_loss_weight > 0 else []
         _check_folders(options, subjects, class_folders)
         images = [path for subject in subjects for path in subject.photos]
         class_images = [path for one in class_folders for path in count_images(one.folder)]
@@ -112,7 +112,7 @@ def make_folders(inputs: Inputs, ranks: Ranks) -> None:
     caches = {"--cache_dir": options.cache_dir, "--compile_cache_dir": options.compile_cache_dir}
     make_writable(*((flag, Path(folder)) for flag, folder in caches.items() if folder))
     if ranks.is_main:
-        of_classes = ((_class_flag(options), one.folder) for one in inputs.class_folders)
+        of_classes = ((class_flag(options), one.folder) for one in inputs.class_folders)
         make_writable(("--save_path", inputs.folder), *of_classes)
 
 
@@ -131,7 +131,8 @@ def _concepts(options: TrainOptions, config: Config) -> tuple[Sequence[ConceptCo
     return [ConceptConfig(instance_data_path=options.instance_data_path, repeats=None, **single)], "--instance_data_path"
 
 
-def _class_flag(options: TrainOptions) -> str:
+def class_flag(options: TrainOptions) -> str:
+    """What a class folder is called in messages."""
     return "class_data_path" if options.instance_data_path is None else "--class_data_path"
 
 
@@ -144,7 +145,7 @@ def _check_folders(options: TrainOptions, subjects: Sequence[Subject], class_fol
     for one in class_folders:
         if one.folder.resolve() in [subject.folder.resolve() for subject in subjects]:
             raise UserError(
-                f"{_class_flag(options)} and the folder of photos are the same, {one.folder}: the class images need one of "
+                f"{class_flag(options)} and the folder of photos are the same, {one.folder}: the class images need one of "
                 "their own"
             )
 

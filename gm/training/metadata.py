@@ -73,7 +73,7 @@ def _rate(facts: Facts, network: str) -> Optional[float]:
 def _text_encoder_rate(facts: Facts) -> Optional[object]:
     """That of both text encoders, or a list of two."""
     rates = [_rate(facts, network) for network in ("text_encoder_1", "text_encoder_2")]
-    return _unless(rates[0] if rates[0] == rates[1] else rates, None)
+    return rates[0] if rates[0] == rates[1] else rates
 
 
 def _network_args(facts: Facts) -> Optional[str]:
@@ -97,8 +97,9 @@ def _unless(value: object, usual: object) -> Optional[object]:
 
 
 def _scheduler(facts: Facts) -> str:
-    optim = facts.inputs.config.optim
-    return "constant_with_warmup" if optim.schedule == "constant" and optim.warmup_steps else optim.schedule
+    config = facts.inputs.config
+    rises = warmup(config.optim, config.data.total_step) > 0
+    return "constant_with_warmup" if config.optim.schedule == "constant" and rises else config.optim.schedule
 
 
 def _min_snr_gamma(facts: Facts) -> Optional[float]:
@@ -135,7 +136,7 @@ METADATA: Mapping[str, Callable[[Facts], object]] = {
     "ss_optimizer": _optimizer,
     "ss_learning_rate": lambda f: f.inputs.config.optim.base_learning_rate,
     "ss_unet_lr": lambda f: _rate(f, "unet"),
-    "ss_text_encoder_lr": lambda f: _text_encoder_rate(f),
+    "ss_text_encoder_lr": _text_encoder_rate,
     "ss_lr_scheduler": _scheduler,
     "ss_lr_warmup_steps": lambda f: warmup(f.inputs.config.optim, f.inputs.config.data.total_step),
     "ss_max_grad_norm": lambda f: f.inputs.options.max_grad_norm if f.inputs.options.clip_grad else 0.0,  # 0: not clipped

@@ -71,8 +71,7 @@ class MicroStep(nn.Cell):
         of_class = per_sample * is_class
         sums = (loss, (per_sample - of_class).sum(), (1.0 - is_class).sum(), of_class.sum(), is_class.sum())
         overflows = 1.0 - as_type(all_finite(gradients), ms.float32) if self.saturates else self.none
-        flat = flatten(gradients) if self.of_one_type else flatten(gradients, False)
-        return _join((flat, ops.stack(sums + (overflows,))))
+        return _join((flatten(gradients, self.of_one_type), ops.stack(sums + (overflows,))))
 
 
 class PriorPrediction(nn.Cell):

@@ -108,7 +108,7 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         inputs.options.seed,
         Levels.of(inputs.config.model, inputs.config.weighting, inputs.config.loss),
         inputs.config.noise,
-        (lambda sample: sample.mask) if inputs.config.data.masks else None,
+        inputs.config.data.masks is not None,
     )
     infer = None
     if inputs.options.infer_during_train and ranks.is_main:
