@@ -7,8 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Mapping, Sequence
+
+import numpy as np
+import pytest
 
 BIN = Path(sys.executable).parent
+TROUBLE = Path(__file__).parent / "rank_in_trouble.py"
 
 
 class Job:
@@ -67,3 +72,24 @@ def msrun(ranks, *more, here=None):
         port = probe.getsockname()[1]
     return (BIN / "msrun", f"--worker_num={ranks}", f"--local_worker_num={here or ranks}", f"--master_port={port}",
             "--log_dir=log", *more)  # fmt: skip
+
+
+def check_job(job: Job, steps: int) -> None:
+    """It has come to its end, and only rank 0 spoke."""
+    assert job.status == 0 and not job.left, job.words
+    assert "Traceback" not in job.words and "[ERROR]" not in job.words and "[WARNING] DIST" not in job.words
+    assert job.words.count(f"step {steps}/{steps}") == 1, "only rank 0 speaks"
+
+
+def reductions(matrices: Mapping[str, np.ndarray], ranks: int, steps: int) -> str:
+    """What a job says of its all-reduces: the gradient of all matrices, and the sums of the update, in float32."""
+    size = 4 * (sum(matrix.size for matrix in matrices.values()) + 4) / 1e6
+    return f"{steps} all-reduces of {size:.1f} MB over {ranks} ranks"
+
+
+def check_records(expected: Sequence[dict], found: Sequence[dict]) -> None:
+    """Both runs have logged the same numbers up to rounding."""
+    assert len(expected) == len(found)
+    for line, other in zip(expected, found):
+        for key in ("loss", "instance_loss", "class_loss", "grad_norm"):
+            assert line[key] == pytest.approx(other[key], rel=1e-4), (line["step"], key)
