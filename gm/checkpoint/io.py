@@ -4,6 +4,7 @@ What the names mean is rules.py and weights.py. Nothing here holds more than one
 """
 
 import errno
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from gm.errors import UserError
 from gm.files import replacing
 
 Array = Union[np.ndarray, "Raw"]
+CHECKSUM = "blake2b"  # metadata of a file written with `checksum`: see Checksum
 
 
 class Raw:
@@ -77,6 +79,37 @@ class TensorFile:
     def read(self, name: str) -> np.ndarray:
         """The tensor as an array; bfloat16 becomes float32, which holds it exactly."""
         return to_array(self.read_raw(name))
+
+    def verify_checksum(self) -> None:
+        """UserError when the file has a checksum and tensors or metadata are not what was written. All of it is read."""
+        if CHECKSUM not in self.metadata:
+            return
+        checksum = Checksum()
+        for name in self.names:
+            checksum.add(name, self.read_raw(name))
+        if checksum.text(self.metadata) != self.metadata[CHECKSUM]:
+            raise UserError(f"{self.path} is damaged: its checksum differs from what was written, give another copy of it")
+
+
+class Checksum:
+    """blake2b over names, types, shapes and bytes of tensors in the file's order, and over the metadata."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def add(self, name: str, raw: Raw) -> None:
+        """The next tensor."""
+        self._hash.update(f"{name}\n{raw.dtype} {raw.shape}\n".encode())
+        self._hash.update(raw.content)
+
+    def text(self, metadata: Mapping[str, str]) -> str:
+        """In hexadecimal, of the tensors so far and these texts, without a checksum among them and without empty ones, which a
+        .ckpt does not hold."""
+        whole = self._hash.copy()
+        for key in sorted(metadata):
+            if key != CHECKSUM and metadata[key]:
+                whole.update(f"{key}\n{metadata[key]}\n".encode())
+        return whole.hexdigest()
 
 
 def to_array(raw: Raw) -> np.ndarray:
@@ -153,24 +186,35 @@ def _chunks(
     items: Iterable[tuple[str, Array]],
     metadata: Mapping[str, str],
     specs: Optional[Sequence[tuple[str, str, tuple]]],
+    checksum: Optional[Checksum],
 ) -> Iterator[bytes]:
+    """The bytes of the file, with what `checksum` makes of it in the metadata."""
+    raws = ((name, _raw(value)) for name, value in items)
     if kind == "safetensors":
         if specs is None:
-            items = [(name, _raw(value)) for name, value in items]
-            specs = [(name, value.dtype, value.shape) for name, value in items]
-        yield formats.safetensors_header(specs, metadata)
+            raws = list(raws)
+            specs = [(name, raw.dtype, raw.shape) for name, raw in raws]
+            for name, raw in raws if checksum else ():
+                checksum.add(name, raw)
+        else:
+            assert checksum is None, "the metadata stand before the tensors that are streamed"
+        yield formats.safetensors_header(specs, _with_checksum(metadata, checksum))
         wanted = iter(specs)
-        for name, value in items:
-            value = _raw(value)
-            assert (name, value.dtype, value.shape) == (lambda s: (s[0], s[1], tuple(s[2])))(next(wanted)), name
-            yield value.content
+        for name, raw in raws:
+            assert (name, raw.dtype, raw.shape) == (lambda s: (s[0], s[1], tuple(s[2])))(next(wanted)), name
+            yield raw.content
         return
-    for name, value in items:
-        value = _raw(value)
-        yield from formats.ckpt_values(name, formats.ckpt_type(value.dtype), value.shape, memoryview(value.content))
-    for key, text in metadata.items():
+    for name, raw in raws:
+        if checksum:
+            checksum.add(name, raw)
+        yield from formats.ckpt_values(name, formats.ckpt_type(raw.dtype), raw.shape, memoryview(raw.content))
+    for key, text in _with_checksum(metadata, checksum).items():
         if text:
             yield from formats.ckpt_values(key, "str", (), memoryview(text.encode("utf-32-le")))
+
+
+def _with_checksum(metadata: Mapping[str, str], checksum: Optional[Checksum]) -> dict[str, str]:
+    return {**metadata, CHECKSUM: checksum.text(metadata)} if checksum else dict(metadata)
 
 
 def write_tensors(
@@ -178,17 +222,19 @@ def write_tensors(
     items: Iterable[tuple[str, Array]],
     metadata: Optional[Mapping[str, str]] = None,
     specs: Optional[Sequence[tuple[str, str, tuple]]] = None,
+    checksum: bool = False,
 ) -> None:
     """Write (name, tensor) pairs as the kind that the suffix of `path` says; the name appears when all is on disk.
 
-    `specs`, (name, dtype, shape) in the same order, lets a safetensors file be streamed. When anything fails, the
-    unfinished file is removed, a file of that name stays as it was, and a full disk is a UserError.
+    `specs`, (name, dtype, shape) in the same order, lets a safetensors file be streamed. `checksum`: the metadata says that of
+    all of it, for `TensorFile.verify_checksum` (a streamed safetensors file cannot have one). When anything fails, the unfinished file is removed, a file of that name stays
+    as it was, and a full disk is a UserError.
     """
-    path = Path(path)
+    path, sums = Path(path), Checksum() if checksum else None
     kind, written = kind_of(path), 0
     try:
         with replacing(path) as unfinished, open(unfinished, "wb") as file:
-            for chunk in _chunks(kind, items, metadata or {}, specs):
+            for chunk in _chunks(kind, items, metadata or {}, specs, sums):
                 file.write(chunk)
                 written += len(chunk)
             file.flush()
