@@ -5,14 +5,17 @@ What the names mean is rules.py and weights.py. Nothing here holds more than one
 
 import errno
 import hashlib
+import math
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Iterable, Iterator, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
 from gm.checkpoint import formats
+from gm.checkpoint.finite import count_not_finite
 from gm.checkpoint.formats import BadFile, Entry
 from gm.errors import UserError
 from gm.files import replacing
@@ -28,11 +31,16 @@ class Raw:
         self.dtype, self.shape, self.content = dtype, tuple(shape), content
 
 
+class NotFinite(UserError):
+    """A tensor holds NaN or infinite numbers."""
+
+
 class TensorFile:
     """An opened file: `names`, `shape`, `dtype`, `metadata` at once, contents by `read`. Close it or use `with`."""
 
     def __init__(self, path: Path, kind: str, file, entries: dict[str, Entry], metadata: dict[str, str]):
         self.path, self.kind, self._file, self._entries, self.metadata = path, kind, file, entries, metadata
+        self._finite: set[str] = set()  # tensors without NaN
 
     def __enter__(self) -> "TensorFile":
         return self
@@ -67,13 +75,28 @@ class TensorFile:
         return self._entries[name].dtype
 
     def read_raw(self, name: str) -> Raw:
-        """The tensor as its bytes."""
+        """The tensor as its bytes. UserError when one of its numbers is NaN or infinite, which is looked for once."""
+        raw = self._read(name)
+        if name not in self._finite:
+            count = count_not_finite(raw.content, raw.dtype)
+            if count:
+                raise NotFinite(
+                    f"{self.path} holds {count:,} numbers that are NaN or infinite among the {math.prod(raw.shape):,} of {name}: "
+                    "give a file from before that happened"
+                )
+            self._finite.add(name)
+        return raw
+
+    def _read(self, name: str) -> Raw:
         entry, chunks = self._entries[name], []
-        for offset, length in entry.parts:
-            chunk = os.pread(self._file.fileno(), length, offset)  # no shared position: several threads may read
-            if len(chunk) != length:
-                raise UserError(f"{self.path} ended while {name} was read: has it been changed meanwhile?")
-            chunks.append(chunk)
+        try:
+            for offset, length in entry.parts:
+                chunk = os.pread(self._file.fileno(), length, offset)  # no shared position: several threads may read
+                if len(chunk) != length:
+                    raise UserError(f"{self.path} ended while {name} was read: has it been changed meanwhile?")
+                chunks.append(chunk)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read at {name} ({error.strerror}): copy it anew") from None
         return Raw(entry.dtype, entry.shape, chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
     def read(self, name: str) -> np.ndarray:
@@ -86,7 +109,7 @@ class TensorFile:
             return
         checksum = Checksum()
         for name in self.names:
-            checksum.add(name, self.read_raw(name))
+            checksum.add(name, self._read(name))
         if checksum.text(self.metadata) != self.metadata[CHECKSUM]:
             raise UserError(f"{self.path} is damaged: its checksum differs from what was written, give another copy of it")
 
@@ -119,29 +142,64 @@ def to_array(raw: Raw) -> np.ndarray:
     return np.frombuffer(raw.content, raw.dtype).reshape(raw.shape)
 
 
-def convert(array: np.ndarray, dtype: str) -> Array:
-    """`array` in another floating type; to bfloat16 rounded to nearest even. UserError when a number does not fit."""
-    if dtype != "bfloat16":
+def convert(array: np.ndarray, dtype: str, name: str = "a weight") -> Array:
+    """`array` in another floating type; to bfloat16 rounded to nearest even. UserError, with the `name`, when a number is not
+    finite, or not any more: too large for the type."""
+    if dtype == "bfloat16":
+        result = to_bfloat16(array)
+        count = count_not_finite(result.content, dtype)
+    else:
         with np.errstate(over="ignore"):
-            result = array.astype(dtype)
-        if dtype == "float16" and np.isinf(result).any() and not np.isinf(array).any():
-            raise UserError(f"a weight of size {np.abs(array).max():g} does not fit into float16: use bfloat16 or float32")
-        return result
+            result = np.ascontiguousarray(array.astype(dtype)).reshape(array.shape)
+        count = count_not_finite(result.data.cast("B") if result.size else b"", dtype)
+    if count:
+        largest = np.abs(array).max()
+        if np.isfinite(largest):
+            raise UserError(f"{name} of size {largest:g} does not fit into {dtype}: use " + _WIDER[dtype])
+        raise NotFinite(f"{name} has {count:,} numbers that are NaN or infinite: what it was computed from is damaged or too large")
+    return result
+
+
+_WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32", "float32": "smaller numbers"}
+
+
+def to_bfloat16(array: np.ndarray) -> Raw:
+    """Rounded to nearest even; what is too large becomes infinite."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     rounded = np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
     return Raw("bfloat16", array.shape, rounded.tobytes())
 
 
+def regular_size(path: Path, what: str, todo: str) -> int:
+    """The bytes of a file that something else than a device, a pipe or a hole gives; UserError otherwise, which begins with
+    `what` and ends with `todo`."""
+    try:
+        about = os.stat(path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise UserError(f"{what} {path} does not exist: {todo}") from None
+        raise UserError(f"{what} {path} cannot be read ({getattr(error, 'strerror', error)}): {todo}") from None
+    if stat.S_ISDIR(about.st_mode):
+        raise UserError(f"{path} is a folder, not {what.removeprefix('the ')}: {todo}")
+    if not stat.S_ISREG(about.st_mode):
+        raise UserError(f"{what} {path} is no file but a device or pipe: {todo}")
+    if about.st_size > _SPARSE and 0 < about.st_blocks * 512 < about.st_size // 16:  # 0: a file system that does not say
+        raise UserError(
+            f"{what} {path} is said to have {about.st_size:,} bytes, but {about.st_blocks * 512:,} are on the disk: copy or "
+            f"download it again, or {todo}"
+        )
+    return about.st_size
+
+
+_SPARSE = 64 * 2**20  # bytes from which a file that is nearly all holes is refused: its zeros would fill the memory
+
+
 def open_tensors(path: Union[str, Path]) -> TensorFile:
     """Open a safetensors or MindSpore .ckpt file, told apart by content. UserError when it is neither or cut off."""
     path = Path(path)
     accepted = "give a .safetensors file or a MindSpore .ckpt"
-    if not path.exists():
-        raise UserError(f"the weight file {path} does not exist: {accepted}")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not a weight file: {accepted}")
-    size = path.stat().st_size
+    size = regular_size(path, "the weight file", accepted)
     if size == 0:
         raise UserError(f"the weight file {path} is empty: {accepted}")
     try:
@@ -161,7 +219,7 @@ def open_tensors(path: Union[str, Path]) -> TensorFile:
             raise BadFile("its first bytes are of neither kind")
         if not entries:
             raise BadFile("it holds no tensor")
-    except (BadFile, KeyError, TypeError, ValueError) as error:
+    except BadFile as error:
         file.close()
         raise UserError(f"the weight file {path} cannot be used, {error}: {accepted}") from None
     return TensorFile(path, kind, file, entries, metadata)
