@@ -56,7 +56,9 @@ class AssembledFile(TensorFile):
             shape = (*shape, 1, 1)
         elif len(sources) > 1:
             if not shape:
-                raise UserError(f"{self.path}: {sources[0][1]} is a single number, where SDXL has a matrix: the file is damaged")
+                raise UserError(
+                    f"{self.path}: {sources[0][1]} is a single number, where SDXL has a matrix: the file is damaged"
+                )
             shape = (len(sources) * shape[0], *shape[1:])
         self._sources[name] = list(sources)
         self._entries[name] = Entry(dtypes.pop(), shape, [])

@@ -156,7 +156,9 @@ def convert(array: np.ndarray, dtype: str, name: str = "a weight") -> Array:
         largest = np.abs(array).max()
         if np.isfinite(largest):
             raise UserError(f"{name} of size {largest:g} does not fit into {dtype}: use " + _WIDER[dtype])
-        raise NotFinite(f"{name} has {count:,} numbers that are NaN or infinite: what it was computed from is damaged or too large")
+        raise NotFinite(
+            f"{name} has {count:,} numbers that are NaN or infinite: what it was computed from is damaged or too large"
+        )
     return result
 
 
