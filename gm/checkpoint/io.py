@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
-from typing import Iterable, Iterator, Mapping, Optional, Sequence, Union
+from typing import BinaryIO, Iterable, Iterator, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -277,6 +277,20 @@ def _with_checksum(metadata: Mapping[str, str], checksum: Optional[Checksum]) ->
     return {**metadata, CHECKSUM: checksum.text(metadata)} if checksum else dict(metadata)
 
 
+def _new_file(path: Path) -> BinaryIO:
+    """A file that nobody else has made meanwhile: in a folder of many people a link there would lead elsewhere."""
+    path.unlink(missing_ok=True)
+    return open(path, "xb")
+
+
+def _free(folder: Path) -> str:
+    """Bytes, in words."""
+    try:
+        return f"{shutil.disk_usage(folder).free:,}"
+    except OSError:
+        return "none"
+
+
 def write_tensors(
     path: Path,
     items: Iterable[tuple[str, Array]],
@@ -287,13 +301,13 @@ def write_tensors(
     """Write (name, tensor) pairs as the kind that the suffix of `path` says; the name appears when all is on disk.
 
     `specs`, (name, dtype, shape) in the same order, lets a safetensors file be streamed. `checksum`: the metadata says that of
-    all of it, for `TensorFile.verify_checksum` (a streamed safetensors file cannot have one). When anything fails, the unfinished file is removed, a file of that name stays
-    as it was, and a full disk is a UserError.
+    all of it, for `TensorFile.verify_checksum` (a streamed safetensors file cannot have one). When anything fails, the unfinished
+    file is removed, a file of that name stays as it was, and what the disk or the folder refuses is a UserError.
     """
     path, sums = Path(path), Checksum() if checksum else None
     kind, written = kind_of(path), 0
     try:
-        with replacing(path) as unfinished, open(unfinished, "wb") as file:
+        with replacing(path) as unfinished, _new_file(unfinished) as file:
             for chunk in _chunks(kind, items, metadata or {}, specs, sums):
                 file.write(chunk)
                 written += len(chunk)
@@ -301,9 +315,8 @@ def write_tensors(
             os.fsync(file.fileno())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(path.parent).free
             raise UserError(
-                f"no space left for {path} ({written:,} bytes were written, {free:,} are free): what was saved before is "
+                f"no space left for {path} ({written:,} bytes were written, {_free(path.parent)} are free): what was saved before is "
                 "untouched, make room and run again"
             ) from None
         raise UserError(f"{path} could not be written ({error.strerror or error}): check the folder and run again") from None
