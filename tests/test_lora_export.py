@@ -28,10 +28,17 @@ def run(tool, lora, output, *more):
     return output
 
 
+@pytest.fixture(scope="module")
+def sdxl_shapes(full_keys):
+    """Of SDXL's own layers, by their native names."""
+    shapes = {f"{module}.weight": full_keys.get(f"{module}.weight") for module in MODULES}
+    return shapes | {f"{TE2}.weight": (1280, 1280)}  # a third of a fused one
+
+
 @pytest.fixture
-def trained(base_shapes, tmp_path):
+def trained(sdxl_shapes, tmp_path):
     """Rank 4 and alpha 2 everywhere, with what training says of it."""
-    return file_of(tmp_path / "trained.ckpt", matrices(base_shapes, rank=lambda _: 4), "native", None, ABOUT)
+    return file_of(tmp_path / "trained.ckpt", matrices(sdxl_shapes, rank=lambda _: 4), "native", None, ABOUT)
 
 
 def update(file, module, alpha=None):
@@ -74,9 +81,21 @@ def test_metadata(trained, tmp_path, layout):
     assert len(alphas) == (len(MODULES) if layout in (None, "kohya-diffusers") else 0)
 
 
-def test_what_a_lora_says_of_a_model_that_predicts_v(trained, base_shapes, tmp_path):
+def test_a_model_of_other_sizes_is_not_called_sdxl(trained, base_shapes, tmp_path, project_log):
+    """By the sizes of its LoRA, or by those of its YAML; nor is it after the way back."""
+    small = file_of(tmp_path / "small.ckpt", matrices(base_shapes, rank=lambda _: 4), "native", None, ABOUT)
+    yaml = ("--config", tiny.INFERENCE)
+    for given, words in ((small, ()), (small, yaml), (trained, yaml)):
+        about = open_lora(run(export_lora, given, tmp_path / f"{given.stem}{len(words)}.safetensors", *words)).metadata
+        assert not {"base_model", "ss_base_model_version", "modelspec.architecture"} & set(about) and about["ss_steps"] == "20"
+    assert "than SDXL has: give the YAML of its model with --config" in project_log.text
+    back = open_lora(run(import_lora, tmp_path / "small0.safetensors", tmp_path / "back.ckpt"))
+    assert back.metadata == {key: text for key, text in ABOUT.items() if key != "base_model"}
+
+
+def test_what_a_lora_says_of_a_model_that_predicts_v(trained, sdxl_shapes, tmp_path):
     said = {"prediction_type": "v", "zero_terminal_snr": "True"}
-    given = file_of(tmp_path / "v.ckpt", matrices(base_shapes, rank=lambda _: 4), "native", None, ABOUT | said)
+    given = file_of(tmp_path / "v.ckpt", matrices(sdxl_shapes, rank=lambda _: 4), "native", None, ABOUT | said)
     exported = open_lora(run(export_lora, given, tmp_path / "a.safetensors"))
     about = {"modelspec.prediction_type": "v", "ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"}
     assert about.items() <= exported.metadata.items()

@@ -8,9 +8,10 @@ import pytest
 
 import tiny
 from gm.checkpoint.io import write_tensors
-from gm.checkpoint.lora_files import ADAPTER_METADATA, open_lora, save_lora
+from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, UNET, LoraNames, lora_names, matrix_names, spatial_transformers
 from gm.checkpoint.lora_stack import LoraStack, merged
+from gm.checkpoint.peft_settings import ADAPTER_METADATA
 from gm.checkpoint.weights import open_base
 from gm.config.types import UNetConfig
 from gm.errors import UserError

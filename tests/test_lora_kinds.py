@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 import tiny
 from gm.checkpoint.io import write_tensors
-from gm.checkpoint.lora_files import DORA_FORM, lora_in_base, open_lora, save_lora
+from gm.checkpoint.lora_files import lora_in_base, open_lora, save_lora
+from gm.checkpoint.lora_pair import DORA_FORM
 from gm.checkpoint.lora_rules import LAYOUTS, UNET, lora_names
 from gm.checkpoint.lora_stack import LoraStack, merged, with_given_lora
 from gm.checkpoint.weights import open_base, stream_whole

@@ -1,13 +1,16 @@
 """LoRA files between this suite and the real diffusers + PEFT: what one writes the other loads, with the same outputs."""
 
+import json
+
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
 
 import tiny
+from gm.checkpoint.io import write_tensors
 from gm.checkpoint.lora_files import open_lora, save_lora
-from gm.checkpoint.lora_rules import LAYOUTS, lora_names
+from gm.checkpoint.lora_rules import LAYOUTS, lora_names, matrix_names
 from gm.checkpoint.lora_stack import LoraStack, merged, with_given_lora
 from gm.checkpoint.weights import open_base
 from gm.config.types import Adapter, SampleSettings
@@ -222,6 +225,32 @@ def test_what_diffusers_saves_is_loaded(theirs, pipe, ours, golden, tmp_path, sp
         for layer in theirs.lora_layers(pipe):
             layer.set_scale("default", scale)
         assert largest_error(ours.outputs(golden, [file], [scale]), theirs.outputs(pipe, golden)) < 1e-4, scale
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "peft"])
+def test_settings_beside_either_of_diffusers_layouts_are_used(theirs, pipe, ours, golden, base_shapes, tmp_path, layout):
+    """r 4 and alpha 8 in the metadata: strength 2, but for modules with an alpha of their own."""
+    attention = lambda module, _: 4 if module.endswith(ATTENTION) else 0  # noqa: E731
+    given = open_lora(random_lora(tmp_path / "a.ckpt", base_shapes, attention, 4.0))
+    settings = {}
+    for network in ("unet", "text_encoder", "text_encoder_2"):
+        settings |= {
+            f"{network}.r": 4,
+            f"{network}.lora_alpha": 8,
+            f"{network}.alpha_pattern": {"attn2.to_k": 2, "0.*v_proj": 1},
+        }
+        settings[f"{network}.target_modules"] = [name.removeprefix(".") for name in ATTENTION]
+    names, tensors = lora_names(), {}
+    for module in given.modules:
+        matrices = (given.read(f"{module}.lora_{letter}.weight") for letter in "AB")
+        tensors |= dict(zip(matrix_names(layout, module, names.foreign(module, layout)), matrices))
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, tensors.items(), {"lora_adapter_metadata": json.dumps(settings)})
+    file = open_lora(path)
+    assert file.layout == layout and {file.scale(module) for module in file.modules} == {2.0, 0.5, 0.25}
+    pipe.load_lora_weights(str(path), adapter_name="ours")
+    assert sum(theirs.attached(pipe).values()) == len(file.modules)
+    assert largest_error(ours.outputs(golden, [file], [1.0]), theirs.outputs(pipe, golden)) < 1e-4
 
 
 def test_lora_apart_from_the_weights_is_what_merging_gives(ours, golden, tiny_weights, larger, expected):

@@ -48,7 +48,10 @@ class Computed(list):
         def encode(square, photo):
             self.append(square.path.name)
             pixels = square.pixels(photo)
-            return np.stack([np.full((4, 2, 2), pixels.mean()), pixels[:1, :2, :2].repeat(4, 0)]).astype(np.float32)
+            side = pixels.shape[1] // 8
+            return np.stack([np.full((4, side, side), pixels.mean()), pixels[:1, :side, :side].repeat(4, 0)]).astype(
+                np.float32
+            )
 
         return encode
 
@@ -90,7 +93,9 @@ def make(weights, folder, model=None, ranks=Ranks(), level="O0"):
 def keys_of(made: Precompute) -> dict:
     """The key of an embedded prompt."""
     asked = []
-    replace(made, disk=SimpleNamespace(folder=None, get=asked.append, put=lambda *_: None)).embed(["a cat"])
+    replace(made, disk=SimpleNamespace(folder=None, get=lambda key, *_: asked.append(key), put=lambda *_: None)).embed(
+        ["a cat"]
+    )
     return asked[0]
 
 

@@ -39,7 +39,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         )
     if base.lora_names():
         raise UserError(f"--input {base.file.path} holds LoRA matrices: this command converts base weights only")
-    write_single_file(new_output(output), base, options.dtype, base.file.metadata, "converting")
+    with new_output(output):
+        write_single_file(output, base, options.dtype, base.file.metadata, "converting")
     log.info("%s: %d tensors, %.2f GB", output, len(base.stored), output.stat().st_size / 1e9)
 
 

@@ -30,8 +30,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError(f"--output {options.output} must end in .safetensors")
     layout = layout_of(options)
     file, model = open_given(options)
-    output = new_output(options.output)
-    with file:
+    with new_output(options.output) as output, file:
         write_lora(file, output, layout, options.dtype, options.alpha, model, base_reader(options))
     log.info("%s: %d modules in the %s layout, %s", output, len(file.modules), layout, options.dtype)
 

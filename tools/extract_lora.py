@@ -26,6 +26,7 @@ from gm.models.adapters import ATTENTION, initial_value
 from gm.options.parser import REQUIRED, option, parse
 from tools.lora_arguments import OfAModel, WrittenLora, layout_of, model_of
 
+LARGEST = 1e60  # squared norm of a weight's difference, far below where float32's products overflow
 TARGETS = {
     "attention": lambda names: [module for module in names.modules if module.endswith(ATTENTION)],
     "linear": lambda names: names.modules,
@@ -67,9 +68,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     targets = [module for module in TARGETS[options.targets](lora_names(model)) if f"{module}.weight" in base.shapes]
     if not targets:
         raise UserError(f"--base {base.file.path} holds none of the layers that LoRA goes into: give SDXL's weights")
-    found = Extraction(base, tuned, targets, options.rank)
-    output = new_output(options.output)
-    write_lora(LoraArrays(output, found.arrays, {}), output, layout, options.dtype, model=model)
+    with new_output(options.output) as output:
+        found = Extraction(base, tuned, targets, options.rank)
+        write_lora(LoraArrays(output, found.arrays, {}), output, layout, options.dtype, model=model)
     print(found.report())
     log.info("%s: %d modules of rank %d in the %s layout", output, len(found.arrays), options.rank, layout)
 
@@ -85,8 +86,8 @@ class Extraction:
         for name in bar(base.shapes, "comparing", unit="tensor"):
             difference = tuned.read(name).astype(np.float32) - base.read(name).astype(np.float32)
             energy = _energy(difference)
-            if not np.isfinite(energy):
-                raise UserError(f"the difference in {name} is not finite: one of the two files is damaged")
+            if not energy < LARGEST:
+                raise UserError(f"the difference in {name} is {energy**0.5:.3g} in size: one of the two files is damaged")
             if name not in modules:
                 self._outside += energy
                 continue

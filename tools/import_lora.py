@@ -29,8 +29,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.output.suffix != ".ckpt":
         raise UserError(f"--output {options.output} must end in .ckpt")
     file, model = open_given(options)
-    output = new_output(options.output)
-    with file:
+    with new_output(options.output) as output, file:
         write_lora(file, output, "native", alpha=options.alpha, model=model, read_base=base_reader(options))
     log.info("%s: %d modules from the %s layout", output, len(file.modules), file.layout)
 

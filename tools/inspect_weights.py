@@ -2,6 +2,7 @@
 for base weights the networks, types and numbers; and the metadata of either.
 """
 
+import math
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -16,16 +17,17 @@ from gm import console
 from gm.checkpoint import lora_rules
 from gm.checkpoint.blocks import NETWORKS, by_block, network_of
 from gm.checkpoint.folder import open_source, open_vae
-from gm.checkpoint.io import TensorFile
+from gm.checkpoint.io import NotFinite, TensorFile
 from gm.checkpoint.lora_export import targets
 from gm.checkpoint.lora_files import LoraFile, lora_in_base, open_lora
+from gm.checkpoint.other_files import other_kind
 from gm.checkpoint.svd import product_norm
 from gm.checkpoint.weights import BaseWeights, examples
 from gm.console import bar, log, table
 from gm.errors import UserError
 from gm.options.parser import REQUIRED, option, parse
 from gm.pictures import plot_bars
-from tools.lora_arguments import OfAModel, model_of
+from tools.lora_arguments import OfAModel, hint_at_sizes, model_of
 
 FORMS = {"rows": "lengths of rows", "columns": "lengths of columns", "base": "lengths of rows over the base's, for ComfyUI"}
 LAYOUT_WORDS = {"native": "native, of this suite", **lora_rules.LAYOUTS}
@@ -62,7 +64,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             plot_bars(block_norms(norms), "|alpha / rank * B A|", f"{file.path.name}: size of the update in each block", plot)
             log.info("%s written", plot)
     if file.metadata:
-        told.append(table(("metadata", ""), [(key, _short(text)) for key, text in sorted(file.metadata.items())]))
+        told.append(table(("metadata", ""), [(_short(key), _short(text)) for key, text in sorted(file.metadata.items())]))
     print("\n\n".join(told))
 
 
@@ -71,12 +73,18 @@ def opened(path: Path, options: Options) -> tuple[TensorFile, Optional[LoraFile]
     file = open_source(path)
     others = [name for name in file.names if lora_rules.parse(name) is None]
     if len(others) < len(file.names) and not any(name.startswith("state.") or network_of(name) != "other" for name in others):
-        return file, open_lora(path, model_of(options)), None  # or says what kind of LoRA it is that is not supported
+        model = model_of(options)
+        lora = open_lora(path, model)  # or says what kind of LoRA it is that is not supported
+        hint_at_sizes(lora, model)
+        return file, lora, None
     base = BaseWeights(file)
     if is_state(base) or any(network_of(name) != "other" for name in base.shapes):
         return file, lora_in_base(base) if base.lora_names() else None, base
     if any(name.startswith(("encoder.", "decoder.")) for name in file.names):
         return file, None, BaseWeights(open_vae(path))
+    known = other_kind(file.names)
+    if known:
+        raise UserError(f"{path} holds {known}: give a LoRA, SDXL's weights or a VAE")
     raise UserError(
         f"{path} holds {len(file.names)} tensors of a kind unknown here ({examples(file.names)}): give a LoRA, SDXL's "
         "weights or a VAE"
@@ -118,7 +126,10 @@ def update_norms(lora: LoraFile) -> dict[str, float]:
     """module -> Frobenius norm of alpha / rank * B A, which of a DoRA is the change before it is scaled."""
     norms = {}
     for module in bar(lora.modules, "reading", unit="module", leave=False):
-        norms[module] = abs(lora.scale(module)) * product_norm(*lora.factors(module))
+        try:
+            norms[module] = abs(lora.scale(module)) * product_norm(*lora.factors(module))
+        except NotFinite:  # told below, with all else that the file holds
+            norms[module] = math.nan
     bad = [module for module, norm in norms.items() if not np.isfinite(norm)]
     if bad:
         log.warning("%d modules hold numbers that are not finite (%s): the file is damaged", len(bad), examples(bad))
@@ -163,7 +174,7 @@ def _counted(values: Counter) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:10_000]).split())
     return line if len(line) <= 120 else line[:117] + "..."
 
 

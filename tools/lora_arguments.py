@@ -80,10 +80,18 @@ def base_reader(options: GivenLora) -> Optional[Callable[[str], np.ndarray]]:
     return open_base(options.base).read if options.base else None
 
 
+def hint_at_sizes(file: LoraFile, model: Optional[ModelConfig]) -> None:
+    """Say so when the LoRA is of another model than SDXL, or than that of --config."""
+    if file.other_size:
+        what = "SDXL has: give the YAML of its model with --config" if model is None else "the model of --config has"
+        log.info("%s is of a wider or narrower model, e.g. in %s, than %s", file.path, file.other_size[0], what)
+
+
 def open_given(options: GivenLora) -> tuple[LoraFile, Optional[ModelConfig]]:
     """The LoRA, and the model of --config; UserError for an --alpha that does not fit."""
     model = model_of(options)
     file = open_lora(options.lora, model)
+    hint_at_sizes(file, model)
     silent = all(pair.alpha is None for pair in file.modules.values())
     if options.alpha is not None and not silent:
         raise UserError(f"--alpha {options.alpha:g} was given, but {file.path} says its alpha: leave --alpha away")

@@ -54,11 +54,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError(f"--weight {options.weight} names no LoRA: give base,lora, or convert it with tools/convert_weight.py")
     for file in stack.files:
         file.check_against_base(base.shapes)
-    output = new_output(options.output)
     about = {key: text for key, text in base.file.metadata.items() if not key.startswith(ABOUT_LORA)}
     about["merged_lora"] = ", ".join(f"{file.path.name} x {scale:g}" for file, scale in zip(stack.files, stack.scales))
     changed = {f"{module}.weight" for module in stack.ranks}
-    write_single_file(output, base, options.dtype, about, "merging", merged(base.read, stack), changed)
+    with new_output(options.output) as output:
+        write_single_file(output, base, options.dtype, about, "merging", merged(base.read, stack), changed)
     log.info("%s: %d weights with %s, %.2f GB", output, len(changed), about["merged_lora"], output.stat().st_size / 1e9)
 
 

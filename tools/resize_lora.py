@@ -16,6 +16,7 @@ import numpy as np
 
 from gm import console
 from gm.checkpoint.blocks import by_block
+from gm.checkpoint.io import convert
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.lora_files import LoraArrays, LoraFile
 from gm.checkpoint.lora_rules import magnitude_name
@@ -51,12 +52,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if options.rank is None and options.keep is None:
         raise UserError("neither --rank nor --keep was given: say the new rank, or the share of the energy to keep")
     file, model = open_given(options)
-    with file:
+    with new_output(options.output) as output, file:
         arrays, energies = resized(file, options.rank, options.keep, options.alpha)
         magnitudes = {m: (file.read(magnitude_name("native", m)), p.form) for m, p in file.modules.items() if p.form}
-    output = new_output(options.output)
-    lora = LoraArrays(output, arrays, file.metadata, magnitudes)
-    write_lora(lora, output, layout, options.dtype, model=model, read_base=base_reader(options))
+        lora = LoraArrays(output, arrays, file.metadata, magnitudes, file.other_size)
+        write_lora(lora, output, layout, options.dtype, model=model, read_base=base_reader(options))
     print(report(arrays, energies))
     log.info("%s: %d modules in the %s layout", output, len(arrays), layout)
 
@@ -68,7 +68,9 @@ def resized(
     arrays, energies = {}, {}
     for module in bar(file.modules, "resizing", unit="module"):
         b, a = file.factors(module)
-        svd = product_svd(b * np.float32(file.scale(module, alpha)), a)
+        with np.errstate(over="ignore", invalid="ignore"):
+            b = convert(b * np.float32(file.scale(module, alpha)), "float32", f"alpha / rank * lora_B of {module}")
+        svd = product_svd(b, a)
         new = rank if keep is None else min(rank_for(svd[1], keep), rank or len(svd[1]))
         b, a = factors(svd, new, initial_value(f"{module}.lora_A.weight", (new, a.shape[1]), 0))
         arrays[module] = file.modules[module].in_shape(b, a)

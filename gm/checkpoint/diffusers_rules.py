@@ -153,7 +153,8 @@ _TABLES = {"unet": _unet, "vae": _vae, "text_encoder": _text, "text_encoder_2": 
 
 
 def _numbers(pattern: str, names: Iterable[str]) -> set[int]:
-    return {int(match[1]) for match in (re.match(pattern, name) for name in names) if match}
+    """Numbers of blocks, of two digits at most: the tables grow with them, and SDXL counts to 31."""
+    return {int(match[1]) for match in (re.match(pattern, name) for name in names) if match and len(match[1]) <= 2}
 
 
 def _count(pattern: str, names: Iterable[str]) -> int:

@@ -5,7 +5,7 @@ encoder's q, k and v are one tensor in the official file, its text_projection is
 attention is 1x1 convolutions. Nothing holds more than one tensor.
 """
 
-import json
+import os
 import re
 from pathlib import Path
 from typing import Sequence, Union
@@ -14,11 +14,14 @@ import numpy as np
 
 from gm.checkpoint.diffusers_rules import IGNORED_IN_FOLDERS, PARTS, diffusers_to_official
 from gm.checkpoint.formats import DTYPES, Entry
-from gm.checkpoint.io import Raw, TensorFile, open_tensors
+from gm.checkpoint.io import Raw, TensorFile, open_tensors, regular_size
+from gm.checkpoint.json_text import LARGEST, parse_json
 from gm.checkpoint.rules import fused_name, native_to_official
 from gm.errors import UserError
 
 VAE_PREFIX = PARTS["vae"][0]
+_PLAIN = re.compile(r"\w[\w.-]{0,200}\.safetensors", re.ASCII)  # a shard's name: of a file in the index's own folder
+_MOST_SHARDS = 100  # SDXL's UNet in float32 has 2; all are open at a time
 _TRANSPOSED = "conditioner.embedders.1.model.text_projection"
 _CONVOLUTION = re.compile(rf"^{re.escape(VAE_PREFIX)}(?:en|de)coder\.mid\.attn_1\.(?:q|k|v|proj_out)\.weight$")
 
@@ -41,6 +44,8 @@ class AssembledFile(TensorFile):
 
     def add(self, name: str, sources: Sequence[tuple[TensorFile, str]]) -> None:
         """The official tensor `name` is this tensor, or these one below the other."""
+        if name in self._entries:
+            raise UserError(f"{self.path}: {sources[0][1]} gives {name} a second time: the file is damaged")
         dtypes, shapes = ({getattr(file, about)(source) for file, source in sources} for about in ("dtype", "shape"))
         if len(dtypes) != 1 or len(shapes) != 1:
             raise UserError(f"{self.path}: {', '.join(source for _, source in sources)} differ in type or shape")
@@ -50,6 +55,10 @@ class AssembledFile(TensorFile):
         elif _CONVOLUTION.match(name) and len(shape) == 2:
             shape = (*shape, 1, 1)
         elif len(sources) > 1:
+            if not shape:
+                raise UserError(
+                    f"{self.path}: {sources[0][1]} is a single number, where SDXL has a matrix: the file is damaged"
+                )
             shape = (len(sources) * shape[0], *shape[1:])
         self._sources[name] = list(sources)
         self._entries[name] = Entry(dtypes.pop(), shape, [])
@@ -67,11 +76,11 @@ class AssembledFile(TensorFile):
 def open_source(path: Union[str, Path]) -> TensorFile:
     """A weight file, or a folder in diffusers' layout under the official names."""
     path = Path(path)
-    return _open_folder(path) if path.is_dir() else open_tensors(path)
+    return _open_folder(path) if os.path.isdir(path) else open_tensors(path)
 
 
 def _open_folder(path: Path) -> AssembledFile:
-    missing = [part for part in PARTS if not (path / part).is_dir()]
+    missing = [part for part in PARTS if not os.path.isdir(path / part)]
     if missing:
         raise UserError(
             f"{path} is a folder without {', '.join(f'{part}/' for part in missing)}: give a .safetensors file, a MindSpore "
@@ -87,8 +96,8 @@ def _open_folder(path: Path) -> AssembledFile:
 def open_vae(path: Union[str, Path]) -> TensorFile:
     """The first stage in a file of its own, in a whole checkpoint or in diffusers' folder, under the official names."""
     path = Path(path)
-    if path.is_dir():
-        folder = path / "vae" if (path / "vae").is_dir() else path
+    if os.path.isdir(path):
+        folder = path / "vae" if os.path.isdir(path / "vae") else path
         files = _open_part(folder, PARTS["vae"][1])
         result = AssembledFile(path, files)
         _add_part(result, "vae", files)
@@ -115,7 +124,7 @@ def open_vae(path: Union[str, Path]) -> TensorFile:
 def _open_part(folder: Path, stem: str) -> list[TensorFile]:
     """The weight files of one folder: <stem>.safetensors or shards with an index, else the only variant (fp16) there is."""
     plain = [folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"]
-    found = [path for path in plain if path.exists()][:1]
+    found = [path for path in plain if os.path.exists(path)][:1]
     if not found:
         shard = re.compile(r"-\d+-of-\d+\b")
         found = [path for path in sorted(folder.glob(f"{stem}.*.safetensors")) if not shard.search(path.name)]
@@ -128,19 +137,35 @@ def _open_part(folder: Path, stem: str) -> list[TensorFile]:
         raise UserError(f"{folder} {what}")
     if found[0].suffix != ".json":
         return [open_tensors(found[0])]
-    try:
-        weight_map = json.loads(found[0].read_text(encoding="utf-8"))["weight_map"]
-        shards = {
-            shard: {name for name in weight_map if weight_map[name] == shard} for shard in sorted(set(weight_map.values()))
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{found[0]} is not an index of safetensors files: download it again") from None
+    shards = _shards(found[0])
     files = [open_tensors(folder / shard) for shard in shards]
     for file, names in zip(files, shards.values()):
         if set(file.names) != names:
             different = sorted(set(file.names) ^ names)
             raise UserError(f"{file.path} and {found[0].name} differ in {different[0]}: download the folder again")
     return files
+
+
+def _shards(index: Path) -> dict[str, set[str]]:
+    """File in the index's folder -> the names of its tensors. UserError for what is no index, or names files elsewhere."""
+    todo = "download it again"
+    if regular_size(index, "the index", todo) > LARGEST:
+        raise UserError(f"{index} is no index of weight files, it has more than {LARGEST:,} bytes: {todo}")
+    try:
+        about = parse_json(index.read_bytes())
+        weight_map = about["weight_map"] if isinstance(about, dict) else None
+    except (OSError, ValueError, KeyError):
+        weight_map = None
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise UserError(f"{index} is not an index of safetensors files: {todo}")
+    shards: dict[str, set[str]] = {}
+    for name, shard in weight_map.items():
+        shards.setdefault(shard, set()).add(name)
+    wrong = sorted(shard for shard in shards if not _PLAIN.fullmatch(shard))
+    if wrong or len(shards) > _MOST_SHARDS:
+        what = f"the file {ascii(wrong[0][:100])}, which is none beside it" if wrong else f"{len(shards):,} files"
+        raise UserError(f"{index} names {what}: {todo}")
+    return dict(sorted(shards.items()))
 
 
 def _add_part(result: AssembledFile, part: str, files: Sequence[TensorFile]) -> None:
@@ -156,7 +181,10 @@ def _add_part(result: AssembledFile, part: str, files: Sequence[TensorFile]) -> 
     wholes: dict[str, list] = {}
     for name, source in sources.items():
         fused, third = fused_name(official[name])
-        wholes.setdefault(fused, [None, None, None] if third is not None else [None])[third or 0] = source
+        pieces = wholes.setdefault(fused, [None, None, None] if third is not None else [None])
+        if pieces[third or 0]:
+            raise UserError(f"{files[0].path.parent}: {name} gives {official[name]} a second time: the file is damaged")
+        pieces[third or 0] = source
     for fused, pieces in wholes.items():
         if None in pieces:
             missing = "qkv"[pieces.index(None)]

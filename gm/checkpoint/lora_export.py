@@ -22,9 +22,11 @@ import numpy as np
 
 from gm.checkpoint.dora import in_form
 from gm.checkpoint.io import Array, Raw, convert, write_tensors
-from gm.checkpoint.lora_files import ADAPTER_METADATA, DORA_FORM, LoraFile
+from gm.checkpoint.lora_files import LoraFile
+from gm.checkpoint.lora_pair import DORA_FORM
 from gm.checkpoint.lora_rules import lora_names, magnitude_name, matrix_names
-from gm.config.types import ModelConfig
+from gm.checkpoint.peft_settings import ADAPTER_METADATA
+from gm.config.types import ModelConfig, UNetConfig
 from gm.errors import UserError
 
 BASE_MODEL = "SDXL-base-1.0"
@@ -56,9 +58,14 @@ def write_lora(
     forms = _written_forms(file, layout, read_base)
     tensors = _tensors(file, layout, dtype, alphas, written, model)
     tensors |= _magnitudes(file, layout, alpha, forms, model, read_base)
+    is_sdxl = _has_sizes_of_sdxl(model) and not file.other_size
     about = _native_metadata(file, written) | prediction_metadata(model, file.metadata)
+    if not is_sdxl:
+        about.pop("base_model", None)
     if layout != "native":
-        about = _metadata(file, path, layout, tensors, about) | ({DORA_FORM: "base"} if "base" in forms.values() else {})
+        about = _metadata(file, path, layout, tensors, about, is_sdxl) | (
+            {DORA_FORM: "base"} if "base" in forms.values() else {}
+        )
     write_tensors(path, tensors.items(), about)
 
 
@@ -107,10 +114,11 @@ def _tensors(
         name_a, name_b = matrix_names(layout, module, foreign)
         a, b = file.read(f"{module}.lora_A.weight"), file.read(f"{module}.lora_B.weight")
         if alphas[module] != written[module]:
-            b = b * np.float32(alphas[module] / written[module])
+            with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at below
+                b = b * np.float32(alphas[module] / written[module])
         if needs_alpha:
             tensors[f"{foreign}.alpha"] = np.array(written[module], np.float32)
-        tensors[name_a], tensors[name_b] = convert(a, dtype), convert(b, dtype)
+        tensors[name_a], tensors[name_b] = convert(a, dtype, name_a), convert(b, dtype, name_b)
     return tensors
 
 
@@ -152,6 +160,7 @@ def _magnitudes(
                     f"--base has {module}.weight as {weight.shape}, but {file.path} is for {pair.shape}: give its base"
                 )
             values = in_form(weight, file.update(module, alpha), values, pair.form, form)
+            values = convert(values, "float32", f"the magnitudes of {module}")
         if layout.startswith("kohya"):
             axes = (1, -1) if form == "columns" else (-1, 1)
             values = values.reshape(axes + tuple(1 for _ in pair.window))
@@ -186,10 +195,21 @@ def _native_metadata(file: LoraFile, alphas: Mapping[str, float]) -> dict[str, s
     return {**recipe, **{key: str(value) for key, value in about.items() if value is not None}}
 
 
+def _has_sizes_of_sdxl(model: Optional[ModelConfig]) -> bool:
+    """Whether tools that know SDXL by its name can take the model for it: its UNet and text encoders are as wide and deep."""
+    if model is None:
+        return True
+    unet, usual = model.unet, UNetConfig()
+    sizes = ("model_channels", "channel_mult", "num_res_blocks", "attention_resolutions", "transformer_depth", "context_dim")
+    text = [(encoder.width, encoder.layers) for encoder in model.text_encoders]
+    return all(getattr(unet, of) == getattr(usual, of) for of in sizes) and text == [(768, 12), (1280, 32)]
+
+
 def _metadata(
-    file: LoraFile, path: Path, layout: str, tensors: Mapping[str, Array], native: Mapping[str, str]
+    file: LoraFile, path: Path, layout: str, tensors: Mapping[str, Array], native: Mapping[str, str], is_sdxl: bool
 ) -> dict[str, str]:
-    """What the file already says about itself, with what is true of the new one."""
+    """What the file already says about itself, with what is true of the new one. A model of other sizes gets no name: none fits,
+    and readers go by it."""
     digest = hashlib.sha256()
     for tensor in tensors.values():
         digest.update(tensor.content if isinstance(tensor, Raw) else np.ascontiguousarray(tensor).tobytes())
@@ -199,12 +219,9 @@ def _metadata(
         "ss_network_module": "networks.lora",
         "ss_network_dim": native.get("lora_rank", "Dynamic"),
         "ss_network_alpha": native.get("lora_alpha", "Dynamic"),
-        "ss_base_model_version": "sdxl_base_v1-0",
         "ss_output_name": path.stem,
         "lora_targets": ",".join(targets(file)),
-        "base_model": native.get("base_model", BASE_MODEL),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
         "modelspec.implementation": "diffusers" if _is_diffusers(layout) else SGM,
         "modelspec.title": path.stem,
         "modelspec.date": datetime.datetime.now().replace(microsecond=0).isoformat(),
@@ -213,6 +230,12 @@ def _metadata(
         "modelspec.hash_sha256": "0x" + digest.hexdigest(),
         "sshs_model_hash": digest.hexdigest(),
     }
+    named = {
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "base_model": native.get("base_model", BASE_MODEL),
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+    }
+    about = about | named if is_sdxl else {key: text for key, text in about.items() if key not in named}
     if "prediction_type" in native:
         about |= {"ss_v_parameterization": "True", "ss_zero_terminal_snr": native["zero_terminal_snr"]}
     ranks = {pair.rank for pair in file.modules.values() if any(side > 1 for side in pair.window)}

@@ -5,68 +5,38 @@ arithmetic is dora.py). The names are lora_rules.py; writing the layouts of othe
 checked by names and shapes when a file is opened; arrays are read one at a time.
 """
 
-import json
 import math
-import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping, Optional, Union
+from typing import Mapping, Optional, Sequence, Union
 
 import numpy as np
 
 from gm.checkpoint.dora import decomposed
 from gm.checkpoint.io import TensorFile, open_tensors, write_tensors
+from gm.checkpoint.lora_pair import Pair, pair_of
 from gm.checkpoint.lora_rules import (
     NETWORKS,
-    OTHER_METHODS,
     UNET,
     LoraNames,
-    is_convolution,
     lora_names,
     magnitude_name,
     matrix_names,
     parse,
 )
+from gm.checkpoint.other_files import other_kind, other_model
+from gm.checkpoint.peft_settings import settings_of
 from gm.checkpoint.weights import BaseWeights, differences, examples
 from gm.config.types import ModelConfig
 from gm.errors import UserError
-
-ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers writes PEFT's settings, as JSON
-DORA_FORM = "dora_form"  # metadata of a file whose magnitudes are of the form "base" (dora.py)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The two matrices of one module: A (rank, in), B (out, rank); the update of its weight is alpha / rank * B A.
-
-    Of a convolution A is (rank, in, h, w) and B (out, rank, 1, 1). A DoRA has magnitudes beside them.
-    """
-
-    a: str  # name in the file
-    b: str
-    rank: int
-    inputs: int
-    outputs: int
-    alpha: Optional[float]  # None: the file does not say it, and its layout has no rule for that
-    window: tuple[int, ...] = ()  # (h, w) of a convolution
-    magnitudes: Optional[str] = None  # name in the file; None: no DoRA
-    form: str = ""  # what they are the length of: see dora.py
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
-        return (self.outputs, self.inputs, *self.window)
-
-    def in_shape(self, b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Matrices of any rank, B (out, rank) and A (rank, in * h * w), in the shapes that this module's have."""
-        return b.reshape(*b.shape, *(1 for _ in self.window)), a.reshape(len(a), self.inputs, *self.window)
 
 
 class LoraFile:
     """An opened LoRA file. `modules`: native module name -> Pair; `layout`: see lora_rules.py; `metadata`: the file's."""
 
-    def __init__(self, file: TensorFile, layout: str, modules: Mapping[str, Pair]):
+    def __init__(self, file: TensorFile, layout: str, modules: Mapping[str, Pair], other_size: Sequence[str] = ()):
+        """`other_size`: modules that are wider or narrower than the model's."""
         self.path, self.metadata, self.layout, self.modules = file.path, file.metadata, layout, dict(modules)
+        self.other_size = list(other_size)
         self._file = file
 
     def __enter__(self) -> "LoraFile":
@@ -210,7 +180,7 @@ class LoraFile:
 class LoraArrays(LoraFile):
     """A LoRA in memory: native module name -> (B (out, rank), A (rank, in)), whose update is B A: alpha is the rank.
 
-    `path` is what messages call it. `magnitudes`: module -> (magnitudes, form) of a DoRA.
+    `path` is what messages call it. `magnitudes`: module -> (magnitudes, form) of a DoRA. `other_size`: as in LoraFile.
     """
 
     def __init__(
@@ -219,6 +189,7 @@ class LoraArrays(LoraFile):
         arrays: Mapping[str, tuple[np.ndarray, np.ndarray]],
         metadata: Mapping[str, str],
         magnitudes: Mapping[str, tuple[np.ndarray, str]] = {},
+        other_size: Sequence[str] = (),
     ):
         self.path, self.layout, self.metadata, self._arrays, self._magnitudes = (
             path,
@@ -227,7 +198,7 @@ class LoraArrays(LoraFile):
             arrays,
             magnitudes,
         )
-        self.modules = {}
+        self.modules, self.other_size = {}, list(other_size)
         for module, (b, a) in arrays.items():
             names = matrix_names("native", module, module)
             kind = {"window": tuple(a.shape[2:]), "form": magnitudes[module][1] if module in magnitudes else ""}
@@ -253,7 +224,7 @@ def open_lora(path: Union[str, Path], model: Optional[ModelConfig] = None) -> Lo
     UserError when it holds anything else, naming some of it.
     """
     file = open_tensors(path)
-    return _lora_file(file, {name: name for name in file.names}, lora_names(model))
+    return _lora_file(file, {name: name for name in file.names}, lora_names(model), model is not None)
 
 
 def lora_in_base(base: BaseWeights) -> LoraFile:
@@ -261,13 +232,12 @@ def lora_in_base(base: BaseWeights) -> LoraFile:
     return _lora_file(base.file, base.lora_names(), lora_names())
 
 
-def _lora_file(file: TensorFile, given: Mapping[str, str], names: LoraNames) -> LoraFile:
-    """`given`: names of the LoRA's tensors, as they are to be understood -> as they are in the file."""
-    method = next((word for part, word in OTHER_METHODS if any(part in name for name in given)), None)
-    if method:
-        raise UserError(
-            f"{file.path} holds {method} matrices, which are not supported: give a LoRA, LoCon or DoRA, two matrices a layer"
-        )
+def _lora_file(file: TensorFile, given: Mapping[str, str], names: LoraNames, own: bool = False) -> LoraFile:
+    """`given`: names of the LoRA's tensors, as they are to be understood -> as they are in the file. `own`: the names are those of
+    a YAML's model."""
+    kind = other_kind(given)
+    if kind:
+        raise UserError(f"{file.path} holds {kind}, which are not supported: give a LoRA, LoCon or DoRA, two matrices a layer")
     parsed = {name: parse(name) for name in given}
     others = [name for name, found in parsed.items() if found is None]
     if others:
@@ -287,14 +257,20 @@ def _lora_file(file: TensorFile, given: Mapping[str, str], names: LoraNames) -> 
         parts[native][found.part] = given[name]
         layouts |= _layout(found.module, found.layout, native, names)
     if unknown:
+        of_convolutions = [name for name in unknown if max(file.shape(name)[2:], default=1) > 1]
+        unknown = list(dict.fromkeys(of_convolutions + unknown))  # which most readers take for supported
+        seems = other_model(unknown)
         raise UserError(
             f"{file.path} has {len(unknown)} tensors that belong to no linear layer of this model's transformers and to no "
-            f"residual block ({examples(unknown)}): give a LoRA that was trained on SDXL"
+            f"residual block ({examples(unknown)}): "
+            + (f"it seems to be of {seems}, " if seems else "")
+            + f"give a LoRA that was trained on SDXL, or the YAML of its model{'' if own else ' with --config'}"
         )
     layout = next((one for one in ("kohya-diffusers", "kohya", "diffusers", "peft") if one in layouts), "native")
-    adapter = _adapter_settings(file) if layout == "peft" else {}
-    pairs = {native: _pair(file, native, found, layout, names, adapter) for native, found in parts.items()}
-    return LoraFile(file, layout, pairs)
+    settings = settings_of(file.path, file.metadata) if layout in ("peft", "diffusers") else None
+    pairs = {native: pair_of(file, native, found, layout, names, settings) for native, found in parts.items()}
+    other_size = [m for m, pair in pairs.items() if names.widths.get(m, pair.inputs) not in (pair.inputs, pair.outputs)]
+    return LoraFile(file, layout, pairs, other_size)
 
 
 def _native(module: str, names: LoraNames) -> Optional[str]:
@@ -309,87 +285,6 @@ def _layout(module: str, ending: str, native: str, names: LoraNames) -> set[str]
     if ending == "kohya":
         return {"kohya-diffusers"} if native.startswith(UNET) and module != names.foreign(native, "kohya") else {"kohya"}
     return {ending} if ending and module != native else set()
-
-
-def _pair(
-    file: TensorFile,
-    native: str,
-    parts: Mapping[str, str],
-    layout: str,
-    names: LoraNames,
-    adapter: Mapping[str, object],
-) -> Pair:
-    """The pair of one module; UserError when a half is missing or the halves do not fit."""
-    if "A" not in parts or "B" not in parts:
-        given = ", ".join(parts.values())
-        raise UserError(f"{file.path} has only {given} of {native}: the other half of the LoRA is missing, give a whole file")
-    (rank, inputs, *window), (outputs, rank_b, *window_b) = (_sides(file, parts[letter]) for letter in "AB")
-    if any(side > 1 for side in window_b) or any(side > 1 for side in window) and native in names.modules:
-        raise UserError(
-            f"{file.path}: {parts['A']} {file.shape(parts['A'])} and {parts['B']} {file.shape(parts['B'])} fit no layer of SDXL: "
-            "give a LoRA that was trained on SDXL"
-        )
-    window = () if native in names.modules else tuple(window) or ((1, 1) if is_convolution(native) else ())
-    if rank != rank_b:
-        raise UserError(
-            f"{file.path}: {parts['A']} {file.shape(parts['A'])} and {parts['B']} {file.shape(parts['B'])} have different "
-            "ranks: the file is damaged"
-        )
-    if "alpha" in parts:
-        alpha = float(np.asarray(file.read(parts["alpha"]), np.float32).reshape(-1)[0])
-    elif layout == "native":
-        alpha = float(file.metadata["lora_alpha"]) if "lora_alpha" in file.metadata else None
-    elif adapter and native in names.all:
-        alpha = _peft_alpha(adapter, names.foreign(native, "peft"), rank)
-    else:
-        alpha = float(rank)  # what every reader of these layouts takes
-    magnitudes = parts.get("rows", parts.get("scale"))
-    form = _form(file, parts, outputs, inputs) if magnitudes else ""
-    return Pair(parts["A"], parts["B"], rank, inputs, outputs, alpha, window, magnitudes, form)
-
-
-def _sides(file: TensorFile, name: str) -> tuple[int, ...]:
-    """The shape of a matrix; some tools write linear layers as 1x1 convolutions."""
-    shape = file.shape(name)
-    if len(shape) not in (2, 4):
-        raise UserError(f"{file.path}: {name} has the shape {shape}, which is no matrix: the file is damaged")
-    return shape
-
-
-def _form(file: TensorFile, parts: Mapping[str, str], outputs: int, inputs: int) -> str:
-    """What magnitudes are the lengths of: PEFT's of rows, others' by their first axis. UserError for another shape."""
-    name = parts.get("rows", parts.get("scale", ""))
-    shape = file.shape(name)
-    numbers = math.prod(shape)
-    if numbers == outputs and ("rows" in parts or shape[0] == outputs):
-        return "base" if "scale" in parts and file.metadata.get(DORA_FORM) == "base" else "rows"
-    if numbers == inputs and shape[0] == 1:
-        return "columns"
-    raise UserError(
-        f"{file.path}: {name} has the shape {shape}, but its layer has {outputs} rows and {inputs} columns: the file is damaged"
-    )
-
-
-def _adapter_settings(file: TensorFile) -> dict[str, object]:
-    """PEFT's settings `<network>.<setting>` as diffusers writes them; {} without."""
-    try:
-        settings = json.loads(file.metadata.get(ADAPTER_METADATA, "{}"))
-        return dict(settings)
-    except (ValueError, TypeError):
-        raise UserError(f"{file.path}: its metadata {ADAPTER_METADATA} is not JSON: the file is damaged") from None
-
-
-def _peft_alpha(settings: Mapping[str, object], name: str, rank: int) -> float:
-    """alpha as PEFT finds it: of the first pattern that the module's name ends with, or the network's."""
-    network, _, module = name.partition(".")
-    alpha = settings.get(f"{network}.lora_alpha")
-    for pattern, value in (settings.get(f"{network}.alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            alpha = value
-            break
-    if alpha is None:
-        return float(rank)
-    return float(alpha) * (math.sqrt(rank) if settings.get(f"{network}.use_rslora") else 1.0)
 
 
 def save_lora(path: Path, matrices: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

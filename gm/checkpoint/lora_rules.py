@@ -58,13 +58,6 @@ _ENDINGS = (
     (".lora_magnitude_vector", "rows", ""),
     (".dora_scale", "scale", ""),
 )
-# part of a tensor's name -> what the file is instead of plain LoRA
-OTHER_METHODS = (
-    (".hada_", "LoHa"),
-    (".lokr_", "LoKr"),
-    (".oft_", "OFT"),
-    (".lora_mid.", "Tucker-decomposed convolution"),
-)
 
 
 class TensorName(NamedTuple):
@@ -113,15 +106,19 @@ def is_convolution(module: str) -> bool:
 def spatial_transformers(unet: UNetConfig) -> list[tuple[str, str, int]]:
     """(native name, diffusers' name, depth) of each, without the network's name in front."""
     levels = len(unet.channel_mult)
-    level_of = {"mid_block": levels - 1}
-    for level in range(levels):
-        level_of |= {f"down_blocks.{level}": level, f"up_blocks.{levels - 1 - level}": level}
     blocks = unet_blocks(levels, unet.num_res_blocks, _levels_with_attention(unet))
     return [
-        (native, diffusers, unet.transformer_depth[level_of[diffusers.partition(".attentions.")[0]]])
+        (native, diffusers, unet.transformer_depth[_level(unet, diffusers)])
         for native, diffusers in blocks
         if ".attentions." in diffusers
     ]
+
+
+def _level(unet: UNetConfig, diffusers: str) -> int:
+    """Of a block by diffusers' name; 0 is the widest."""
+    place, _, number = diffusers.partition(".attentions.")[0].partition(".")
+    last = len(unet.channel_mult) - 1
+    return {"down_blocks": int(number or 0), "up_blocks": last - int(number or 0), "mid_block": last}[place]
 
 
 def _levels_with_attention(unet: UNetConfig) -> list[int]:
@@ -169,13 +166,15 @@ def _blocks_that_change_width(unet: UNetConfig) -> set[str]:
 
 class LoraNames:
     """The layers that LoRA files target, under every layout's names: `modules`, the linear layers of the transformers, and
-    `residual`, what LoCon adds in the UNet."""
+    `residual`, what LoCon adds in the UNet. `widths`: native name of a linear layer -> the channels of its transformer, which its
+    inputs or its outputs are."""
 
-    def __init__(self, unet: UNetConfig, text_layers: tuple[int, int]):
+    def __init__(self, unet: UNetConfig, text_layers: tuple[int, int], text_widths: tuple[int, int] = (768, 1280)):
         diffusers = _unet_modules(unet) | _text_modules(*text_layers)
         residual = residual_modules(unet)
         self.modules, self.residual = tuple(diffusers), tuple(residual)  # native names
         self.all = self.modules + self.residual
+        self.widths = _widths(self.modules, unet, text_widths)
         self.native_of: dict[str, str] = {}  # name in the layout of any other tool -> native name
         self._names: dict[str, dict[str, str]] = {layout: {} for layout in LAYOUTS}  # layout -> native -> foreign name
         for native, name in (diffusers | residual).items():
@@ -211,17 +210,31 @@ def _text_modules(first: int, second: int) -> dict[str, str]:
     return {name: ".".join(found) for name, found in official_to_diffusers(names).items()}
 
 
+def _widths(modules: tuple[str, ...], unet: UNetConfig, text_widths: tuple[int, int]) -> dict[str, int]:
+    blocks = {
+        native: unet.model_channels * unet.channel_mult[_level(unet, name)] for native, name, _ in spatial_transformers(unet)
+    }
+    of_text = dict(zip((TEXT_ENCODER_1, TEXT_ENCODER_2), text_widths))
+    widths = {}
+    for module in modules:
+        network = next(network for network, _, _ in NETWORKS if module.startswith(network))
+        block = ".".join(module.removeprefix(UNET).split(".", 3)[: 2 if module.startswith(f"{UNET}middle") else 3])
+        widths[module] = blocks[block] if network == UNET else of_text[network]
+    return widths
+
+
 def _flat(name: str) -> str:
     return name.replace(".", "_")
 
 
 @lru_cache(maxsize=8)
-def _names(unet: UNetConfig, text_layers: tuple[int, int]) -> LoraNames:
-    return LoraNames(unet, text_layers)
+def _names(unet: UNetConfig, text_layers: tuple[int, int], text_widths: tuple[int, int]) -> LoraNames:
+    return LoraNames(unet, text_layers, text_widths)
 
 
 def lora_names(model: Optional[ModelConfig] = None) -> LoraNames:
     """The names in a model; without one in SDXL, of which a smaller model's are a part as long as it has SDXL's blocks."""
     if model is None:
-        return _names(UNetConfig(), (12, 32))
-    return _names(model.unet, tuple(encoder.layers for encoder in model.text_encoders))
+        return _names(UNetConfig(), (12, 32), (768, 1280))
+    layers, widths = (tuple(getattr(encoder, of) for encoder in model.text_encoders) for of in ("layers", "width"))
+    return _names(model.unet, layers, widths)

@@ -48,6 +48,10 @@ class LoraStack:
         """The weight of this module with all LoRA in it, float32: W + B A; with a DoRA among them one file after the other, each
         on what those before it have made."""
         weight = weight.astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # who takes the weight looks whether it is finite
+            return self._merge(module, weight)
+
+    def _merge(self, module: str, weight: np.ndarray) -> np.ndarray:
         if module not in self._dora:
             b, a = (self.read(f"{module}.lora_{letter}.weight") for letter in "BA")
             return weight + (b.reshape(len(b), -1) @ a.reshape(len(a), -1)).reshape(weight.shape)
@@ -68,8 +72,9 @@ class LoraStack:
         found = [(file, scale) for file, scale in zip(self.files, self.scales) if module in file.modules]
         if letter == "A":
             return np.concatenate([file.read(name) for file, _ in found])
-        factors = [np.float32(scale * file.scale(module, self.alpha)) for file, scale in found]
-        return np.concatenate([file.read(name) * factor for (file, _), factor in zip(found, factors)], 1)
+        with np.errstate(over="ignore", invalid="ignore"):  # as in `merge`
+            factors = [np.float32(scale * file.scale(module, self.alpha)) for file, scale in found]
+            return np.concatenate([file.read(name) * factor for (file, _), factor in zip(found, factors)], 1)
 
 
 def open_weights(

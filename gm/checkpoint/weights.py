@@ -74,14 +74,14 @@ class BaseWeights:
         self.stored.append((native, file, name))
         if native in IGNORED_ON_LOAD:
             return
-        if split_names(native):
-            rows, *rest = file.shape(name)
-            if rows % 3:
-                raise UserError(f"{file.path}: {name} has {rows} rows, not three equal thirds: it is not SDXL's")
-            for third, part in enumerate(split_names(native)):
-                self._source[part], self._shapes[part] = (file, name, third), (rows // 3, *rest)
-        else:
-            self._source[native], self._shapes[native] = (file, name, None), file.shape(name)
+        parts, shape = split_names(native), file.shape(name)
+        if parts and (not shape or shape[0] % 3):
+            raise UserError(f"{file.path}: {name} has the shape {shape}, not three equal thirds: it is not SDXL's")
+        for third, part in enumerate(parts or [native]):
+            if part in self._source:
+                raise UserError(f"{file.path}: {name} gives {part} a second time: the file is damaged")
+            self._source[part] = (file, name, third if parts else None)
+            self._shapes[part] = (shape[0] // 3, *shape[1:]) if parts else shape
 
     @property
     def paths(self) -> BasePaths:

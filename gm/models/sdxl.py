@@ -12,9 +12,11 @@ import numpy as np
 from mindspore import Parameter, nn
 from mindspore.nn.utils import no_init_parameters
 
+from gm.checkpoint.finite import count_not_finite
 from gm.checkpoint.rules import is_lora
 from gm.config.types import Adapters, ModelConfig
 from gm.console import bar
+from gm.errors import UserError
 from gm.models.conditioner import CONDITIONER_PREFIX, TextEncoders
 from gm.models.site import Site, check_adapters
 from gm.models.text_products import TextProducts
@@ -89,7 +91,8 @@ def fill(cells: Iterable[nn.Cell], read, progress=None) -> None:
 
 
 def set_values(parameters: Sequence[Parameter], read, progress=None) -> None:
-    """Set each parameter from `read(name) -> array`, converted to its own type. `read` is called by threads.
+    """Set each parameter from `read(name) -> array`, converted to its own type. `read` is called by threads. UserError where a
+    number is not finite then.
 
     `progress`: parameters -> the same, one by one: a bar.
     """
@@ -99,7 +102,14 @@ def set_values(parameters: Sequence[Parameter], read, progress=None) -> None:
         if tuple(array.shape) != tuple(parameter.shape):
             raise AssertionError(f"{parameter.name}: {array.shape} given, {parameter.shape} needed")
         own = _memory(array.shape, np.float16 if parameter.dtype == ms.float16 else np.float32)
-        own[...] = array
+        with np.errstate(over="ignore"):
+            own[...] = array
+        count = count_not_finite(own.data.cast("B") if own.size else b"", own.dtype.name)
+        if count:
+            raise UserError(
+                f"{parameter.name} has {count:,} numbers that are not finite in {own.dtype}, its weights or a LoRA at this "
+                "strength are too large: give others, or a smaller strength"
+            )
         return own
 
     pool = ThreadPoolExecutor(LOADERS)

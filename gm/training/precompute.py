@@ -18,7 +18,7 @@ from gm.data.images import read_image
 from gm.encoding.photos import CropEncoder, encode_crops
 from gm.encoding.source import Source
 from gm.encoding.text import TextEmbedding, embed_prompts
-from gm.models.conditioner import CONDITIONER_PREFIX
+from gm.models.conditioner import CONDITIONER_PREFIX, context_length
 from gm.models.tokenizer import CHUNK
 from gm.models.vae import VAE, VAE_PREFIX, VAEEncode
 from gm.parallel.collectives import gather_rows
@@ -69,10 +69,11 @@ class Precompute:
                 self.disk.put(keys[number], row)
             return rows
 
-        rows, found = collect(keys, self.disk, self.ranks, compute)
+        width, pooled = sum(encoder.width for encoder in self.model.text_encoders), self.model.text_encoders[1].embed_dim
+        shapes = [(context_length(self.max_tokens) * width + pooled,)] * len(keys)
+        rows, found = collect(keys, self.disk, self.ranks, compute, shapes)
         if self.disk.folder:
             log.info("%d of %d prompts from the cache in %s", len(found), len(prompts), self.disk.folder)
-        width, pooled = sum(encoder.width for encoder in self.model.text_encoders), self.model.text_encoders[1].embed_dim
         return {prompt: TextEmbedding(row[:-pooled].reshape(-1, width), row[-pooled:]) for prompt, row in zip(prompts, rows)}
 
     def plan(self, sets: Sequence[PhotoSet], draws: Sequence[tuple[int, int, int]]) -> Samples:
@@ -94,7 +95,10 @@ class Precompute:
             mine = [(keys[number], crops[number]) for number in numbers]
             return run_in_subprocess(encode_crops, self.model, self.base.paths, self.machine.beside(), self.disk, mine)
 
-        rows, found = collect(keys, self.disk, self.ranks, compute)
+        vae = self.model.vae
+        shrink = 2 ** (len(vae.ch_mult) - 1)  # pixels a side of a latent's
+        shapes = [(2, vae.embed_dim, *(side // shrink for side in c.crop.size)) for c in crops]
+        rows, found = collect(keys, self.disk, self.ranks, compute, shapes)
         if self.disk.folder:
             lacking = {crop.photo for number, crop in enumerate(crops) if number not in found}
             count = len({crop.photo for crop in crops})
@@ -112,7 +116,7 @@ class Precompute:
         digest = None
         if self.ranks.is_main:
             key = {"what": "weights", "files": self.base.stamps(), "part": prefixes}
-            known = self.disk.get(key)
+            known = self.disk.get(key, (16,), "uint8")
             if known is None:
                 known = np.frombuffer(bytes.fromhex(self.base.digest(prefixes)), np.uint8)
                 self.disk.put(key, known)
@@ -127,13 +131,18 @@ def encode_when_drawn(vae: VAE) -> Posterior:
 
 
 def collect(
-    keys: Sequence[Key], disk: DiskCache, ranks: Ranks, compute: Callable[[Sequence[int]], Sequence[np.ndarray]]
+    keys: Sequence[Key],
+    disk: DiskCache,
+    ranks: Ranks,
+    compute: Callable[[Sequence[int]], Sequence[np.ndarray]],
+    shapes: Sequence[tuple[int, ...]],
 ) -> tuple[list[np.ndarray], set[int]]:
-    """The row of every key, float32 of any shape, on every rank; and the numbers of the keys that some rank's disk had.
+    """The row of every key, float32 of its shape, on every rank; and the numbers of the keys that some rank's disk had.
 
     The others are dealt out: `compute` is called on each rank that gets any, with the numbers of its keys.
     """
-    rows = {number: row for number, key in enumerate(keys) if (row := disk.get(key)) is not None}
+    kept = (disk.get(key, shape) for key, shape in zip(keys, shapes))
+    rows = {number: row for number, row in enumerate(kept) if row is not None}
     held = ranks.share(sorted(rows))
     giver = {number: rank for rank in reversed(range(ranks.size)) for number in held[rank]}
     found, everywhere = set(giver), set.intersection(*map(set, held))

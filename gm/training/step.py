@@ -96,7 +96,7 @@ class Trainer:
         self.config, self.loss_scale = config, loss_scale
         self.max_grad_norm, self.overflow_still_update = max_grad_norm, overflow_still_update
         self.step, self.applied, self.skipped = 0, 0, 0  # updates so far; of these applied, and skipped
-        self.graphs = GraphCache(graph_folder)
+        self.graphs = GraphCache(graph_folder, ranks.rank)
         self.compiled: set[tuple] = set()  # latent shapes with a graph
         self.updates = 0  # of this run
         self._text: Optional[TextArrays] = None  # what was put last
