@@ -5,10 +5,10 @@ metrics.jsonl and loss.png. When and how is checkpoints.py; what is watched is h
 """
 
 import time
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 from gm.console import Hold, bar, log, never, viewed_by, waiting
 from gm.ending import Interrupted, asked_to_stop, finishing
@@ -18,7 +18,7 @@ from gm.pictures import plot_losses
 from gm.training.batches import MicroBatch
 from gm.training.checkpoints import Checkpoints, SaveSettings
 from gm.training.health import CAUSES, BadUpdates, Explosion, SlowUpdates
-from gm.training.records import Metrics
+from gm.training.records import MayFail, Metrics
 from gm.training.step import Trainer, Update
 from gm.training.timings import Timings
 
@@ -92,7 +92,7 @@ class _Loop:
         self.total, self.main = trainer.config.data.total_step, ranks.is_main
         self.metrics = Metrics(settings.folder / "metrics.jsonl", trainer.step) if self.main else None
         self.bad, self.explosion, self.slow = BadUpdates(trainer.loss_scale.dynamic), Explosion(), SlowUpdates()
-        self._failed: set[str] = set()  # what could not be written, though that was no reason to end
+        self._may_fail = MayFail()
 
     def record(self, update: Update, seconds: float, usual: bool) -> None:
         """Write the update down and say what is to be said of it; `usual`: nothing was compiled in it."""
@@ -158,20 +158,8 @@ class _Loop:
     def show(self, infer: Callable[[int], None], done: int) -> None:
         """Progress pictures, which are left off when the command is told to end."""
         with self.timings("progress pictures"), self.trainer.as_saved(), self._may_fail("progress pictures"):
-            with viewed_by(_leave_if_asked):
+            with suppress(_Left), viewed_by(_leave_if_asked):
                 infer(done)
-
-    @contextmanager
-    def _may_fail(self, what: str) -> Iterator[None]:
-        """The body may end by an error that is said once for each `what`."""
-        try:
-            yield
-        except _Left:
-            pass
-        except (OSError, UserError) as error:
-            if what not in self._failed:
-                log.warning("%s could not be made (%s): training goes on", what, error)
-            self._failed.add(what)
 
     def stop_if_asked(self, done: int) -> None:
         """Save and raise Interrupted when any of the ranks has been told to end."""

@@ -1,15 +1,34 @@
-"""metrics.jsonl: one line of JSON an update."""
+"""metrics.jsonl, one line of JSON an update; and what a run can do without when it cannot be written."""
 
 import json
 import math
 import os
 from collections import deque
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 from gm.console import log
+from gm.errors import UserError
 from gm.files import replacing
 
 WAITING = 10_000  # lines that are kept while they cannot be written
+
+
+class MayFail:
+    """What a run can do without: `with may_fail("loss.png"):` is left at an error, which is said once for each name."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, UserError) as error:
+            if what not in self._said:
+                log.warning("%s could not be made (%s): training goes on", what, error)
+            self._said.add(what)
 
 
 class Metrics:
