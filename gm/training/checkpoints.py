@@ -99,9 +99,7 @@ class Checkpoints:
         newest = max(self._steps(), default=None)
         if newest is None:
             return "nothing of this run was saved before"
-        return (
-            f"{self.path(newest)} is kept, and with --resume {self.settings.folder} training goes on after step {self.saved_step}"
-        )
+        return f"{self.path(newest)} is kept, and with --resume {self.settings.folder} training goes on after step {self.saved_step}"
 
     def _steps(self, upto: Optional[int] = None) -> set[int]:
         """The steps of this run's checkpoints that are there."""

@@ -11,7 +11,9 @@ from gm.files import FolderLock
 from gm.parallel.ranks import Ranks
 
 
-def check_folders(save_path: str, subjects: Sequence[Subject], class_folders: Sequence[ClassFolder], where: str, of: str) -> None:
+def check_folders(
+    save_path: str, subjects: Sequence[Subject], class_folders: Sequence[ClassFolder], where: str, of: str
+) -> None:
     """UserError when a folder that is written to is one of photos, or in one, whatever links lead there. `where` and `of`: what
     the folders of photos and of class images are called in messages."""
     photos = {subject.folder.resolve(): f"{where} {subject.folder}" for subject in subjects}

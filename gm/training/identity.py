@@ -17,7 +17,12 @@ from gm.training.inputs import Inputs
 IDENTITY = "run"  # the name in the metadata of the training state
 Identity = Mapping[str, object]  # name -> what JSON can hold; a list has an entry for each photo
 
-STEPS, BATCH, ACCUMULATION, RANKS = "data.total_step", "data.per_batch_size", "--gradient_accumulation_steps", "number of ranks"
+STEPS, BATCH, ACCUMULATION, RANKS = (
+    "data.total_step",
+    "data.per_batch_size",
+    "--gradient_accumulation_steps",
+    "number of ranks",
+)
 SHAPES = "number of buckets"
 BY_STEPS = ("optim.schedule", "optim.warmup_share", "optim.text_encoder_stop_share")  # what may make the rate depend on STEPS
 

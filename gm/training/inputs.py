@@ -85,7 +85,9 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         blank = of_one_colour(class_images)
         if blank:
             log.warning(
-                "%d class images show one colour and nothing else, e.g. %s: delete them, and new ones are sampled", len(blank), blank[0]
+                "%d class images show one colour and nothing else, e.g. %s: delete them, and new ones are sampled",
+                len(blank),
+                blank[0],
             )
         buckets = shapes_of(config.data, subjects)
         photos = instance_photos(config.data, subjects, buckets)

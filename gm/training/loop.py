@@ -88,7 +88,13 @@ class _Loop:
     """What is done after an update, on one of the ranks."""
 
     def __init__(self, trainer: Trainer, settings: LoopSettings, checkpoints: Checkpoints, timings: Timings, ranks: Ranks):
-        self.trainer, self.settings, self.checkpoints, self.timings, self.ranks = trainer, settings, checkpoints, timings, ranks
+        self.trainer, self.settings, self.checkpoints, self.timings, self.ranks = (
+            trainer,
+            settings,
+            checkpoints,
+            timings,
+            ranks,
+        )
         self.total, self.main = trainer.config.data.total_step, ranks.is_main
         self.metrics = Metrics(settings.folder / "metrics.jsonl", trainer.step) if self.main else None
         self.bad, self.explosion, self.slow = BadUpdates(trainer.loss_scale.dynamic), Explosion(), SlowUpdates()
@@ -176,7 +182,9 @@ class _Loop:
         """The last checkpoint; UserError when it is hardly trained."""
         last, found = self.checkpoints.path(self.trainer.step), self.bad.most()
         if found and self.bad.expected:
-            log.warning("%s, while the loss scale was finding its value: train for longer, or give a smaller --loss_scale", found)
+            log.warning(
+                "%s, while the loss scale was finding its value: train for longer, or give a smaller --loss_scale", found
+            )
         elif found:
             with self.ranks.agreeing():
                 raise UserError(f"{found}: {last} is saved, but hardly trained; {CAUSES}")

@@ -20,15 +20,11 @@ ALPHA = ".alpha"  # the ending of a module's own alpha
 IN_WORDS = {"unet": "the UNet", "text_encoder_1": "text encoder 1", "text_encoder_2": "text encoder 2"}
 
 
-def read_resume(path: str, config: Config, adapters: Adapters, shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:
-    """All tensors of the training state in this file or folder. UserError naming what is damaged or does not fit."""
-    return read_state(path, config, adapters, shapes)[0]
-
-
 def read_state(
     path: str, config: Config, adapters: Adapters, shapes: Mapping[str, tuple]
 ) -> tuple[dict[str, np.ndarray], Mapping[str, str]]:
-    """The tensors and the metadata of the training state in this file or folder."""
+    """The tensors and the metadata of the training state in this file or folder. UserError naming what is damaged or does not
+    fit."""
     file = Path(path) / STATE_FILE if Path(path).is_dir() else Path(path)
     with open_tensors(file) as tensors:
         states = {name.removeprefix(STATE) for name in tensors.names if name.startswith(STATE)}
@@ -88,7 +84,9 @@ def _check_matrices(file: Path, tensors: TensorFile, adapters: Adapters, shapes:
         differs.append(f"it is of another model ({name} is {found[name]}, not {wanted[name]})")
     if not differs:
         missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-        differs.append(f"{len(missing)} tensors are missing and {len(unknown)} unknown, e.g. {(missing + unknown + common)[0]}")
+        differs.append(
+            f"{len(missing)} tensors are missing and {len(unknown)} unknown, e.g. {(missing + unknown + common)[0]}"
+        )
     yaml = file.parent / "config.yaml"
     first = f"the YAML of the first run, {yaml}" if yaml.exists() else "the YAML of the first run"
     raise UserError(f"--resume {file} does not fit --config, {'; '.join(differs)}: resume with {first}")
@@ -152,7 +150,9 @@ def _check_alphas(file: Path, saved: Mapping[str, np.ndarray], metadata: Mapping
         raise UserError(f"--resume {file} says lora_alpha {text!r}, which is no number: give another copy of it") from None
     strange = [n for n in saved if n.endswith(ALPHA) and not n.startswith(STATE) and n.removesuffix(ALPHA) not in adapters]
     if strange:
-        raise UserError(f"--resume {file} has {strange[0]}, but no such module has a LoRA: resume with the YAML of the first run")
+        raise UserError(
+            f"--resume {file} has {strange[0]}, but no such module has a LoRA: resume with the YAML of the first run"
+        )
     several = bool(lora_facts(adapters)[1])
     for module, adapter in adapters.items():
         own = saved.get(f"{module}{ALPHA}")
@@ -170,7 +170,9 @@ def _check_numbers(
     """UserError for numbers that no run has written."""
 
     def refuse(what: str) -> UserError:
-        return UserError(f"--resume {file} is damaged, {what}: give another copy of it, or start from a LoRA with --weight base,lora")
+        return UserError(
+            f"--resume {file} is damaged, {what}: give another copy of it, or start from a LoRA with --weight base,lora"
+        )
 
     for name, value in saved.items():
         short = name.removeprefix(STATE)

@@ -21,7 +21,9 @@ def find_state(resume: Optional[str], save_path: str, with_time: bool) -> Option
         if not path.is_dir():
             return path
         if not (path / STATE_FILE).exists():
-            raise UserError(f"--resume {path} holds no {STATE_FILE}{_elsewhere(path)}: a run writes it with its first LoRA file")
+            raise UserError(
+                f"--resume {path} holds no {STATE_FILE}{_elsewhere(path)}: a run writes it with its first LoRA file"
+            )
         return path / STATE_FILE
     found = _below(folder) if with_time else [folder / STATE_FILE]
     found = [path for path in found if path.is_file()]

@@ -1,7 +1,6 @@
 """What training starts from: base weights, LoRA matrices, and the state of an earlier run; checked before anything is built."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
 import numpy as np
