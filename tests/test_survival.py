@@ -140,7 +140,7 @@ def test_killed_at_any_moment(tmp_path):
             assert np.array_equal(weights, states[step])
             with open_tensors(tmp_path / NAME.format(step=step)) as file:
                 assert np.array_equal(file.read("weights"), weights)
-            assert len(steps_in(tmp_path)) <= 3 and step in steps_in(tmp_path)[-2:]
+            assert len(steps_in(tmp_path)) <= 4 and step in steps_in(tmp_path)[-2:]  # two more than are kept, for a moment
         if done == 0:
             break
     assert killed >= 5 and step == steps
