@@ -6,6 +6,7 @@ Names are the flags and keys by which a person would change them. What a version
 import hashlib
 import json
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
@@ -104,37 +105,39 @@ def read_identity(text: Optional[str]) -> Optional[Identity]:
 
 def differences(before: Identity, now: Identity) -> list[str]:
     """What makes the rest of a run another one than it would have been, each in words."""
-    same = {STEPS, BATCH, ACCUMULATION, RANKS, SHAPES}
-    found = [_in_words(name, before[name], now[name]) for name in now if name in before and name not in same and
-             before[name] != now[name]]  # fmt: skip
-    if not _equal_updates(before, now):
-        samples = [" x ".join(str(one.get(key, "?")) for key in (RANKS, ACCUMULATION, BATCH)) for one in (before, now)]
-        found.append(f"an update had {samples[0]} samples (ranks x accumulation x batch) and has {samples[1]}")
-    if before.get(STEPS) != now[STEPS] and _rate_depends_on_steps(now):
-        found.append(f"the rate follows {STEPS}, which was {before.get(STEPS)} and is {now[STEPS]}")
+    by_itself = {STEPS, BATCH, ACCUMULATION, RANKS, SHAPES}
+    names = [name for name in now if name in before and name not in by_itself and before[name] != now[name]]
+    found = [_in_words(name, before[name], now[name]) for name in names]
+    ways = _ways(before, now)
+    if ways and not _equal_updates(before, now):
+        found.append(f"an update had {ways[0]} samples (ranks x accumulation x batch) and has {ways[1]}")
+    if STEPS in before and before[STEPS] != now[STEPS] and _rate_depends_on_steps(now):
+        found.append(f"the rate follows {STEPS}, which was {before[STEPS]} and is {now[STEPS]}")
     return found
 
 
 def rounds_otherwise(before: Identity, now: Identity) -> Optional[str]:
     """Where the same samples are only added up in another way: how."""
-    keys = (RANKS, ACCUMULATION, BATCH)
-    if all(before.get(key) == now[key] for key in keys) or not _equal_updates(before, now):
+    ways = _ways(before, now)
+    if ways is None or not _equal_updates(before, now):
         return None
-    ways = [" x ".join(str(one.get(key, "?")) for key in keys) for one in (before, now)]
     return f"an update's samples were {ways[0]} (ranks x accumulation x batch) and are {ways[1]}"
+
+
+def _ways(before: Identity, now: Identity) -> Optional[list[str]]:
+    """How the samples of an update are made up, where that is known and differs."""
+    keys = (RANKS, ACCUMULATION, BATCH)
+    if not all(isinstance(before.get(key), int) for key in keys) or all(before[key] == now[key] for key in keys):
+        return None
+    return [" x ".join(str(one[key]) for key in keys) for one in (before, now)]
 
 
 def _equal_updates(before: Identity, now: Identity) -> bool:
     """Whether an update has the same samples: as many of them, and with several buckets, whose photos are not mixed in a batch,
     batches of the same size."""
-    products = []
-    for one in (before, now):
-        numbers = [one.get(key) for key in (RANKS, ACCUMULATION, BATCH)]
-        if not all(isinstance(number, int) for number in numbers):
-            return False
-        products.append(numbers[0] * numbers[1] * numbers[2])
+    products = [prod(one[key] for key in (RANKS, ACCUMULATION, BATCH)) for one in (before, now)]
     one_shape = before.get(SHAPES) == now[SHAPES] == 1
-    return products[0] == products[1] and (one_shape or before.get(BATCH) == now[BATCH])
+    return products[0] == products[1] and (one_shape or before[BATCH] == now[BATCH])
 
 
 def _rate_depends_on_steps(now: Identity) -> bool:

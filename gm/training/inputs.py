@@ -61,7 +61,6 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         options = parse_train(argv)
         check_launcher(ranks, options.is_parallel)
         config = load_config(options.config, options.set, training=True, version=options.version)
-        _check_text(options, config)
         multiple = config.model.unet.downsampling
         lines = read_prompt_lines(options.infer_prompts, "--infer_prompts", multiple) if options.infer_prompts else []
         class_config = _class_image_config(options, config)
@@ -118,18 +117,6 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         folder=folder,
         infer_lines=lines,
     )
-
-
-def _check_text(options: TrainOptions, config: Config) -> None:
-    """UserError where the YAML, which is written again, holds what no file can: only half of a character."""
-    try:
-        config.raw.encode("utf-8")
-    except UnicodeEncodeError as error:
-        line = config.raw[: error.start].count("\n")
-        raise UserError(
-            f"--config {options.config} has text that is no UTF-8 in the line {config.raw.splitlines()[line].strip()!a}: write it "
-            "anew"
-        ) from None
 
 
 def _places(options: TrainOptions, ranks: Ranks) -> tuple[TrainOptions, Path]:
