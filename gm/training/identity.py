@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
-from typing import Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from gm.config.types import Config
 from gm.data.crops import Photo, PhotoSet
@@ -16,7 +16,7 @@ from gm.data.dreambooth import CLASS, INSTANCE
 from gm.training.inputs import Inputs
 
 IDENTITY = "run"  # the name in the metadata of the training state
-Identity = Mapping[str, object]  # name -> what JSON can hold; a list has an entry for each photo
+Identity = Mapping[str, Any]  # name -> what JSON can hold; a list has an entry for each photo
 
 STEPS, BATCH, ACCUMULATION, RANKS = (
     "data.total_step",
