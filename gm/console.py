@@ -11,6 +11,7 @@ from typing import Callable, Iterable, Iterator, Optional, Sequence
 
 from tqdm import tqdm
 
+from gm.ending import Interrupted, catch_signals
 from gm.errors import UserError
 
 log = logging.getLogger("gm")
@@ -136,6 +137,8 @@ def explain(error: BaseException) -> Optional[tuple[str, int]]:
         return str(error), 2
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; what was saved so far is kept, make room and run again", 2
+    if isinstance(error, Interrupted):
+        return error.sentence, error.status
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; what was saved so far is kept", 130
     return None
@@ -144,12 +147,17 @@ def explain(error: BaseException) -> Optional[tuple[str, int]]:
 def report(error: BaseException) -> int:
     """Print the sentence for an error that has one, and return the exit status."""
     sentence, status = explain(error)
-    print(sentence if status == 130 else f"error: {sentence}", file=sys.stderr, flush=True)
+    print(sentence if isinstance(error, KeyboardInterrupt) else f"error: {sentence}", file=sys.stderr, flush=True)
     return status
 
 
 def run_command(command: Callable[[Sequence[str]], None], argv: Optional[Sequence[str]] = None) -> int:
-    """Run a command's main function; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Run a command's main function; returns the exit status: 0, 2 for bad input, 130 or 143 when told to end.
+
+    Signals are caught where the command is this process's own, its words those of `sys.argv`.
+    """
+    if argv is None:
+        catch_signals()
     set_up()
     try:
         command(sys.argv[1:] if argv is None else argv)

@@ -1,11 +1,15 @@
-"""Files that are there whole or not at all, and folders that can be written to. No MindSpore import."""
+"""Files that are there whole or not at all, and folders that can be written to, by one process at a time. No MindSpore import."""
 
+import errno
+import fcntl
 import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator
 
 from gm.errors import UserError
+
+LOCK = ".lock"  # the name of a lock file
 
 
 @contextmanager
@@ -47,3 +51,53 @@ def make_writable(*folders: tuple[str, Path]) -> None:
             raise UserError(
                 f"{flag} {folder} cannot be written to ({error.strerror or error}): give a folder in which files can be created"
             ) from None
+
+
+class FolderLock:
+    """That one process uses a folder: a lock on `<folder>/.lock`, which the system takes back however the process ends.
+
+    `problem` says why there is none, where the file system has no locks.
+    """
+
+    def __init__(self, flag: str, folder: Path):
+        """UserError naming the flag when another process has it."""
+        self.path, self.problem = folder / LOCK, None
+        while True:
+            self._file = open(self.path, "a+", encoding="utf-8")
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                owner = self._owner()
+                self._file.close()
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    raise UserError(
+                        f"{flag} {folder} is in use by {owner}: wait until that has ended, or give another folder"
+                    ) from None
+                self.problem = error.strerror or str(error)
+                return
+            if self._is_there():
+                break
+            self._file.close()  # the one that had it has just removed the file
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        self._file.flush()
+
+    def _owner(self) -> str:
+        self._file.seek(0)
+        return self._file.readline(300).strip() or "another process"
+
+    def _is_there(self) -> bool:
+        try:
+            there = self.path.stat()
+        except FileNotFoundError:
+            return False
+        held = os.fstat(self._file.fileno())
+        return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
+
+    def release(self) -> None:
+        """Give the folder free."""
+        if not self._file.closed:
+            if self.problem is None and self._is_there():
+                with suppress(OSError):
+                    self.path.unlink()
+            self._file.close()

@@ -12,7 +12,8 @@ from gm.config.types import AdafactorConfig, OptimConfig, ProdigyConfig
 from gm.errors import UserError
 from gm.optimizers.rates import SCHEDULES
 from gm.optimizers.table import OPTIMIZERS, optimizer_of, state_names, unusual_rate
-from gm.training.weights import COUNTERS, STATE, STATE_FILE, read_resume
+from gm.training.resume import STATE, read_state
+from gm.training.state_file import STATE_FILE
 
 O, P = "optim.optimizer_config.target=gm.training.optim.", "optim.optimizer_config.params."  # noqa: E741
 S = "optim.scheduler_config="
@@ -158,11 +159,14 @@ def test_a_state_tells_its_optimizer():
 )
 def test_a_state_of_another_optimizer_is_refused(tmp_path, names, words):
     config = load_config(str(tiny.TRAINING), [PRODIGY, "optim.base_learning_rate=1"])
-    arrays = {STATE + name: np.zeros(1, np.float32) for name in (*names, *COUNTERS)}
+    shapes = {"model.diffusion_model.x.lora_A.weight": (2, 3), "model.diffusion_model.x.lora_B.weight": (4, 2)}
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    arrays |= {STATE + name: np.ones(4 if name == "d" else 14, np.float32) for name in names}
+    arrays |= {STATE + "counters": np.array([3, 2, 1, 0]), STATE + "loss_scale": np.ones(1, np.float32)}
     write_tensors(tmp_path / STATE_FILE, arrays.items(), metadata={})
     if not words:
-        assert set(read_resume(str(tmp_path), config, {}, {})) == set(arrays)
+        assert set(read_state(str(tmp_path), config, {}, shapes)[0]) == set(arrays)
         return
     with pytest.raises(UserError, match=re.escape(words)) as error:
-        read_resume(str(tmp_path), config, {}, {})
+        read_state(str(tmp_path), config, {}, shapes)
     assert "\n" not in str(error.value)

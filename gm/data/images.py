@@ -10,6 +10,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gm.console import bar, log
 from gm.errors import UserError
+from gm.files import LOCK
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 BESIDE = (".txt", ".caption")  # endings of what may stand beside a photo of the same name
@@ -31,7 +32,7 @@ def count_images(folder: Path) -> list[Path]:
     images = [e for e in entries if _is_photo(e)]
     stems = {image.stem for image in images}
     beside = [e for e in entries if e.suffix.lower() in BESIDE and e.stem in stems or e.stem.removesuffix(MASK) in stems]
-    ignored = [entry.name for entry in entries if entry not in images and entry not in beside]
+    ignored = [entry.name for entry in entries if entry not in images and entry not in beside and entry.name != LOCK]
     if ignored and folder not in _named:
         _named.add(folder)
         shown = ", ".join(ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")

@@ -97,6 +97,12 @@ class Adafactor(FlatOptimizer):
     def state_names(cls, config: OptimConfig) -> tuple[str, ...]:
         return ("row", "col", "m") if config.adafactor.beta1 is not None else ("row", "col")
 
+    @classmethod
+    def state_sizes(cls, config: OptimConfig, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
+        rows = sum(prod(shape[:-1]) if len(shape) > 1 else prod(shape) for shape in shapes)
+        columns = sum(prod(shape[:-2]) * shape[-1] for shape in shapes if len(shape) > 1)
+        return super().state_sizes(config, shapes) | {"row": rows, "col": max(columns, 1)}
+
     def construct(self, clip: Tensor, rate: Tensor, share: Tensor) -> Tensor:
         """`share`: 1 - beta. Returns the new weights (n,)."""
         gradient, p, row, col, m = self.gradient.total[: self.size] * clip, (), (), (), ()

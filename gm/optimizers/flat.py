@@ -2,7 +2,7 @@
 graph; and those whose update needs nothing else, AdamW and Lion."""
 
 import math
-from typing import Callable, Mapping, Optional
+from typing import Callable, Mapping, Optional, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -51,6 +51,11 @@ class FlatOptimizer(nn.Cell):
     def state_names(cls, config: OptimConfig) -> tuple[str, ...]:
         """What `state()` has."""
         raise NotImplementedError
+
+    @classmethod
+    def state_sizes(cls, config: OptimConfig, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
+        """The size of each of them, where matrices of these shapes are trained."""
+        return dict.fromkeys(cls.state_names(config), sum(map(math.prod, shapes)))
 
     def vector(self, name: str, size: Optional[int] = None) -> Parameter:
         """A part of the state, at first zeros (n,)."""

@@ -5,7 +5,7 @@ g gradient (times d it enters Adam's moments m, v)   p0 the weights at the start
 """
 
 import math
-from typing import Mapping
+from typing import Mapping, Sequence
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -64,6 +64,10 @@ class Prodigy(FlatOptimizer):
     @classmethod
     def state_names(cls, config: OptimConfig) -> tuple[str, ...]:
         return "m", "v", "s", "p0", "d"
+
+    @classmethod
+    def state_sizes(cls, config: OptimConfig, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
+        return super().state_sizes(config, shapes) | {"d": 4}
 
     def construct(self, rate: Tensor, eps: Tensor, decay: Tensor) -> Tensor:
         if self.has_factors:

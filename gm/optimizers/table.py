@@ -1,6 +1,7 @@
 """The optimizers that a YAML may name, and what is asked of all of them."""
 
-from typing import Iterable, Mapping, Optional
+from math import prod
+from typing import Iterable, Mapping, Optional, Sequence
 
 from mindspore import Parameter
 
@@ -20,6 +21,12 @@ def ordered(config: OptimConfig, parameters: list[Parameter]) -> list[Parameter]
 def state_names(config: OptimConfig) -> set[str]:
     """The names of the optimizer's state, and of the average where there is one."""
     return set(OPTIMIZERS[config.optimizer].state_names(config)) | ({"ema"} if config.ema_decay is not None else set())
+
+
+def state_sizes(config: OptimConfig, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
+    """How many numbers each of `state_names` has, where matrices of these shapes are trained."""
+    sizes = OPTIMIZERS[config.optimizer].state_sizes(config, shapes)
+    return sizes | ({"ema": sum(map(prod, shapes))} if config.ema_decay is not None else {})
 
 
 def optimizer_of(names: Iterable[str]) -> Optional[str]:

@@ -1,7 +1,6 @@
 """The command line of train_dreambooth.py. No MindSpore import."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Optional, Sequence
 
 from gm.checkpoint.lora_rules import LAYOUTS
@@ -97,8 +96,15 @@ class TrainOptions(ModelOptions):
         None, "write each LoRA also as .safetensors, in this layout", choices=LAYOUTS, group="results"
     )
     max_num_ckpt: Optional[int] = option(None, "keep only this many newest LoRA files", least=1, group="results")
+    save_every_minutes: Optional[float] = option(
+        None, "save also when so many minutes have passed since the last LoRA file", above=0, shown="never", group="results"
+    )
     resume: Optional[str] = option(
-        None, "continue a run: its folder, or its training_state.ckpt", metavar="PATH", group="results"
+        None,
+        "continue a run: its folder, its training_state.ckpt, or True, the newest in --save_path",
+        metavar="PATH|True",
+        shown="start anew",
+        group="results",
     )
     log_interval: int = option(0, "updates between log lines; 0: about 30 lines a run", least=0, group="results")
 
@@ -150,9 +156,4 @@ def parse_train(argv: Sequence[str]) -> TrainOptions:
         return options
     if wants_class and not options.class_data_path:
         raise UserError("prior preservation needs --class_data_path and --class_prompt: give both, or --prior_loss_weight 0")
-    if options.class_data_path and Path(options.class_data_path).resolve() == Path(options.instance_data_path).resolve():
-        raise UserError(
-            f"--class_data_path and --instance_data_path are the same folder {options.instance_data_path}: the class "
-            "images need one of their own"
-        )
     return options

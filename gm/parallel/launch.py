@@ -6,6 +6,7 @@ import traceback
 from typing import Callable, Optional, Sequence
 
 from gm import console
+from gm.ending import Interrupted, catch_signals
 from gm.errors import UserError
 from gm.parallel.ranks import Agreed, Ranks
 
@@ -45,6 +46,8 @@ def check_launcher(ranks: Ranks, is_parallel: bool) -> None:
 
 def run_command(command: Callable[[Sequence[str], Ranks], None], argv: Optional[Sequence[str]] = None) -> int:
     """Run a command's main function on this rank; returns the exit status, the same on all ranks."""
+    if argv is None:
+        catch_signals()
     argv = list(sys.argv[1:] if argv is None else argv)
     timeout = _join_timeout(argv)
     if os.environ.get("MS_ROLE") == "MS_SCHED":
@@ -68,6 +71,8 @@ def run_command(command: Callable[[Sequence[str], Ranks], None], argv: Optional[
         status = console.report(error) if ranks.is_main else 2
     except SystemExit as error:  # --help
         status = error.code or 0
+    except Interrupted as error:
+        status = console.report(error) if ranks.is_main else error.status
     except BaseException as error:
         sentence, status = console.explain(error) or (None, 1)
         if sentence is None:

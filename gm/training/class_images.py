@@ -1,10 +1,11 @@
 """The class images of prior preservation (arXiv 2208.12242, section 3.2): which are missing, and sampling them."""
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Callable, Mapping, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from gm.parallel.ranks import Ranks, deal
 from gm.pictures import save_png
 from gm.randomness import picture_seed
 from gm.sampling.pictures import PictureSampler
+from gm.training.folders import used_alone
 from gm.training.inputs import Inputs, class_flag
 from gm.training.photos import shares_of
 from gm.training.setting import Setting
@@ -38,18 +40,29 @@ class ClassImage:
     size: Size
 
 
-def missing_class_images(inputs: Inputs, ranks: Ranks) -> list[ClassImage]:
-    """The class images that have to be sampled, the same on every rank; those of one folder and shape one after the other."""
-    missing = ranks.share(_all_missing(inputs) if ranks.is_main else None)[0]
-    for one in inputs.class_folders:
-        count = sum(image.folder == one.folder for image in missing)
-        if count:
-            log.info("%d class images are missing in %s: sampling them from %r", count, one.folder, one.prompt)
-            with ranks.agreeing():
-                make_writable((class_flag(inputs.options), one.folder))
-        else:
-            log.info("%d class images in %s, none is missing", len(count_images(one.folder)), one.folder)
-    return missing
+@contextmanager
+def filling(inputs: Inputs, ranks: Ranks) -> Iterator[list[ClassImage]]:
+    """The class images that have to be sampled, the same on every rank; those of one folder and shape one after the other. In the
+    body no other run fills their folders: UserError where one does."""
+    folders = list(dict.fromkeys(image.folder for image in _shared(inputs, ranks)))
+    with used_alone(class_flag(inputs.options), folders, ranks):
+        missing = _shared(inputs, ranks) if folders else []  # anew: another run may have filled them meanwhile
+        for one in inputs.class_folders:
+            count = sum(image.folder == one.folder for image in missing)
+            if count:
+                log.info("%d class images are missing in %s: sampling them from %r", count, one.folder, one.prompt)
+                with ranks.agreeing():
+                    make_writable((class_flag(inputs.options), one.folder))
+            else:
+                log.info("%d class images in %s, none is missing", len(count_images(one.folder)), one.folder)
+        yield missing
+
+
+def _shared(inputs: Inputs, ranks: Ranks) -> list[ClassImage]:
+    """What rank 0 finds missing."""
+    found = [[str(i.folder), i.prompt, i.number, list(i.size)] for i in _all_missing(inputs)] if ranks.is_main else None
+    shared = ranks.share(found)[0]
+    return [ClassImage(Path(folder), prompt, number, tuple(size)) for folder, prompt, number, size in shared]
 
 
 def _all_missing(inputs: Inputs) -> list[ClassImage]:
@@ -154,8 +167,14 @@ def sample_images(
             pictures = sample(filled, f"class images {done + 1}-{done + len(images)} of {total}")
             for image, picture in zip(images, pictures):
                 path = image.folder / NAME.format(image.number)
+                if not picture.any():
+                    raise UserError(
+                        f"the class image {path} came out wholly black and is not written: see whether the base weights sample good "
+                        "pictures, and sample with --ms_amp_level O0 where float16 overflows"
+                    )
                 if path.exists():
-                    raise UserError(f"{path} appeared while sampling: is another run filling the same folder?")
+                    log.warning("%s appeared while sampling, and stays as it is", path)
+                    continue
                 save_png(path, picture, {"prompt": image.prompt, **text, "seed": image.number})
             done += len(images)
             progress.update(len(images))

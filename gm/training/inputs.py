@@ -7,6 +7,7 @@ from typing import Sequence
 
 from gm.config.load import load_config
 from gm.config.types import ConceptConfig, Config, ModelConfig
+from gm.console import log
 from gm.data.buckets import Buckets
 from gm.data.concepts import ClassFolder, Subject, find_classes, find_subjects
 from gm.data.dreambooth import CLASS, INSTANCE
@@ -18,14 +19,16 @@ from gm.options.prompts import PromptLine, read_prompt_lines
 from gm.options.train import TrainOptions, parse_train
 from gm.parallel.launch import check_launcher
 from gm.parallel.ranks import Ranks
-from gm.training.photos import check_masks, class_photos, instance_photos, shapes_of, texts_of
+from gm.training.folders import check_folders
+from gm.training.photos import check_masks, class_photos, instance_photos, of_one_colour, shapes_of, texts_of
+from gm.training.state_file import find_state
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What was asked for."""
 
-    options: TrainOptions
+    options: TrainOptions  # `resume` is the state's file
     config: Config
     class_config: Config  # of the model that samples the class images
     subjects: Sequence[Subject]
@@ -69,10 +72,22 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         concepts, where = _concepts(options, config)
         subjects = find_subjects(concepts, options.train_data_repeat, where)
         class_folders = find_classes(concepts, class_flag(options)) if options.prior_loss_weight > 0 else []
-        _check_folders(options, subjects, class_folders)
+        if options.prior_loss_weight > 0 and not class_folders:
+            raise UserError(
+                "prior preservation needs class_data_path and class_prompt of at least one concept: give them, or "
+                "--prior_loss_weight 0"
+            )
+        check_folders(options.save_path, subjects, class_folders, where, class_flag(options))
         images = [path for subject in subjects for path in subject.photos]
         class_images = [path for one in class_folders for path in count_images(one.folder)]
         check_images(images + class_images, config.data.num_parallel_workers)
+        blank = of_one_colour(class_images)
+        if blank:
+            log.warning(
+                "%d class images show one colour and nothing else, e.g. %s: delete them, and new ones are sampled",
+                len(blank),
+                blank[0],
+            )
         buckets = shapes_of(config.data, subjects)
         photos = instance_photos(config.data, subjects, buckets)
         check_masks(photos, config.data)
@@ -89,9 +104,7 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
             "the captions": [photo.caption.text for photo in photos],
         }
     )
-    folder = Path(options.save_path)
-    if options.save_path_with_time:
-        folder = folder / time.strftime("%Y-%m-%d_%H-%M-%S")
+    options, folder = _places(options, ranks)
     return Inputs(
         options=options,
         config=config,
@@ -104,6 +117,19 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         folder=folder,
         infer_lines=lines,
     )
+
+
+def _places(options: TrainOptions, ranks: Ranks) -> tuple[TrainOptions, Path]:
+    """The options with the file of the state in `resume`, the same on every rank, and the folder of the results. The newest
+    state in --save_path (--resume True) is gone on with in its folder."""
+    with ranks.agreeing():
+        state = find_state(options.resume, options.save_path, options.save_path_with_time) if ranks.is_main else None
+    state = ranks.share(str(state) if state else None)[0]
+    folder = Path(options.save_path)
+    if options.save_path_with_time:
+        in_place = state is not None and options.resume == "True"
+        folder = Path(state).parent if in_place else folder / time.strftime("%Y-%m-%d_%H-%M-%S")
+    return replace(options, resume=state), folder
 
 
 def make_folders(inputs: Inputs, ranks: Ranks) -> None:
@@ -134,20 +160,6 @@ def _concepts(options: TrainOptions, config: Config) -> tuple[Sequence[ConceptCo
 def class_flag(options: TrainOptions) -> str:
     """What a class folder is called in messages."""
     return "class_data_path" if options.instance_data_path is None else "--class_data_path"
-
-
-def _check_folders(options: TrainOptions, subjects: Sequence[Subject], class_folders: Sequence[ClassFolder]) -> None:
-    if options.prior_loss_weight > 0 and not class_folders:
-        raise UserError(
-            "prior preservation needs class_data_path and class_prompt of at least one concept: give them, or "
-            "--prior_loss_weight 0"
-        )
-    for one in class_folders:
-        if one.folder.resolve() in [subject.folder.resolve() for subject in subjects]:
-            raise UserError(
-                f"{class_flag(options)} and the folder of photos are the same, {one.folder}: the class images need one of "
-                "their own"
-            )
 
 
 def _class_image_config(options: TrainOptions, config: Config) -> Config:

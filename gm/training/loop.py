@@ -1,21 +1,25 @@
 """The training loop: draws -> micro-batches -> updates, and what is written on the way.
 
 `<save_path>/SDXL_base_1.0_<step>_lora.ckpt`, as .safetensors too if asked for, training_state.ckpt (for --resume),
-metrics.jsonl and loss.png.
+metrics.jsonl and loss.png. When and how is checkpoints.py; what is watched is health.py.
 """
 
-import json
-import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional, Sequence
 
-from gm.console import Hold, bar, log, never, waiting
+from gm.console import Hold, bar, log, never, viewed_by, waiting
+from gm.ending import Interrupted, asked_to_stop, finishing
+from gm.errors import UserError
 from gm.parallel.ranks import Ranks
 from gm.pictures import plot_losses
 from gm.training.batches import MicroBatch
-from gm.training.step import Trainer
+from gm.training.checkpoints import Checkpoints, SaveSettings
+from gm.training.health import CAUSES, BadUpdates, Explosion, SlowUpdates
+from gm.training.records import MayFail, Metrics
+from gm.training.step import Trainer, Update
 from gm.training.timings import Timings
 
 
@@ -26,52 +30,14 @@ class LoopSettings:
     keep: Optional[int]  # newest checkpoints that stay; None keeps all
     log_every: int  # updates between log lines
     infer_every: Optional[int]  # updates between progress pictures; None for none
-    name: str = "SDXL_base_1.0_{step}_lora.ckpt"  # of a checkpoint
+    name: str = SaveSettings.name  # of a checkpoint
+    save_minutes: Optional[float] = None  # between checkpoints as well
+    continues: bool = False  # earlier parts of the run have written to the folder
+    go_on: str = "the same command goes on"  # what to do when it was stopped
 
-
-class Checkpoints:
-    """Saves, and deletes the oldest that this run wrote beyond `keep`."""
-
-    def __init__(self, settings: LoopSettings, save: Callable[[Path, int], None]):
-        self.settings, self.save, self.written = settings, save, []
-
-    def __call__(self, step: int) -> Path:
-        path = self.settings.folder / self.settings.name.format(step=step)
-        self.save(path, step)
-        self.written.append(path)
-        if self.settings.keep is not None:
-            for old in self.written[: -self.settings.keep]:
-                old.unlink(missing_ok=True)
-                old.with_suffix(".safetensors").unlink(missing_ok=True)  # of --save_format
-            self.written = self.written[-self.settings.keep :]
-        return path
-
-
-class Metrics:
-    """metrics.jsonl, one line an update; a resumed run drops the lines it will write again."""
-
-    def __init__(self, path: Path, first_step: int):
-        self.path = path
-        kept = []
-        if first_step and path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
-        path.write_text("".join(line + "\n" for line in kept))
-
-    def add(self, record: dict) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
-
-def _finite(number: Optional[float]) -> Optional[float]:
-    """The number, or None where JSON has none for it."""
-    return number if number is not None and math.isfinite(number) else None
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except ValueError:  # cut off when the run was killed
-        return math.inf
+    @property
+    def saving(self) -> SaveSettings:
+        return SaveSettings(self.folder, self.save_every, self.keep, self.name, self.save_minutes, self.continues)
 
 
 def compile_first(trainer: Trainer, batches: Sequence[MicroBatch], timings: Timings, hold: Hold = never) -> None:
@@ -95,45 +61,140 @@ def fit(
 ) -> Path:
     """Train from `trainer.step` to the last update; returns the last checkpoint. Only rank 0 calls save and infer.
 
-    `make_batch(step, micro, rank)`; `accumulation`: micro-batches in an update.
+    `make_batch(step, micro, rank)`; `accumulation`: micro-batches in an update. Interrupted, after an update whose result is
+    saved, when the command is told to end. UserError when the numbers are of no use or the end cannot be saved.
     """
-    total = trainer.config.data.total_step
-    main = ranks.is_main
-    checkpoints = Checkpoints(settings, save)
-    metrics = Metrics(settings.folder / "metrics.jsonl", trainer.step) if main else None
-    first = trainer.step
-    last = settings.folder / settings.name.format(step=first)
-    with bar(None, "training", total=total, initial=trainer.step, unit="step") as progress:
+    total, first = trainer.config.data.total_step, trainer.step
+    loop = _Loop(trainer, settings, Checkpoints(settings.saving, save, first), timings, ranks)
+    with finishing("the update"), bar(None, "training", total=total, initial=first, unit="step") as progress:
         while trainer.step < total:
-            step, start = trainer.step, time.perf_counter()
+            step, start, graphs = trainer.step, time.perf_counter(), len(trainer.compiled)
             batches = [make_batch(step, micro, ranks.rank) for micro in range(accumulation)]
             compile_first(trainer, batches, timings)
             with timings("first step" if step == first else "further steps"):
                 update = trainer.update(batches)
-            done, seconds = step + 1, time.perf_counter() - start
+            seconds, done = time.perf_counter() - start, step + 1
             progress.update()
-            if not main:
-                continue
-            record = {"step": done, "loss": _finite(update.loss)}
-            record |= {"instance_loss": _finite(update.instance_loss), "class_loss": _finite(update.class_loss)}
-            record |= {"lr": update.lr, "grad_norm": _finite(update.grad_norm)}
-            record |= {"loss_scale": update.loss_scale, "skipped": trainer.skipped, "seconds": round(seconds, 4)}
-            metrics.add(record | update.more)
             progress.set_postfix(loss=f"{update.loss:.4f}", refresh=False)
-            if update.skipped:
-                log.warning(
-                    "step %d: the gradient was not finite, nothing was applied (%d skipped so far)", done, trainer.skipped
-                )
-            if done % settings.log_every == 0:
-                log.info(
-                    "step %d/%d: loss %.4f, lr %.3g, grad norm %.4g, %.2f s",
-                    *(done, total, update.loss, update.lr, update.grad_norm, seconds),
-                )
-            if done % settings.save_every == 0 or done == total:
-                with timings("saving"):
-                    last = checkpoints(done)
-                    plot_losses(metrics.path, settings.folder / "loss.png")
+            loop.record(update, seconds, usual=step > first and len(trainer.compiled) == graphs)
+            loop.save(done)
             if infer is not None and settings.infer_every and (done % settings.infer_every == 0 or done == total):
-                with timings("progress pictures"), trainer.as_saved():
-                    infer(done)
-    return last
+                loop.show(infer, done)
+            loop.stop_if_asked(done)
+    return loop.end() if trainer.step > first else loop.checkpoints.path(first)
+
+
+class _Loop:
+    """What is done after an update, on one of the ranks."""
+
+    def __init__(self, trainer: Trainer, settings: LoopSettings, checkpoints: Checkpoints, timings: Timings, ranks: Ranks):
+        self.trainer, self.settings, self.checkpoints, self.timings, self.ranks = (
+            trainer,
+            settings,
+            checkpoints,
+            timings,
+            ranks,
+        )
+        self.total, self.main = trainer.config.data.total_step, ranks.is_main
+        self.metrics = Metrics(settings.folder / "metrics.jsonl", trainer.step) if self.main else None
+        self.bad, self.explosion, self.slow = BadUpdates(trainer.loss_scale.dynamic), Explosion(), SlowUpdates()
+        self._may_fail = MayFail()
+
+    def record(self, update: Update, seconds: float, usual: bool) -> None:
+        """Write the update down and say what is to be said of it; `usual`: nothing was compiled in it."""
+        trainer, done = self.trainer, self.trainer.step
+        self.bad.add(update)
+        if self.metrics is None:
+            return
+        record = {"step": done, "loss": update.loss, "instance_loss": update.instance_loss, "class_loss": update.class_loss}
+        record |= {"lr": update.lr, "grad_norm": update.grad_norm}
+        record |= {"loss_scale": update.loss_scale, "skipped": trainer.skipped, "seconds": round(seconds, 4)}
+        self.metrics.add(record | dict(update.more))
+        if update.skipped:
+            log.warning("step %d: the gradient was not finite, nothing was applied (%d skipped so far)", done, trainer.skipped)
+        for sentence in (self.explosion.add(update.loss), self.slow.add(seconds) if usual else None):
+            if sentence:
+                log.warning("step %d: %s", done, sentence)
+        if done % self.settings.log_every == 0:
+            log.info(
+                "step %d/%d: loss %.4f, lr %.3g, grad norm %.4g, %.2f s",
+                *(done, self.total, update.loss, update.lr, update.grad_norm, seconds),
+            )
+
+    def save(self, done: int) -> None:
+        """Save where that is due, and end a training that has come to nothing."""
+        if self.bad.hopeless(self.trainer.loss_scale):
+            with self.ranks.agreeing():
+                self._save_last(done, patient=False)
+                raise UserError(
+                    f"training stopped at step {done}, because in {self.bad.in_a_row} updates in a row the loss or gradient was "
+                    f"not finite: the weights from before them, of step {done - self.bad.in_a_row}, are in "
+                    f"{self.checkpoints.path(done)}; {CAUSES}"
+                )
+        if done == self.total:
+            with self.ranks.agreeing():
+                self._save_last(done)
+        elif self.main and self.checkpoints.due(done):
+            with self.timings("saving"):
+                self._check_finite()
+                self.checkpoints.save(done)
+                self._plot()
+
+    def _save_last(self, done: int, patient: bool = True) -> None:
+        self._check_finite()
+        if self.main:
+            with self.timings("saving"):
+                self.checkpoints.save_last(done, patient)
+                self._plot()
+
+    def _check_finite(self) -> None:
+        """UserError when the weights are not: what has been saved is better."""
+        name = self.trainer.not_finite()
+        if name is not None:
+            raise UserError(
+                f"training stopped at step {self.trainer.step}, because {name} has become NaN or infinite, which is not saved: "
+                f"{self.checkpoints.in_words()}; {CAUSES}"
+            )
+
+    def _plot(self) -> None:
+        assert self.metrics is not None
+        with self._may_fail("loss.png"):
+            plot_losses(self.metrics.path, self.settings.folder / "loss.png")
+
+    def show(self, infer: Callable[[int], None], done: int) -> None:
+        """Progress pictures, which are left off when the command is told to end."""
+        with self.timings("progress pictures"), self.trainer.as_saved(), self._may_fail("progress pictures"):
+            with suppress(_Left), viewed_by(_leave_if_asked):
+                infer(done)
+
+    def stop_if_asked(self, done: int) -> None:
+        """Save and raise Interrupted when any of the ranks has been told to end."""
+        signal = self.trainer.asked if self.ranks.size > 1 else asked_to_stop()
+        if signal is None:
+            return
+        with self.ranks.agreeing():
+            self._save_last(done, patient=False)
+        saved = f"{self.checkpoints.path(done)} and the training state are saved"
+        go_on = f", {self.settings.go_on}" if done < self.total else ""
+        raise Interrupted(signal, f"stopped after step {done} of {self.total}: {saved}{go_on}")
+
+    def end(self) -> Path:
+        """The last checkpoint; UserError when it is hardly trained."""
+        last, found = self.checkpoints.path(self.trainer.step), self.bad.most()
+        if found and self.bad.expected:
+            log.warning(
+                "%s, while the loss scale was finding its value: train for longer, or give a smaller --loss_scale", found
+            )
+        elif found:
+            with self.ranks.agreeing():
+                raise UserError(f"{found}: {last} is saved, but hardly trained; {CAUSES}")
+        return last
+
+
+class _Left(Exception):
+    """Progress pictures were left off."""
+
+
+def _leave_if_asked(words: str, share: Optional[float]) -> None:
+    if asked_to_stop() is not None:
+        raise _Left

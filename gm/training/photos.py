@@ -10,7 +10,7 @@ from gm.data.captions import CaptionChooser
 from gm.data.concepts import ClassFolder, Subject, caption_of
 from gm.data.crops import Photo
 from gm.data.dreambooth import SampleOrder
-from gm.data.images import MASK, image_size
+from gm.data.images import MASK, image_size, read_image
 from gm.data.masks import mask_file, read_mask
 from gm.errors import UserError
 
@@ -111,3 +111,15 @@ def orders_of(photos: Sequence[Photo], buckets: Buckets, kind: int, shuffle: boo
         repeats = tuple(photos[image].repeats for image in images)
         found.append(SampleOrder(images, repeats, shuffle, seed, kind, number))
     return tuple(found)
+
+
+def of_one_colour(images: Sequence[Path]) -> list[Path]:
+    """Those that show nothing, as black ones that a damaged model has made. Only files so small that they may be are read."""
+    found = []
+    for path in images:
+        height, width = image_size(path)
+        if path.suffix.lower() == ".bmp" or path.stat().st_size < max(height * width // 16, 1000):
+            pixels = read_image(path)
+            if (pixels == pixels[0, 0]).all():
+                found.append(path)
+    return found

@@ -18,18 +18,22 @@ from gm.data.dreambooth import CLASS, INSTANCE, DreamBoothSchedule
 from gm.device import chip
 from gm.diffusion.levels import Levels
 from gm.encoding.text import TextEmbedding
+from gm.files import replacing
 from gm.parallel.ranks import Ranks
 from gm.process import beside
 from gm.runtime import Runtime
 from gm.training import networks, results
 from gm.training.batches import BatchMaker, TextRows
-from gm.training.class_images import class_images_of, missing_class_images, sample_class_images
+from gm.training.class_images import class_images_of, filling, sample_class_images
 from gm.training.data_sheet import log_data, write_sheet
+from gm.training.folders import used_alone
+from gm.training.identity import Identity, differences, identity, rounds_otherwise
 from gm.training.inputs import Inputs, make_folders
 from gm.training.loop import LoopSettings, compile_first, fit
 from gm.training.metadata import Facts
 from gm.training.photos import chooser, class_photos, instance_photos, orders_of
 from gm.training.precompute import Encoded, Precompute, encode_when_drawn
+from gm.training.records import MayFail
 from gm.training.setting import Setting
 from gm.training.timings import Timings, peak_memory_in_words
 from gm.training.validation import progress_pictures
@@ -39,28 +43,40 @@ LINES = 30  # of the log, where --log_interval does not say otherwise
 
 
 def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
-    """Train; returns the last LoRA file, or None when --stop_after_sampling ended the run before."""
+    """Train; returns the last LoRA file, or None when --stop_after_sampling ended the run before, or nothing is left to train."""
     setting = prepare(inputs, machine, ranks)
+    if setting.weights.step >= inputs.config.data.total_step:
+        log.info("%s", results.nothing_left(setting))
+        return None
+    with used_alone("--save_path", [inputs.folder], ranks):
+        return train(setting)
+
+
+def train(setting: Setting) -> Optional[Path]:
+    """`run`, in a folder that is this run's alone."""
+    inputs, machine, ranks, may_fail = setting.inputs, setting.machine, setting.ranks, MayFail()
     load_unet = cache(lambda: networks.load_unet(setting))
     load_vae = cache(lambda: networks.load_vae(setting))
 
     # class images
-    missing, texts, unet_texts = missing_class_images(inputs, ranks), {}, {}
-    if missing:
-        texts = embed(setting)
-        if inputs.class_config is inputs.config and setting.weights.lora is None:
-            unet_texts = networks.widened(setting, load_unet(), trained_on(inputs, texts))
-            class_texts, load_class_unet = unet_texts, load_unet
-        else:
-            class_texts, load_class_unet = texts, lambda: networks.load_plain_unet(setting)
-        sample_class_images(setting, missing, class_texts, lambda: (load_class_unet(), load_vae()))
+    with filling(inputs, ranks) as missing:
+        texts, unet_texts = {}, {}
+        if missing:
+            texts = embed(setting)
+            if inputs.class_config is inputs.config and setting.weights.lora is None:
+                unet_texts = networks.widened(setting, load_unet(), trained_on(inputs, texts))
+                class_texts, load_class_unet = unet_texts, load_unet
+            else:
+                class_texts, load_class_unet = texts, lambda: networks.load_plain_unet(setting)
+            sample_class_images(setting, missing, class_texts, lambda: (load_class_unet(), load_vae()))
+        class_images = class_images_of(inputs, ranks)
     if inputs.options.stop_after_sampling:
         folders = ", ".join(str(one.folder) for one in inputs.class_folders)
         log.info("stopping after the class images, as --stop_after_sampling asks: look at %s, then train", folders)
         return None
-    class_images = class_images_of(inputs, ranks)
     if ranks.is_main:
-        (inputs.folder / "config.yaml").write_text(inputs.config.raw)
+        with replacing(inputs.folder / "config.yaml") as unfinished:
+            unfinished.write_text(inputs.config.raw, encoding="utf-8")
 
     # what is trained on
     sets = photo_sets(inputs, class_images)
@@ -70,13 +86,18 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         samples = setting.precompute.plan(sets, draws)
     if ranks.is_main:
         log_data(inputs, sets[0], schedule, samples)
+    own = identity(inputs, sets, ranks.size, machine.amp_level)
+    compare(setting, own)
+    facts = Facts(inputs, machine, schedule)
+    results.what_files_say(setting, facts, own, 0)  # what fails here would fail after the first hours
 
     # encode, and beside it build and compile
     def encode() -> Encoded:
         embedded = texts if texts or inputs.config.trains_text_encoders else embed(setting)
         with setting.timings("photos"):
             if ranks.is_main:
-                write_sheet(inputs.folder, sets[0], samples)
+                with may_fail("data.png"):
+                    write_sheet(inputs.folder, sets[0], samples)
             kept = inputs.options.cache_latents
             posterior = setting.precompute.encode(samples) if kept else encode_when_drawn(load_vae())
         return Encoded(texts=embedded, posterior=posterior)
@@ -122,15 +143,28 @@ def run(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Optional[Path]:
         with setting.timings("progress pictures"):
             infer(0)
     start, first = time.perf_counter(), trainer.step
-    save = partial(results.save, setting, trainer, Facts(inputs, machine, schedule))
+    save = partial(results.save, setting, trainer, facts, own)
     last = fit(trainer, make_batch, schedule.accumulation, loop_settings(inputs), save, setting.timings, infer, ranks)
     if ranks.is_main:
-        setting.timings.report(inputs.folder / "timings.json", trainer.step - first)
+        with may_fail("timings.json"):
+            setting.timings.report(inputs.folder / "timings.json", trainer.step - first)
     log.info("trained in %.1f s, peak memory %s", time.perf_counter() - start, peak_memory_in_words())
     if ranks.size > 1:
         log.info("%d all-reduces of %.1f MB over %d ranks", trainer.reductions, trainer.reduced_mb, ranks.size)
     log.info("done: %s\nsample from it:\n%s", last, results.next_command(setting, last))
     return last
+
+
+def compare(setting: Setting, own: Identity) -> None:
+    """Say what makes a resumed run another one than it was."""
+    before, resume = setting.weights.before, setting.inputs.options.resume
+    if before is None:
+        return
+    differs, rounds = differences(before, own), rounds_otherwise(before, own)
+    if differs:
+        log.warning("--resume %s goes on as another run: %s", resume, "; ".join(differs))
+    if rounds:
+        log.info("--resume %s: %s, so the result is that of an unbroken run within rounding", resume, rounds)
 
 
 def embed(setting: Setting) -> dict[str, TextEmbedding]:
@@ -199,4 +233,7 @@ def loop_settings(inputs: Inputs) -> LoopSettings:
         keep=options.max_num_ckpt,
         log_every=options.log_interval or max(1, inputs.config.data.total_step // LINES),
         infer_every=options.infer_interval if options.infer_during_train else None,
+        save_minutes=options.save_every_minutes,
+        continues=options.resume is not None and Path(options.resume).resolve().parent == inputs.folder.resolve(),
+        go_on="the same command with --resume True goes on",
     )

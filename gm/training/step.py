@@ -17,6 +17,7 @@ from mindspore import Tensor
 from gm.config.types import Config
 from gm.device import chip
 from gm.diffusion.denoiser import DiffusionLoss, Network
+from gm.ending import asked_to_stop
 from gm.graph_cache import GraphCache
 from gm.models.adapters import lora_state
 from gm.models.conditioner import TextEncoders
@@ -68,6 +69,8 @@ def spread_of(micro_batches: int) -> float:
 
 class Trainer:
     """Owns the trained parameters, the optimizer state and the compiled graphs."""
+
+    asked: Optional[int] = None  # the signal by which any of the ranks was told to end, when the last update was reduced
 
     def __init__(
         self,
@@ -205,7 +208,8 @@ class Trainer:
 
     def _reduce(self, scale: float) -> list[float]:
         """The norm of the gradient and the SUMS over all ranks; leaves the gradient summed and unscaled."""
-        self.ranks.barrier()  # MindSpore's CPU collectives break when a rank comes 15 s later than another
+        # all ranks wait here: MindSpore's CPU collectives break when one comes 15 s later than another
+        self.asked = next((signal for signal in self.ranks.share(asked_to_stop()) if signal is not None), None)
         numbers = self.reduce(Tensor(1.0 / scale, ms.float32))
         self.reductions += self.ranks.size > 1
         return numbers.asnumpy().tolist()
@@ -242,6 +246,14 @@ class Trainer:
     def matrices(self) -> dict[str, np.ndarray]:
         """All LoRA matrices by name in float32, trained or not, as training goes on with them."""
         return lora_state(self.cells) | self.optimizer.by_name()
+
+    def not_finite(self) -> Optional[str]:
+        """The first trained matrix, or part of the optimizer's state, with a number that is not finite."""
+        for flat in (self.optimizer.p.asnumpy(), *(() if self.ema is None else (self.ema,))):
+            if not np.isfinite(flat).all():
+                return next(p.name for p, part in parts(flat, self.parameters) if not np.isfinite(part).all())
+        state = self.optimizer.state()
+        return next((f"the optimizer's {name}" for name, value in state.items() if not np.isfinite(value).all()), None)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything a resumed run needs beside the `matrices`."""
