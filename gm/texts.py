@@ -91,13 +91,18 @@ def prompt_text(text: str) -> str:
 
 def any_prompt(text: str) -> str:
     """`prompt_text` of one that may be empty."""
+    require_prompt(text)
+    return re.sub(r"[\t\n\r]+", " ", text)
+
+
+def require_prompt(text: str) -> None:
+    """ValueError for a prompt or caption that is longer than any number of tokens, or no text."""
     require_text(text)
     if len(text) > LONGEST_PROMPT:
         raise ValueError(
             f"the prompt has {len(text)} characters: give at most {LONGEST_PROMPT}, of which no more than 225 tokens, about "
             "1000 characters, count"
         )
-    return re.sub(r"[\t\n\r]+", " ", text)
 
 
 def path_text(text: str) -> str:

@@ -9,11 +9,28 @@ from typing import Any, Mapping, Sequence
 
 from gm.config import table as t
 from gm.errors import shown
-from gm.texts import LARGEST, LONGEST_PROMPT, in_digits, number, path_text, require_text
+from gm.texts import LARGEST, LONGEST_PROMPT, in_digits, number, path_text, prompt_text, require_text
 
-MOST_ITEMS = 16  # of a list of numbers or texts
-_NAMES = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text", t.PATH: "the text of a path"}
+MOST_ITEMS = {int: 16, str: 1000}  # of a list of numbers or texts
+_NAMES = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "True or False",
+    str: "text",
+    t.PATH: "the text of a path",
+    t.PROMPT: "text",
+    t.TEXT_OR_TEXTS: "text or a list of texts",
+}
 _LISTS = {int: "a list of whole numbers", str: "a list of texts"}
+_TYPES = {int: int, float: (int, float), bool: bool, str: str, t.PATH: str, t.PROMPT: str, t.TEXT_OR_TEXTS: ()}
+
+
+def _text(given: str) -> str:
+    require_text(given)
+    return given
+
+
+_READ = {str: _text, t.PATH: path_text, t.PROMPT: prompt_text}
 
 
 def _near(word: Any, known: Sequence[str]) -> str:
@@ -68,16 +85,17 @@ def _value(given: Any, entry: t.Entry, at: str, problems: list[str]) -> Any:
 def _plain(given: Any, entry: t.Entry) -> Any:
     """The value of an entry that is no section; ValueError with the end of a sentence about it."""
     kind = entry.kind
-    if kind is t.TEXT_OR_TEXTS:
-        kind = str if isinstance(given, str) else [str]
+    if kind is t.TEXT_OR_TEXTS and given != []:
+        kind = [str] if isinstance(given, list) else str
+    otherwise = f"must be {_LISTS[kind[0]] if isinstance(entry.kind, list) else _NAMES[entry.kind]}, not {shown(given)}"
     if isinstance(kind, list):
         if not isinstance(given, list):
-            raise ValueError(f"must be {_LISTS[kind[0]]}, not {shown(given)}")
-        if not entry.fewest <= len(given) <= MOST_ITEMS:
-            raise ValueError(f"has {len(given)} items, but must have {entry.fewest} to {MOST_ITEMS}")
-        value: Any = [_one(item, kind[0], entry, f"must be {_LISTS[kind[0]]}, not {shown(given)}") for item in given]
+            raise ValueError(otherwise)
+        if not entry.fewest <= len(given) <= MOST_ITEMS[kind[0]]:
+            raise ValueError(f"has {len(given)} items, but must have {entry.fewest} to {MOST_ITEMS[kind[0]]}")
+        value: Any = [_one(item, kind[0], entry, otherwise) for item in given]
     else:
-        value = _one(given, kind, entry, f"must be {_NAMES[kind]}, not {shown(given)}")
+        value = _one(given, kind, entry, otherwise)
     if entry.only and value not in entry.only:
         accepted = " or ".join(repr(v) for v in entry.only)
         raise ValueError(f"is {shown(value)}, but only {accepted} is supported")
@@ -91,15 +109,14 @@ def _one(given: Any, kind: Any, entry: t.Entry, otherwise: str) -> Any:
             given = number(given, float, least=float("-inf"), most=float("inf"))
         except ValueError:
             raise ValueError(otherwise) from None
-    types = {int: int, float: (int, float), bool: bool, str: str, t.PATH: str}
-    if not isinstance(given, types[kind]) or isinstance(given, bool) and kind is not bool:
+    if not isinstance(given, _TYPES[kind]) or isinstance(given, bool) and kind is not bool:
         raise ValueError(otherwise)
     if kind in (int, float):
         return _within(given, kind, entry)
     if isinstance(given, str):
         if len(given) > LONGEST_PROMPT:
             raise ValueError(f"has {len(given)} characters: give at most {LONGEST_PROMPT}")
-        (path_text if kind is t.PATH else require_text)(given)
+        given = _READ[kind](given)
     return given
 
 

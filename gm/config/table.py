@@ -24,7 +24,7 @@ REQUIRED = object()
 class Entry:
     """One key: its type, its default, and, where only some values mean what this suite does, those values."""
 
-    kind: Any  # int, float, bool, str, PATH, [int] for a list, Section, OneOf or Each
+    kind: Any  # int, float, bool, str, PATH, PROMPT, [int] for a list, Section, OneOf or Each
     default: Any = REQUIRED
     only: tuple = ()
     least: Optional[float] = None  # of a number, or of each in a list; None: see gm/texts.py
@@ -56,6 +56,7 @@ class Each:
 
 TEXT_OR_TEXTS = object()  # kind: a text or a list of them
 PATH = object()  # kind: the text of a path
+PROMPT = object()  # kind: the text of a prompt
 
 
 def only(*values: Any) -> Entry:
@@ -233,9 +234,9 @@ _MASKS = {
 }
 _CONCEPT = {
     "instance_data_path": Entry(PATH),
-    "instance_prompt": Entry(str, None),
+    "instance_prompt": Entry(PROMPT, None),
     "class_data_path": Entry(PATH, None),
-    "class_prompt": Entry(str, None),
+    "class_prompt": Entry(PROMPT, None),
     "repeats": Entry(int, None, least=1, most=MOST_REPEATS),
     "weight": Entry(float, 1.0, least=0, most=1000),
 }
