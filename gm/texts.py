@@ -108,7 +108,7 @@ def require_prompt(text: str) -> None:
 def path_text(text: str) -> str:
     """The path; ValueError for one that no file can have."""
     if not text.strip():
-        raise ValueError("is empty: give a path")
+        raise ValueError("the path is empty: give one, or leave it away")
     require_text(text)
     if any(c in text for c in "\t\n\r"):
         raise ValueError(f"{shown(text)} holds a line break or tab: rename it")

@@ -84,7 +84,7 @@ def _value(given: Any, entry: t.Entry, at: str, problems: list[str]) -> Any:
 
 def _plain(given: Any, entry: t.Entry) -> Any:
     """The value of an entry that is no section; ValueError with the end of a sentence about it."""
-    kind = entry.kind
+    kind: Any = entry.kind
     if kind is t.TEXT_OR_TEXTS and given != []:
         kind = [str] if isinstance(given, list) else str
     otherwise = f"must be {_LISTS[kind[0]] if isinstance(entry.kind, list) else _NAMES[entry.kind]}, not {shown(given)}"

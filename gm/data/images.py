@@ -165,8 +165,9 @@ def _of_digest(path: Path, digest: str) -> bytes:
 
 
 def _gone(path: Path, error: OSError) -> UserError:
+    since = " any more" if isinstance(error, FileNotFoundError) else ""
     return UserError(
-        f"{path} cannot be read ({error.strerror}): make it readable, and leave the photos in place while training"
+        f"{path} cannot be read{since} ({error.strerror}): make it readable, and leave the photos in place while training"
     )
 
 
