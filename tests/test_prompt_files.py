@@ -49,7 +49,7 @@ def test_a_yaml_says_the_same(tmp_path):
 
 
 BAD_TEXT = [
-    (b"a dog\n\xff\xfe", "cannot be read as a text file of prompts ("),
+    (b"a dog\n\xff\xfe", "cannot be read: it is not UTF-8 (byte 6)"),
     ("", "holds no prompt: write one prompt a line"),
     ("# nothing\n\n", "holds no prompt"),
     ("a dog\na cat --x 3", ", line 2: unknown option --x, known are --w --h --d --s --l --n --ss"),

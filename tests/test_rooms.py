@@ -24,6 +24,7 @@ FLOORS = (
     ("gm.checkpoint",),
     ("gm.config",),
     ("gm.files", "gm.console", "gm.randomness"),
+    ("gm.texts",),
     ("gm.errors", "gm.ending"),
 )
 # names without code of MindSpore, which command lines and YAMLs offer as choices

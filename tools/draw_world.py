@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from gm import console
+from gm.config.bounds import LARGEST_SEED
 from gm.console import bar, log
 from gm.data.images import MASK, count_images
 from gm.errors import UserError
@@ -33,7 +34,7 @@ class Options:
     output: Path = option(REQUIRED, "the folder to draw into; it must hold no images yet", metavar="FOLDER")
     number: Optional[int] = option(None, "how many pictures", least=1, shown="5 of the subject, 100 of the world")
     size: Optional[int] = option(None, "pixels of each side", least=16, shown="384 for the subject, 64 for the world")
-    seed: int = option(0, "the same seed gives the same pictures", least=0)
+    seed: int = option(0, "the same seed gives the same pictures", least=0, most=LARGEST_SEED)
     subject: Optional[str] = option(
         None,
         "draw the unusual dog, in the places to train it in or in others, instead of the world with its captions",

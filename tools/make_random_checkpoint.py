@@ -18,6 +18,7 @@ from gm import console, runtime
 from gm.checkpoint.io import Array, convert, kind_of, write_tensors
 from gm.checkpoint.rules import official_shapes
 from gm.checkpoint.single_file import FLOATS
+from gm.config.bounds import LARGEST_SEED
 from gm.config.load import load_config
 from gm.console import bar, log
 from gm.errors import UserError
@@ -36,7 +37,7 @@ class Options:
     set: tuple[str, ...] = option((), "override one entry of the YAML; repeatable", repeated=True, metavar="KEY=VALUE")
     output: Path = option(REQUIRED, "the .safetensors file to write; it must not exist", metavar="FILE")
     dtype: str = option("float16", "number type", choices=FLOATS)
-    seed: int = option(0, "the same seed gives the same numbers", least=0)
+    seed: int = option(0, "the same seed gives the same numbers", least=0, most=LARGEST_SEED)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

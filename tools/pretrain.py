@@ -18,6 +18,7 @@ import numpy as np
 
 from gm import console, runtime
 from gm.checkpoint.weights import open_base
+from gm.config.bounds import LARGEST_SEED
 from gm.config.load import load_config
 from gm.config.types import Config, DataConfig, OptimConfig
 from gm.console import log
@@ -46,7 +47,7 @@ class Options:
     learning_rate: float = option(8e-4, "of UNet and text encoders, falling as a cosine", least=0)
     save_interval: int = option(250, "updates between what a stopped run goes on from", least=1)
     infer_interval: int = option(500, "updates between progress pictures", least=1)
-    seed: int = option(0, "the same seed gives the same weights", least=0)
+    seed: int = option(0, "the same seed gives the same weights", least=0, most=LARGEST_SEED)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

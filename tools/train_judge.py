@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from gm import console, runtime
+from gm.config.bounds import LARGEST_SEED
 from gm.console import log, table
 from gm.errors import UserError
 from gm.options.parser import REQUIRED, option, parse
@@ -30,7 +31,7 @@ class Options:
     output: Path = option(REQUIRED, "the .safetensors to write; it must not exist", metavar="FILE")
     steps: int = option(3000, "updates", least=1)
     learning_rate: float = option(3e-3, "the highest, after a tenth of the steps", above=0)
-    seed: int = option(0, "the same seed gives the same judge", least=0)
+    seed: int = option(0, "the same seed gives the same judge", least=0, most=LARGEST_SEED)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

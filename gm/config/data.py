@@ -4,7 +4,7 @@ from typing import Any, Mapping, Optional
 
 from gm.config import table as t
 from gm.config.types import BucketConfig, CaptionConfig, ConceptConfig, DataConfig, LoraConfig, MaskConfig, ModelConfig
-from gm.errors import UserError, require_multiple
+from gm.errors import UserError, require_multiple, shown
 
 
 def read_data(values: Mapping[str, Any], model: ModelConfig, path: str) -> DataConfig:
@@ -48,9 +48,9 @@ def _captions(values: Optional[Mapping[str, Any]], path: str) -> CaptionConfig:
         )
     if not values["separator"].strip():
         raise UserError(f"--config {path}: captions.separator is empty: give what stands between tags, e.g. ','")
-    wrong = [ending for ending in values["extensions"] if not ending.startswith(".") or "/" in ending]
+    wrong = [ending for ending in values["extensions"] if not ending.startswith(".") or len(ending) < 2 or "/" in ending]
     if wrong:
-        raise UserError(f"--config {path}: captions.extensions has {wrong[0]!r}: an extension is like '.txt'")
+        raise UserError(f"--config {path}: captions.extensions has {shown(wrong[0])}: an extension is like '.txt'")
     return CaptionConfig(**{**values, "extensions": tuple(values["extensions"])})
 
 

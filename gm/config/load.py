@@ -1,4 +1,5 @@
-"""YAML + --set -> a checked gm.config.types.Config. What may stand in a YAML is table.py, files and --set are tree.py.
+"""YAML + --set -> a checked gm.config.types.Config. What may stand in a YAML is table.py; files are tree.py, their text
+yaml_text.py, --set overrides.py, ${...} references.py.
 
 All problems of types and names are collected and reported in one UserError (check.py); what fits together is checked after
 (model.py, lora.py, optim.py, data.py).
@@ -7,7 +8,6 @@ All problems of types and names are collected and reported in one UserError (che
 from typing import Optional, Sequence
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from gm.config import table as t
 from gm.config.check import checked
@@ -19,6 +19,8 @@ from gm.config.tree import read_tree
 from gm.config.types import Config
 from gm.errors import UserError
 
+SHOWN = 10  # problems in a message
+
 
 def load_config(path: str, overrides: Sequence[str] = (), training: bool = True, version: Optional[str] = None) -> Config:
     """Read, override, check. `training` demands the sections optim and data and a LoRA to train; `version`, the YAML's.
@@ -26,14 +28,11 @@ def load_config(path: str, overrides: Sequence[str] = (), training: bool = True,
     Raises UserError naming the key, what was given and what is accepted.
     """
     tree = read_tree(path, overrides)
-    try:
-        plain = OmegaConf.to_container(tree, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"--config {path}: {str(error).splitlines()[0]}") from None
     problems: list[str] = []
-    values = checked(plain, t.ROOT, "", problems)
+    values = checked(tree, t.ROOT, "", problems)
     if problems:
-        raise UserError(f"--config {path}: " + "; ".join(problems))
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise UserError(f"--config {path}: " + "; ".join(problems[:SHOWN]) + more)
     if version is not None and version != values["version"]:
         raise UserError(f"--version {version} was given, but --config {path} is of {values['version']}: make them equal")
     model = read_model(values["model"]["params"], path)
@@ -56,7 +55,7 @@ def load_config(path: str, overrides: Sequence[str] = (), training: bool = True,
         lora=lora,
         optim=optim,
         data=data,
-        raw=OmegaConf.to_yaml(tree, resolve=True),
+        raw=OmegaConf.to_yaml(OmegaConf.create(tree)),
         weighting=read_weighting(values["model"]["params"]["denoiser_config"]["params"]["weighting_config"]),
         noise=read_noise(values["model"]["params"], path),
         loss=read_loss(values["model"]["params"]),

@@ -4,8 +4,16 @@ The names are those of the earlier MindSpore example and of sgm. Nothing is impo
 """
 
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional
 
+from gm.config.bounds import (
+    LARGEST_RANK,
+    LARGEST_RATE,
+    LARGEST_SIDE,
+    MOST_AT_ONCE,
+    MOST_REPEATS,
+    MOST_UPDATES,
+)
 from gm.config.types import MAX_TOKENS
 from gm.diffusion.weighting import WEIGHTINGS, parameters
 
@@ -16,10 +24,12 @@ REQUIRED = object()
 class Entry:
     """One key: its type, its default, and, where only some values mean what this suite does, those values."""
 
-    kind: Any  # int, float, bool, str, [int] for a list, Section, OneOf or Each
+    kind: Any  # int, float, bool, str, PATH, PROMPT, [int] for a list, Section, OneOf or Each
     default: Any = REQUIRED
     only: tuple = ()
-    least: float = float("-inf")
+    least: Optional[float] = None  # of a number, or of each in a list; None: see gm/texts.py
+    most: Optional[float] = None  # the same
+    fewest: int = 0  # items of a list
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,8 @@ class Each:
 
 
 TEXT_OR_TEXTS = object()  # kind: a text or a list of them
+PATH = object()  # kind: the text of a path
+PROMPT = object()  # kind: the text of a prompt
 
 
 def only(*values: Any) -> Entry:
@@ -77,16 +89,20 @@ RESCALE = "gm.data.mappers.Rescaler"
 CROP = "gm.data.mappers.AddOriginalImageSizeAsTupleAndCropToSquare"
 TRANSPOSE = "gm.data.mappers.Transpose"
 
-_LORA_PART = {"pattern": Entry(str), "dim": Entry(int, None, least=1), "alpha": Entry(float, None, least=0)}
+_LORA_PART = {
+    "pattern": Entry(str),
+    "dim": Entry(int, None, least=1, most=LARGEST_RANK),
+    "alpha": Entry(float, None, least=0, most=1e5),
+}
 _LORA = {
-    "lora_dim": Entry(int, least=1),
-    "lora_alpha": Entry(float, None, least=0),  # default: lora_dim
+    "lora_dim": Entry(int, least=1, most=LARGEST_RANK),
+    "lora_alpha": Entry(float, None, least=0, most=1e5),  # default: lora_dim
     "lora_dropout": Entry(float, 0.0, least=0),
     "lora_merge_weights": Entry(bool, False),
     "only_save_lora": Entry(bool, True),
     "lora_targets": Entry(TEXT_OR_TEXTS, "attention"),  # or linear, all, or patterns of module names
-    "lora_conv_dim": Entry(int, None, least=1),  # default: lora_dim
-    "lora_conv_alpha": Entry(float, None, least=0),  # default: lora_alpha
+    "lora_conv_dim": Entry(int, None, least=1, most=LARGEST_RANK),  # default: lora_dim
+    "lora_conv_alpha": Entry(float, None, least=0, most=1e5),  # default: lora_alpha
     "lora_parts": Entry(Each(Section(_LORA_PART)), None),
     "lora_neuron_dropout": Entry(float, 0.0, least=0),
     "lora_rank_dropout": Entry(float, 0.0, least=0),
@@ -95,31 +111,31 @@ _LORA = {
     "lora_rslora": Entry(bool, False),
 }
 _UNET = {
-    "adm_in_channels": Entry(int, 2816, least=1),
+    "adm_in_channels": Entry(int, 2816, least=1, most=65536),
     "num_classes": only("sequential"),
-    "in_channels": Entry(int, 4, least=1),
-    "out_channels": Entry(int, 4, least=1),
-    "model_channels": Entry(int, 320, least=32),
-    "attention_resolutions": Entry([int], [4, 2]),
-    "num_res_blocks": Entry(int, 2, least=1),
-    "channel_mult": Entry([int], [1, 2, 4]),
-    "num_head_channels": Entry(int, 64, least=1),
+    "in_channels": Entry(int, 4, least=1, most=64),
+    "out_channels": Entry(int, 4, least=1, most=64),
+    "model_channels": Entry(int, 320, least=32, most=4096),
+    "attention_resolutions": Entry([int], [4, 2], least=1, most=1024),
+    "num_res_blocks": Entry(int, 2, least=1, most=16),
+    "channel_mult": Entry([int], [1, 2, 4], least=1, most=64, fewest=1),
+    "num_head_channels": Entry(int, 64, least=1, most=4096),
     "use_spatial_transformer": only(True),
     "use_linear_in_transformer": only(True),
-    "transformer_depth": Entry([int], [1, 2, 10]),
-    "context_dim": Entry(int, 2048, least=1),
+    "transformer_depth": Entry([int], [1, 2, 10], least=1, most=64, fewest=1),
+    "context_dim": Entry(int, 2048, least=1, most=65536),
     "spatial_transformer_attn_type": Entry(str, "vanilla", ("vanilla", "flash-attention")),
     "use_recompute": Entry(bool, False),
     "legacy": only(False),
 }
 _CLIP = {
     "layer": only("hidden"),
-    "layer_idx": Entry(int, 11, least=1),
+    "layer_idx": Entry(int, 11, least=1, most=128),
     "version": only("openai/clip-vit-large-patch14"),
     "freeze": Entry(bool, None),
-    "width": Entry(int, 768, least=1),
-    "layers": Entry(int, 12, least=1),
-    "heads": Entry(int, 12, least=1),
+    "width": Entry(int, 768, least=1, most=16384),
+    "layers": Entry(int, 12, least=1, most=128),
+    "heads": Entry(int, 12, least=1, most=256),
 }
 _OPEN_CLIP = {
     "arch": only("ViT-bigG-14-Text", "ViT-bigG-14"),
@@ -128,31 +144,31 @@ _OPEN_CLIP = {
     "always_return_pooled": only(True),
     "legacy": only(False),
     "require_pretrained": only(False),
-    "width": Entry(int, 1280, least=1),
-    "layers": Entry(int, 32, least=2),
-    "heads": Entry(int, 20, least=1),
-    "embed_dim": Entry(int, 1280, least=1),
+    "width": Entry(int, 1280, least=1, most=16384),
+    "layers": Entry(int, 32, least=2, most=128),
+    "heads": Entry(int, 20, least=1, most=256),
+    "embed_dim": Entry(int, 1280, least=1, most=16384),
 }
 _ADAM = {"beta1": Entry(float, 0.9, least=0), "beta2": Entry(float, 0.999, least=0)}
 _PRODIGY = {
     **_ADAM,
     "beta3": Entry(float, None, least=0),  # default: the root of beta2
-    "eps": Entry(float, 1e-8, least=0),
-    "weight_decay": Entry(float, 0.0, least=0),
+    "eps": Entry(float, 1e-8, least=0, most=1),
+    "weight_decay": Entry(float, 0.0, least=0, most=100),
     "decouple": Entry(bool, True),
     "use_bias_correction": Entry(bool, False),
     "safeguard_warmup": Entry(bool, False),
-    "d0": Entry(float, 1e-6, least=0),
-    "d_coef": Entry(float, 1.0, least=0),
+    "d0": Entry(float, 1e-6, least=0, most=1),
+    "d_coef": Entry(float, 1.0, least=0, most=1e6),
     "growth_rate": Entry(float, None, least=1),  # default: d may grow as fast as it will
 }
 _ADAFACTOR = {
-    "eps1": Entry(float, 1e-30, least=0),
-    "eps2": Entry(float, 1e-3, least=0),
+    "eps1": Entry(float, 1e-30, least=0, most=1),
+    "eps2": Entry(float, 1e-3, least=0, most=1000),
     "clip_threshold": Entry(float, 1.0, least=0),
-    "decay_rate": Entry(float, -0.8),
+    "decay_rate": Entry(float, -0.8, least=-10),
     "beta1": Entry(float, None, least=0),  # default: no first moment
-    "weight_decay": Entry(float, 0.0, least=0),
+    "weight_decay": Entry(float, 0.0, least=0, most=100),
     "scale_parameter": Entry(bool, True),
     "relative_step": Entry(bool, True),
     "warmup_init": Entry(bool, False),
@@ -160,13 +176,13 @@ _ADAFACTOR = {
 _LION = {
     "beta1": Entry(float, 0.9, least=0),
     "beta2": Entry(float, 0.99, least=0),
-    "weight_decay": Entry(float, 0.0, least=0),
+    "weight_decay": Entry(float, 0.0, least=0, most=100),
 }
-_RATE = Entry(float, None, least=0)  # default: base_learning_rate
-_WARMUP = {"warmup_steps": Entry(int, 0, least=0), "warmup_share": Entry(float, 0.0, least=0)}
-_DECAY = {**_WARMUP, "final_factor": Entry(float, 0.0, least=0)}
+_RATE = Entry(float, None, least=0, most=LARGEST_RATE)  # default: base_learning_rate
+_WARMUP = {"warmup_steps": Entry(int, 0, least=0, most=MOST_UPDATES), "warmup_share": Entry(float, 0.0, least=0)}
+_DECAY = {**_WARMUP, "final_factor": Entry(float, 0.0, least=0, most=100)}
 _ENGINE = {
-    "scale_factor": Entry(float, 0.13025, least=0),
+    "scale_factor": Entry(float, 0.13025, least=0, most=1000),
     "disable_first_stage_amp": anything(bool),  # the VAE always computes in float32
     "denoiser_config": Entry(OneOf((f"{_MODULES}.denoiser.DiscreteDenoiser",))),
     "network_config": Entry(OneOf((UNET, UNET_LORA))),
@@ -178,13 +194,13 @@ _ENGINE = {
 _DDCONFIG = {
     "attn_type": only("vanilla", "vanilla-xformers"),
     "double_z": only(True),
-    "z_channels": Entry(int, 4, least=1),
+    "z_channels": Entry(int, 4, least=1, most=64),
     "resolution": anything(int),
     "in_channels": Entry(int, 3, (3,)),
     "out_ch": Entry(int, 3, (3,)),
-    "ch": Entry(int, 128, least=32),
-    "ch_mult": Entry([int], [1, 2, 4, 4]),
-    "num_res_blocks": Entry(int, 2, least=1),
+    "ch": Entry(int, 128, least=32, most=2048),
+    "ch_mult": Entry([int], [1, 2, 4, 4], least=1, most=64, fewest=1),
+    "num_res_blocks": Entry(int, 2, least=1, most=16),
     "attn_resolutions": Entry([int], [], ([],)),
     "dropout": only(0.0),
     "decoder_attn_dtype": anything(str),  # the VAE always computes in float32
@@ -196,33 +212,33 @@ _CAPTIONS = {
     "prefix": Entry(str, None),
     "suffix": Entry(str, None),
     "separator": Entry(str, ","),
-    "keep_tokens": Entry(int, 0, least=0),
+    "keep_tokens": Entry(int, 0, least=0, most=1000),
     "keep_tokens_separator": Entry(str, None),
     "shuffle": Entry(bool, False),
     "tag_dropout": Entry(float, 0.0, least=0),
     "dropout": Entry(float, 0.0, least=0),
-    "variants": Entry(int, 10, least=1),
+    "variants": Entry(int, 10, least=1, most=1000),
 }
 _BUCKETS = {
-    "max_buckets": Entry(int, 4, least=1),
-    "bucket_reso_steps": Entry(int, None, least=8),
-    "min_bucket_reso": Entry(int, None, least=8),
-    "max_bucket_reso": Entry(int, None, least=8),
+    "max_buckets": Entry(int, 4, least=1, most=64),
+    "bucket_reso_steps": Entry(int, None, least=8, most=LARGEST_SIDE),
+    "min_bucket_reso": Entry(int, None, least=8, most=LARGEST_SIDE),
+    "max_bucket_reso": Entry(int, None, least=8, most=2 * LARGEST_SIDE),
     "bucket_no_upscale": Entry(bool, False),
 }
 _MASKS = {
-    "folder": Entry(str, None),
+    "folder": Entry(PATH, None),
     "unmasked_weight": Entry(float, 0.1, least=0),
     "normalise": Entry(bool, False),
-    "prior_weight": Entry(float, 0.0, least=0),
+    "prior_weight": Entry(float, 0.0, least=0, most=1000),
 }
 _CONCEPT = {
-    "instance_data_path": Entry(str),
-    "instance_prompt": Entry(str, None),
-    "class_data_path": Entry(str, None),
-    "class_prompt": Entry(str, None),
-    "repeats": Entry(int, None, least=1),
-    "weight": Entry(float, 1.0, least=0),
+    "instance_data_path": Entry(PATH),
+    "instance_prompt": Entry(PROMPT, None),
+    "class_data_path": Entry(PATH, None),
+    "class_prompt": Entry(PROMPT, None),
+    "repeats": Entry(int, None, least=1, most=MOST_REPEATS),
+    "weight": Entry(float, 1.0, least=0, most=1000),
 }
 
 TARGETS: Mapping[str, Mapping[str, Entry]] = {
@@ -243,16 +259,16 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
     f"{_MODULES}.sigma_sampling.DiscreteSampling": {
         "num_idx": only(1000),
         "discretization_config": Entry(OneOf((_LEGACY_DDPM,))),
-        "min_timestep": Entry(int, 0, least=0),
-        "max_timestep": Entry(int, 1000, least=1),
+        "min_timestep": Entry(int, 0, least=0, most=1000),
+        "max_timestep": Entry(int, 1000, least=1, most=1000),
     },
     f"{_MODULES}.loss.StandardDiffusionLoss": {
-        "offset_noise_level": Entry(float, 0.0, least=0),
-        "multires_noise_iterations": Entry(int, 0, least=0),
-        "multires_noise_discount": Entry(float, 0.3, least=0),
-        "input_perturbation": Entry(float, 0.0, least=0),
+        "offset_noise_level": Entry(float, 0.0, least=0, most=100),
+        "multires_noise_iterations": Entry(int, 0, least=0, most=64),
+        "multires_noise_discount": Entry(float, 0.3, least=0, most=10),
+        "input_perturbation": Entry(float, 0.0, least=0, most=100),
         "loss_type": Entry(str, "l2", ("l2", "huber", "smooth_l1")),
-        "huber_c": Entry(float, 0.1, least=1e-6),
+        "huber_c": Entry(float, 0.1, least=1e-6, most=1e6),
         "huber_schedule": Entry(str, "snr", ("snr", "exponential", "constant")),
     },
     UNET: _UNET,
@@ -271,26 +287,30 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
     CLIP_LORA: {**_LORA, **_CLIP},
     OPEN_CLIP: _OPEN_CLIP,
     OPEN_CLIP_LORA: {**_LORA, **_OPEN_CLIP},
-    SIZE: {"outdim": Entry(int, 256, least=2)},
+    SIZE: {"outdim": Entry(int, 256, least=2, most=4096)},
     "gm.models.autoencoder.AutoencoderKLInferenceWrapper": {
-        "embed_dim": Entry(int, 4, least=1),
+        "embed_dim": Entry(int, 4, least=1, most=16384),
         "monitor": anything(str),
         "ddconfig": Entry(Section(_DDCONFIG)),
         "lossconfig": Entry(OneOf(("mindspore.nn.Identity",)), None),
     },
     "mindspore.nn.Identity": {},
-    ADAMW: {**_ADAM, "eps": Entry(float, 1e-8, least=0), "weight_decay": Entry(float, 0.01, least=0)},
-    ADAM_WEIGHT_DECAY: {**_ADAM, "eps": Entry(float, 1e-6, least=0), "weight_decay": Entry(float, 0.0, least=0)},
+    ADAMW: {**_ADAM, "eps": Entry(float, 1e-8, least=0, most=1), "weight_decay": Entry(float, 0.01, least=0, most=100)},
+    ADAM_WEIGHT_DECAY: {
+        **_ADAM,
+        "eps": Entry(float, 1e-6, least=0, most=1),
+        "weight_decay": Entry(float, 0.0, least=0, most=100),
+    },
     PRODIGY: _PRODIGY,
     ADAFACTOR: _ADAFACTOR,
     LION: _LION,
     CONSTANT: _WARMUP,
     LINEAR: _DECAY,
     COSINE: _DECAY,
-    COSINE_RESTARTS: {**_WARMUP, "num_cycles": Entry(int, 1, least=1)},
-    POLYNOMIAL: {**_DECAY, "power": Entry(float, 1.0, least=0)},
+    COSINE_RESTARTS: {**_WARMUP, "num_cycles": Entry(int, 1, least=1, most=10_000)},
+    POLYNOMIAL: {**_DECAY, "power": Entry(float, 1.0, least=0, most=1000)},
     "gm.data.dataset.Text2ImageDatasetDreamBooth": {
-        "target_size": Entry(int, 1024, least=8),
+        "target_size": Entry(int, 1024, least=8, most=LARGEST_SIDE),
         "transforms": Entry(Each(OneOf((RESIZE, RESCALE, CROP, TRANSPOSE))), None),
         "captions": Entry(Section(_CAPTIONS), None),
         "buckets": Entry(Section(_BUCKETS), None),
@@ -298,7 +318,7 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
         "concepts": Entry(Each(Section(_CONCEPT)), None),
         "max_tokens": Entry(int, 75, MAX_TOKENS),
     },
-    RESIZE: {"size": Entry(int, least=8), "interpolation": Entry(int, 3, (0, 1, 2, 3, 4, 5))},
+    RESIZE: {"size": Entry(int, least=8, most=LARGEST_SIDE), "interpolation": Entry(int, 3, (0, 1, 2, 3, 4, 5))},
     RESCALE: {"isfloat": only(False)},
     CROP: {"crop": Entry(str, "random", ("random", "center"))},
     TRANSPOSE: {"type": only("hwc2chw")},
@@ -311,12 +331,14 @@ ROOT = Section(
         "optim": Entry(
             Section(
                 {
-                    "base_learning_rate": Entry(float, None, least=0),  # default: 1e-4, but for a relative step
+                    "base_learning_rate": Entry(
+                        float, None, least=0, most=LARGEST_RATE
+                    ),  # default: 1e-4, but for a relative step
                     "optimizer_config": Entry(OneOf(OPTIMIZERS)),
                     "scheduler_config": Entry(OneOf((CONSTANT, LINEAR, COSINE, COSINE_RESTARTS, POLYNOMIAL)), None),
                     "rates": Entry(Section({"unet": _RATE, "text_encoder_1": _RATE, "text_encoder_2": _RATE}), None),
                     "text_encoder_stop_share": Entry(float, 1.0),
-                    "lora_plus_ratio": Entry(float, 1.0),
+                    "lora_plus_ratio": Entry(float, 1.0, most=1e6),
                     "scale_weight_norms": Entry(float, None),
                     "ema_decay": Entry(float, None),
                 }
@@ -326,9 +348,9 @@ ROOT = Section(
         "data": Entry(
             Section(
                 {
-                    "per_batch_size": Entry(int, 1, least=1),
-                    "total_step": Entry(int, 1000, least=1),
-                    "num_parallel_workers": Entry(int, 1, least=1),
+                    "per_batch_size": Entry(int, 1, least=1, most=MOST_AT_ONCE),
+                    "total_step": Entry(int, 1000, least=1, most=MOST_UPDATES),
+                    "num_parallel_workers": Entry(int, 1, least=1, most=256),
                     "python_multiprocessing": anything(bool),  # photos are read once, by threads
                     "shuffle": Entry(bool, True),
                     "dataset_config": Entry(OneOf(("gm.data.dataset.Text2ImageDatasetDreamBooth",))),

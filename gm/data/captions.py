@@ -5,6 +5,7 @@ caption, its first line, tags that stay in front, shuffle, dropout of single tag
 ai-toolkit's. What is drawn is keyed by the sample, so that a resumed run and any number of ranks say the same.
 """
 
+import os
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -13,29 +14,25 @@ import numpy as np
 from gm.config.types import CaptionConfig
 from gm.errors import UserError
 from gm.randomness import CAPTION_CHOICE, CAPTION_VARIANT, generator
+from gm.texts import read_text, require_prompt
 
 TRIGGER = "[trigger]"  # stands for the trigger word in a caption
-LONGEST = 8000  # characters of a caption file: more than any number of tokens holds
 
 
 def caption_file(photo: Path, extensions: Sequence[str]) -> Optional[Path]:
     """The file with the photo's name and the first of these endings that there is."""
-    return next((file for file in (photo.with_suffix(ending) for ending in extensions) if file.is_file()), None)
+    return next((file for file in (photo.with_suffix(ending) for ending in extensions) if os.path.isfile(file)), None)
 
 
 def read_caption(file: Path) -> str:
-    """The first line of a caption file; UserError when it is empty, too long or not UTF-8."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"the caption {file} is not UTF-8: save it as UTF-8 text") from None
-    except OSError as error:
-        raise UserError(f"the caption {file} cannot be read ({error.strerror}): make it readable or take it away") from None
-    line = text.strip().split("\n")[0].strip()
+    """The first line of a caption file; UserError when it is empty, too long or no UTF-8 text."""
+    line = read_text(file, f"the caption {file}").strip().split("\n")[0].strip()
     if not line:
         raise UserError(f"the caption {file} is empty: say in it what the photo shows, or delete it")
-    if len(line) > LONGEST:
-        raise UserError(f"the caption {file} has {len(line)} characters: give at most {LONGEST}")
+    try:
+        require_prompt(line)
+    except ValueError as error:
+        raise UserError(f"the caption {file}: {error}") from None
     return line
 
 

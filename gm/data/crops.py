@@ -4,19 +4,24 @@ A crop is known by the content of its photo, so that a changed photo is another 
 share one posterior. Computing posteriors, keeping and sharing them is gm/training/precompute.py.
 """
 
-import hashlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
 import numpy as np
 
+from gm.console import log
+from gm.data.buckets import cut_off, scale_to
 from gm.data.captions import Caption
 from gm.data.dreambooth import crop_corner
-from gm.data.images import image_size
+from gm.data.images import digest_of, image_size, read_image
 from gm.data.masks import mask_of, read_mask
 from gm.data.transforms import Crop, cut, place_crop
-from gm.errors import UserError
+from gm.errors import UserError, one_line
+
+MOST_ENLARGED = 16  # times: 64 pixels for a side of 1024
+MOST_CUT_OFF = 7 / 8  # of a photo; one eight times as long as high has so much outside of a square
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,10 @@ class PhotoCrop:
     interpolation: int
     path: Path = field(compare=False)
 
+    def read(self) -> np.ndarray:
+        """Its photo (H, W, 3) uint8; UserError when the file is another one by now."""
+        return read_image(self.path, self.photo)
+
     def pixels(self, image: np.ndarray) -> np.ndarray:
         """The crop (3, h, w) in [-1, 1] of its photo (H, W, 3) uint8."""
         return cut(image, self.crop, self.interpolation)
@@ -83,7 +92,7 @@ def plan_samples(sets: Sequence[PhotoSet], draws: Sequence[tuple[int, int, int]]
         given = of_kind[kind]
         photo = given.photos[image]
         if photo.path not in known:
-            known[photo.path] = _hash_and_size(photo.path)
+            known[photo.path] = digest_of(photo.path), image_size(photo.path)
         digest, size = known[photo.path]
         corner = crop_corner(given.seed, kind, image, repeat, given.crop)
         crop = PhotoCrop(digest, place_crop(size, photo.size, corner), given.interpolation, photo.path)
@@ -96,8 +105,21 @@ def plan_samples(sets: Sequence[PhotoSet], draws: Sequence[tuple[int, int, int]]
     return samples
 
 
-def _hash_and_size(path: Path) -> tuple[str, tuple[int, int]]:
-    try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), image_size(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read any more ({error}): leave the photos in place while training") from None
+def require_enough_pixels(photos: Sequence[Photo]) -> None:
+    """UserError for a photo that would be enlarged so much that it is a blur; those of which crops show little are said."""
+    long = []
+    for photo in photos:
+        size = image_size(photo.path)
+        scale, words = scale_to(size, photo.size), f"{one_line(photo.path.name)}, {size[1]} x {size[0]}"
+        if scale > MOST_ENLARGED:
+            least = math.ceil(max(photo.size) / MOST_ENLARGED)
+            raise UserError(
+                f"{photo.path} has {size[1]} x {size[0]} pixels and would be enlarged {scale:.0f} times: give a larger photo, of at "
+                f"least {least} x {least}, or take it out of the folder"
+            )
+        if cut_off(size, photo.size) > MOST_CUT_OFF:
+            long.append(words)
+    if long:
+        more = f" and {len(long) - 5} more" if len(long) > 5 else ""
+        words = "crops show less than an eighth of %d photos (%s%s): cut out what is to be learned, or set buckets"
+        log.warning(words, len(long), "; ".join(long[:5]), more)

@@ -4,14 +4,15 @@ The mask of NAME.jpg is NAME-masklabel.png beside it (as OneTrainer has it), or 
 has it); white counts in full, black as little as `unmasked_weight` says.
 """
 
+import os
 from pathlib import Path
 from typing import Optional
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from gm.data.images import MASK, SUFFIXES, image_size
-from gm.data.transforms import Crop
+from gm.data.images import MASK, SUFFIXES, eight_bits, image_size, opened, upright
+from gm.data.transforms import Crop, resized_part
 from gm.errors import UserError
 
 LATENT = 8  # pixels a side of one of a latent
@@ -23,16 +24,13 @@ def mask_file(photo: Path, folder: Optional[Path]) -> Optional[Path]:
         named = [photo.with_name(photo.stem + MASK + suffix) for suffix in (".png", *SUFFIXES)]
     else:
         named = [folder / photo.name, *(folder / (photo.stem + suffix) for suffix in (".png", *SUFFIXES))]
-    return next((path for path in named if path.is_file()), None)
+    return next((path for path in named if os.path.isfile(path)), None)
 
 
 def read_mask(path: Path, photo: Path) -> np.ndarray:
     """(H, W) uint8, of the size of the photo as a person sees it. UserError for one of another size or without white."""
-    try:
-        with Image.open(path) as image:
-            mask = np.asarray(ImageOps.exif_transpose(image).convert("L"))
-    except Exception as error:  # Pillow's decoders raise many kinds for broken files
-        raise UserError(f"the mask {path} cannot be read ({error}): save it as a grey PNG") from None
+    with opened(path, f"the mask {path}") as image:
+        mask = np.asarray(eight_bits(upright(image), path).convert("L"))
     size = image_size(photo)
     if mask.shape != size:
         raise UserError(
@@ -45,8 +43,6 @@ def read_mask(path: Path, photo: Path) -> np.ndarray:
 
 def mask_of(mask: np.ndarray, crop: Crop) -> np.ndarray:
     """What a crop shows of a mask (H, W) uint8, as means over the pixels of the latent: (1, h/8, w/8) float32 in [0, 1]."""
-    height, width = crop.resized
-    resized = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR), np.float32)
-    (top, left), (rows, columns) = crop.top_left, crop.size
-    cut = resized[top : top + rows, left : left + columns] / np.float32(255)
+    (rows, columns), resized = crop.size, resized_part(Image.fromarray(mask), crop, Image.Resampling.BILINEAR)
+    cut = np.asarray(resized, np.float32) / np.float32(255)
     return cut.reshape(1, rows // LATENT, LATENT, columns // LATENT, LATENT).mean((2, 4))

@@ -7,6 +7,9 @@ from PIL import Image
 
 from gm.data.pixels import to_network
 
+LARGEST_RESIZED = 100_000_000  # pixels
+MARGIN = 8  # pixels of the image around what a crop shows, which enlarging looks at; Lanczos looks at 3
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -35,9 +38,23 @@ def place_crop(original_size: tuple[int, int], size: tuple[int, int], corner: tu
 def cut(image: np.ndarray, crop: Crop, interpolation: int) -> np.ndarray:
     """The crop of image (H, W, 3) uint8 as (3, h, w) float32 in [-1, 1]; `interpolation` is Pillow's number."""
     assert image.shape[:2] == crop.original_size, f"{image.shape} is not {crop.original_size}"
-    if image.shape[:2] != crop.resized:
-        height, width = crop.resized
-        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(interpolation)))
-    top, left = crop.top_left
-    pixels = image[top : top + crop.size[0], left : left + crop.size[1]]
-    return to_network(pixels)
+    return to_network(resized_part(Image.fromarray(image), crop, Image.Resampling(interpolation)))
+
+
+def resized_part(image: Image.Image, crop: Crop, resample: Image.Resampling) -> np.ndarray:
+    """The pixels of a crop, (h, w) or (h, w, 3) uint8, of the image that is resized to `crop.resized`.
+
+    An image that would be enlarged to more than LARGEST_RESIZED is not resized whole, but around the crop alone: the same but for
+    rounding, by at most one level.
+    """
+    (height, width), (top, left), (rows, columns) = crop.resized, crop.top_left, crop.size
+    if height * width > LARGEST_RESIZED:
+        across, down = image.width / width, image.height / height  # pixels of the image per pixel of the resized one
+        x, y = max(0, int(left * across) - MARGIN), max(0, int(top * down) - MARGIN)
+        end_x, end_y = int((left + columns) * across) + MARGIN, int((top + rows) * down) + MARGIN
+        near = image.crop((x, y, min(image.width, end_x), min(image.height, end_y)))
+        box = (left * across - x, top * down - y, (left + columns) * across - x, (top + rows) * down - y)
+        return np.asarray(near.resize((columns, rows), resample, box=tuple(max(0.0, place) for place in box)))
+    if (image.height, image.width) != crop.resized:
+        image = image.resize((width, height), resample)
+    return np.asarray(image)[top : top + rows, left : left + columns]

@@ -9,7 +9,6 @@ from gm.config.types import ModelConfig
 from gm.console import bar
 from gm.data.crops import PhotoCrop
 from gm.data.disk_cache import DiskCache, Key
-from gm.data.images import read_image
 from gm.encoding.compiling import Compiling
 from gm.models import sdxl
 from gm.models.vae import VAEEncode, require_sound
@@ -37,7 +36,7 @@ def encode_crops(
     rows, path, photo = [], None, None
     for key, crop in bar(crops, "encoding photos", unit="crop"):
         if crop.path != path:
-            path, photo = crop.path, read_image(crop.path)
+            path, photo = crop.path, crop.read()
         rows.append(encode(crop, photo))
         disk.put(key, rows[-1])
     return rows

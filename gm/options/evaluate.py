@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional, Sequence
 
-from gm.errors import UserError
+from gm.config.bounds import LARGEST_SIDE, MOST_AT_ONCE, MOST_COLUMNS, MOST_IMAGES, MOST_STEPS, STRONGEST
+from gm.errors import UserError, shown
 from gm.options.model import EARLIER_FLAGS, ModelOptions
 from gm.options.parser import REQUIRED, option, parse
-from gm.options.prompts import prompt_text, read_prompts
+from gm.options.prompts import read_prompts
+from gm.texts import path_text, prompt_text
 
 JUDGE = Path(__file__).resolve().parents[2] / "checkpoints" / "judge.safetensors"
 PLACES = ("swimming in a pool", "in the snow", "in a bucket", "in a doghouse", "at night")
@@ -17,11 +19,12 @@ RESERVED = ("base model", "real pictures", "evaluation")
 
 def _named(text: str) -> tuple[str, Path]:
     name, _, path = text.partition("=")
-    if not path or not re.fullmatch(r"[\w ,.()+-]+", name) or name[0] in " ." or name in RESERVED:
+    if not path or not re.fullmatch(r"[\w ,.()+-]{1,60}", name) or name[0] in " ." or name in RESERVED:
         raise UserError(
-            f"--lora {text!r} is not NAME=FILE: give a name of letters, digits and spaces, other than {', '.join(RESERVED)}"
+            f"--lora {shown(text)} is not NAME=FILE: give a name of at most 60 letters, digits and spaces, other than "
+            f"{', '.join(RESERVED)}"
         )
-    return name, Path(path)
+    return name, Path(path_text(path))
 
 
 def _prompts(path: str) -> tuple[str, ...]:
@@ -51,14 +54,16 @@ class EvaluateOptions(ModelOptions):
     class_prompt: str = option(
         "A photo of a dog", "what others of its class are asked for with", read=prompt_text, group="prompts"
     )
-    num_seeds: int = option(8, "pictures of each prompt, with the seeds seed, seed + 1, ...", least=1, group="sampling")
-    num_class_pictures: Optional[int] = option(
-        None, "pictures of --class_prompt", least=1, shown="as many as of the subject", group="sampling"
+    num_seeds: int = option(
+        8, "pictures of each prompt, with the seeds seed, seed + 1, ...", least=1, most=MOST_COLUMNS, group="sampling"
     )
-    size: int = option(1024, "pixels of each side of a picture", least=1, group="sampling")
-    sample_step: int = option(40, "sampling steps", least=1, group="sampling")
-    guidance_scale: float = option(5.0, "strength of the guidance", least=0, group="sampling")
-    sample_batch_size: int = option(8, "pictures sampled at once", least=1, group="sampling")
+    num_class_pictures: Optional[int] = option(
+        None, "pictures of --class_prompt", least=1, most=MOST_IMAGES, shown="as many as of the subject", group="sampling"
+    )
+    size: int = option(1024, "pixels of each side of a picture", least=1, most=LARGEST_SIDE, group="sampling")
+    sample_step: int = option(40, "sampling steps", least=1, most=MOST_STEPS, group="sampling")
+    guidance_scale: float = option(5.0, "strength of the guidance", least=0, most=STRONGEST, group="sampling")
+    sample_batch_size: int = option(8, "pictures sampled at once", least=1, most=MOST_AT_ONCE, group="sampling")
     features: str = option(
         "judge", "what compares: judge, or FILE.py[:FUNCTION], see its docstring", metavar="FILE.py", group="figures"
     )

@@ -4,18 +4,20 @@ from dataclasses import dataclass
 from typing import Optional
 
 from gm import device
-from gm.errors import UserError
+from gm.config.bounds import LARGEST_SEED
+from gm.errors import UserError, shown
 from gm.options.parser import option
 from gm.runtime import Runtime
+from gm.texts import number
 
 SDXL = "configs/inference/sd_xl_base.yaml"
 EARLIER_FLAGS = {"--task": ("txt2img",)}  # accepted by commands that do one thing, for scripts of the earlier example
 
 
 def _memory(text: str) -> str:
-    number = text[:-2]
-    if not text.endswith("GB") or not number.replace(".", "", 1).isdigit():
-        raise ValueError(f"{text!r} is not a size such as 58GB")
+    if not text.endswith("GB"):
+        raise ValueError(f"{shown(text)} is not a size such as 58GB")
+    number(text[:-2], float, above=0, most=100_000)
     return text
 
 
@@ -39,7 +41,7 @@ class ModelOptions:
         metavar="FILE",
         group="model",
     )
-    seed: int = option(42, "the same seed gives the same result", least=0, group="machine")
+    seed: int = option(42, "the same seed gives the same result, up to 64 bits", least=0, most=LARGEST_SEED, group="machine")
     device_target: str = option(
         lambda: device.device_here(),
         "where to compute",

@@ -8,7 +8,8 @@
     options = parse(Options, argv, "sample.py", "Sample pictures.")
 
 The annotation says how the text is read: int, float, bool (True or False), str, Path, Optional of these, and a tuple for
-numbers separated by commas. No MindSpore import.
+numbers separated by commas; what its metavar calls a file or a folder is read as a path. Numbers without bounds of their own
+have those of gm/texts.py. No MindSpore import.
 """
 
 import argparse
@@ -18,9 +19,13 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from gm.errors import UserError
+from gm.console import log
+from gm.errors import UserError, shortened, shown
+from gm.texts import number, path_text, require_text
 
 REQUIRED = object()
+PATHS = ("FOLDER", "FILE", "FILE.py", "YAML", "PATH", "PNG")  # metavars of flags whose text is a path
+PATH_LISTS = ("BASE[,LORA]", "BASE,LORA[,LORA]")  # of several, separated by commas
 Options = TypeVar("Options")
 
 
@@ -91,24 +96,50 @@ def parse(
     for name, values in ignored.items():
         parser.add_argument(name, choices=tuple(values), help=argparse.SUPPRESS, default=argparse.SUPPRESS)
     argv = list(sys.argv[1:] if argv is None else argv)
+    _require_text(argv)
     flags = ["--help", *(f"--{one.name}" for one in fields(options) if not one.metadata["flag"].positional)]
     for name in (word.split("=", 1)[0] for word in argv if word.startswith("--")):
         if name in moved:
             raise UserError(f"{name} is a key of the YAML now: give --set {moved[name]}=VALUE")
         if name not in flags and name not in ignored:
-            near = difflib.get_close_matches(name, flags, 1)
+            near = difflib.get_close_matches(name[:80], flags, 1)
             raise UserError(
-                f"unknown flag {name}" + (f", did you mean {near[0]}?" if near else "; --help lists the known ones")
+                f"unknown flag {shortened(name, 80)}"
+                + (f", did you mean {near[0]}?" if near else "; --help lists the known ones")
             )
     try:
         known, unknown = parser.parse_known_args(argv)
     except _Sentence as sentence:
         raise sentence.error from None
     if unknown:
-        raise UserError(f"unexpected {unknown[0]!r}: values follow their flag, and one with spaces needs quotes")
+        raise UserError(f"unexpected {shown(unknown[0])}: values follow their flag, and one with spaces needs quotes")
     given = {name: value for name, value in vars(known).items() if f"--{name}" not in ignored}
     repeated = {one.name for one in fields(options) if one.metadata["flag"].repeated}
+    _tell_of_repeated(argv, {f"--{name}" for name in repeated})
     return options(**{name: tuple(value) if name in repeated else value for name, value in given.items()})
+
+
+def _require_text(argv: Sequence[str]) -> None:
+    """UserError naming the flag whose words are no text."""
+    flag = "the command line"
+    for word in argv:
+        flag = word.split("=", 1)[0] if word.startswith("--") else flag
+        try:
+            require_text(word)
+        except ValueError as error:
+            raise UserError(f"{flag}: {error}") from None
+
+
+def _tell_of_repeated(argv: Sequence[str], repeatable: set[str]) -> None:
+    """Say which of several values counts: as everywhere on command lines, the last."""
+    given: dict[str, list[str]] = {}
+    for place, word in enumerate(argv):
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            given.setdefault(name, []).append(value if equals else " ".join(argv[place + 1 : place + 2]))
+    for name, values in given.items():
+        if name not in repeatable and len(set(values)) > 1:
+            log.warning("%s was given %d times, the last counts: %s", name, len(values), shown(values[-1]))
 
 
 def parser_of(options: type, prog: str, about: str) -> argparse.ArgumentParser:
@@ -186,37 +217,16 @@ def _reader_of_one(kind: Any, flag: Flag) -> Callable[[str], Any]:
         return boolean
     if kind in (int, float):
         return lambda text: number(text, kind, flag.least, flag.above, flag.most)
-    return kind
+    if flag.metavar in PATH_LISTS:
+        return lambda text: ",".join(path_text(part) for part in text.split(","))
+    return (lambda text: kind(path_text(text))) if flag.metavar in PATHS else kind
 
 
 def boolean(text: str) -> bool:
     """True or False; ValueError for anything else."""
     if text.lower() not in ("true", "false"):
-        raise ValueError(f"{text!r} is neither True nor False")
+        raise ValueError(f"{shown(text)} is neither True nor False")
     return text.lower() == "true"
-
-
-def number(
-    text: str,
-    kind: type,
-    least: Optional[float] = None,
-    above: Optional[float] = None,
-    most: Optional[float] = None,
-) -> Any:
-    """A finite int or float within the bounds; ValueError with the reason otherwise."""
-    try:
-        value = kind(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not {'a whole' if kind is int else 'a'} number") from None
-    if value != value or value in (float("inf"), float("-inf")):
-        raise ValueError(f"{text!r} is not a finite number")
-    if least is not None and value < least:
-        raise ValueError(f"{text} is too small: at least {least:g}")
-    if above is not None and value <= above:
-        raise ValueError(f"{text} is too small: more than {above:g}")
-    if most is not None and value > most:
-        raise ValueError(f"{text} is too large: at most {most:g}")
-    return value
 
 
 def _metavar(kind: Any, flag: Flag) -> Optional[str]:

@@ -12,14 +12,14 @@ In a YAML (.yaml, .yml) they have their names in full:
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Mapping, Optional
+from typing import Callable, Mapping, Optional, Sequence
 
-import yaml
-
+from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, MOST_PROMPTS, MOST_STEPS, STRONGEST
 from gm.config.types import SampleSettings
+from gm.config.yaml_text import read_yaml_list
 from gm.diffusion.samplers import SAMPLERS
-from gm.errors import UserError, require_multiple
-from gm.options.parser import number
+from gm.errors import UserError, require_multiple, shortened, shown
+from gm.texts import any_prompt, number, prompt_text, read_text
 
 OPTIONS = {  # of a line -> field of PromptLine
     "w": "width",
@@ -66,13 +66,6 @@ class PromptLine:
         )
 
 
-def prompt_text(text: str) -> str:
-    """The prompt; ValueError when it is empty."""
-    if not text.strip():
-        raise ValueError("the prompt is empty: say in words what the pictures show")
-    return text
-
-
 def is_prompt_file(prompt: str) -> bool:
     """Whether a --prompt is a file of prompts."""
     return prompt.endswith((".txt", *YAML_FILE))
@@ -80,9 +73,13 @@ def is_prompt_file(prompt: str) -> bool:
 
 def read_prompts(path: str, flag: str) -> list[str]:
     """The non-empty lines of a text file; UserError naming the flag when it cannot be read or has none."""
-    prompts = [line.strip() for line in _read(path, flag).splitlines() if line.strip()]
-    if not prompts:
-        raise _no_prompt(path, flag)
+    prompts = []
+    for place, line in enumerate(_read(path, flag).splitlines(), 1):
+        try:
+            prompts += [prompt_text(line.strip())] if line.strip() else []
+        except ValueError as error:
+            raise UserError(f"{flag} {path}, line {place}: {error}") from None
+    _require_some(prompts, path, flag)
     return prompts
 
 
@@ -91,20 +88,20 @@ def read_prompt_lines(path: str, flag: str, multiple: int) -> list[PromptLine]:
     be a multiple of, in pixels."""
     text = _read(path, flag)
     lines = _of_yaml(text, path, flag, multiple) if path.endswith(YAML_FILE) else _of_text(text, path, flag, multiple)
-    if not lines:
-        raise _no_prompt(path, flag)
+    _require_some(lines, path, flag)
     return lines
 
 
 def _read(path: str, flag: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag} {path} cannot be read as a text file of prompts ({error}): give one prompt a line") from None
+    return read_text(Path(path), f"{flag} {path}")
 
 
-def _no_prompt(path: str, flag: str) -> UserError:
-    return UserError(f"{flag} {path} holds no prompt: write one prompt a line")
+def _require_some(prompts: Sequence, path: str, flag: str) -> None:
+    """UserError where there is no prompt, or are so many that keeping their embeddings takes the memory."""
+    if not prompts:
+        raise UserError(f"{flag} {path} holds no prompt: write one prompt a line")
+    if len(prompts) > MOST_PROMPTS:
+        raise UserError(f"{flag} {path} holds {len(prompts)} prompts: give at most {MOST_PROMPTS}")
 
 
 def _of_text(text: str, path: str, flag: str, multiple: int) -> list[PromptLine]:
@@ -113,7 +110,7 @@ def _of_text(text: str, path: str, flag: str, multiple: int) -> list[PromptLine]
         where, line = f"{flag} {path}, line {place}", line.strip()
         if not line or line.startswith("#"):
             continue
-        prompt, *options = re.split(r"(?:^|\s+)--(?=\w)", line)
+        prompt, *options = re.split(r"(?<!\S)--(?=\w)", line)
         given: dict[str, tuple[str, object]] = {"prompt": ("", prompt)}
         for option in options:
             name, _, value = option.partition(" ")
@@ -123,7 +120,7 @@ def _of_text(text: str, path: str, flag: str, multiple: int) -> list[PromptLine]
                 near = next(
                     (f", did you mean --{one}?" for one, full in OPTIONS.items() if full == name), f", known are {known}"
                 )
-                raise UserError(f"{where}: unknown option --{name}{near}")
+                raise UserError(f"{where}: unknown option --{shortened(name, 80)}{near}")
             if field in given:
                 raise UserError(f"{where}: --{name.lower()} is given twice, take one of them away")
             given[field] = f"--{name.lower()} ", value.strip()
@@ -132,22 +129,19 @@ def _of_text(text: str, path: str, flag: str, multiple: int) -> list[PromptLine]
 
 
 def _of_yaml(text: str, path: str, flag: str, multiple: int) -> list[PromptLine]:
-    try:
-        root, items = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
-        raise UserError(f"{flag} {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    items, places = read_yaml_list(text, f"{flag} {path}")
     if items is None:
         return []
     if not isinstance(items, list):
         raise UserError(f"{flag} {path} must be a list of prompts: begin each with '- prompt: '")
     lines = []
-    for node, item in zip(root.value, items):
-        where = f"{flag} {path}, line {node.start_mark.line + 1}"
+    for place, item in zip(places, items):
+        where = f"{flag} {path}, line {place}"
         if not isinstance(item, Mapping):
-            raise UserError(f"{where}: {item!r} is not a mapping, write '- prompt: {item}'")
+            raise UserError(f"{where}: {shown(item)} is not a mapping, write '- prompt: {shortened(str(item), 80)}'")
         unknown = [key for key in item if key not in READERS]
         if unknown:
-            raise UserError(f"{where}: unknown key {unknown[0]!r}, known are {', '.join(READERS)}")
+            raise UserError(f"{where}: unknown key {shown(unknown[0])}, known are {', '.join(READERS)}")
         given = {key: (f"{key} ", value) for key, value in item.items() if value is not None}
         lines.append(_line({"prompt": ("", ""), **given}, where, multiple))
     return lines
@@ -168,28 +162,28 @@ def _line(given: Mapping[str, tuple[str, object]], where: str, multiple: int) ->
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not text: put it in quotes")
+        raise ValueError(f"{shown(value)} is not text: put it in quotes")
     return value.strip()
 
 
 def _sampler(value: object) -> str:
     name = _text(value)
     if name not in SAMPLERS:
-        raise ValueError(f"{name!r} is no sampler, known are {', '.join(SAMPLERS)}")
+        raise ValueError(f"{shown(name)} is no sampler, known are {', '.join(SAMPLERS)}")
     return name
 
 
 def _number(kind: type, **bounds: float) -> Callable[[object], float]:
-    return lambda value: number(str(value), kind, **bounds)
+    return lambda value: number(value if isinstance(value, str) else repr(value), kind, **bounds)
 
 
 READERS: Mapping[str, Callable] = {  # field of PromptLine -> its value from a file; ValueError with the end of a sentence
     "prompt": lambda value: prompt_text(_text(value)),
-    "negative_prompt": _text,
-    "width": _number(int, least=1),
-    "height": _number(int, least=1),
-    "seed": _number(int, least=0),
-    "steps": _number(int, least=1),
-    "guidance_scale": _number(float),
+    "negative_prompt": lambda value: any_prompt(_text(value)),
+    "width": _number(int, least=1, most=LARGEST_SIDE),
+    "height": _number(int, least=1, most=LARGEST_SIDE),
+    "seed": _number(int, least=0, most=LARGEST_SEED),
+    "steps": _number(int, least=1, most=MOST_STEPS),
+    "guidance_scale": _number(float, least=-STRONGEST, most=STRONGEST),
     "sampler": _sampler,
 }

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from typing import Optional, Sequence
 
+from gm.config.bounds import LARGEST_SIDE, LARGEST_TOLD, MOST_COLUMNS, MOST_STEPS, STRONGEST
 from gm.config.types import MAX_TOKENS, SampleSettings
 from gm.diffusion.guidance import GUIDERS
 from gm.diffusion.samplers import SAMPLERS
@@ -10,7 +11,8 @@ from gm.diffusion.schedule import DISCRETIZATIONS
 from gm.errors import require_multiple
 from gm.options.model import ModelOptions
 from gm.options.parser import option, parse
-from gm.options.prompts import PromptLine, prompt_text
+from gm.options.prompts import PromptLine
+from gm.texts import any_prompt, prompt_text
 
 TASKS = ("txt2img",)
 
@@ -57,6 +59,8 @@ class SampleOptions(ModelOptions):
         None,
         "strength of each LoRA of --weight, separated by commas",
         metavar="NUMBER[,NUMBER]",
+        least=-STRONGEST,
+        most=STRONGEST,
         shown="1 each",
         group="model",
     )
@@ -66,7 +70,7 @@ class SampleOptions(ModelOptions):
         read=prompt_text,
         group="pictures",
     )
-    negative_prompt: str = option("", "what the pictures should not show", group="pictures")
+    negative_prompt: str = option("", "what the pictures should not show", read=any_prompt, group="pictures")
     max_tokens: Optional[int] = option(
         None,
         "tokens that a prompt may have; longer ones are encoded in chunks of 75, as while training",
@@ -74,13 +78,15 @@ class SampleOptions(ModelOptions):
         shown="the YAML's, else 75",
         group="pictures",
     )
-    num_cols: int = option(1, "pictures per prompt, with the seeds seed, seed + 1, ...", least=1, group="pictures")
+    num_cols: int = option(
+        1, "pictures per prompt, with the seeds seed, seed + 1, ...", least=1, most=MOST_COLUMNS, group="pictures"
+    )
     save_path: str = option("outputs/demo/", "where the PNGs go", metavar="FOLDER", group="pictures")
 
     sampler: str = option("EulerEDMSampler", "how noise becomes a picture", choices=SAMPLERS, group="sampling")
-    sample_step: int = option(40, "sampling steps", least=1, group="sampling")
+    sample_step: int = option(40, "sampling steps", least=1, most=MOST_STEPS, group="sampling")
     guider: str = option("VanillaCFG", "IdentityGuider: no guidance", choices=GUIDERS, group="sampling")
-    guidance_scale: float = option(5.0, "strength of the guidance", group="sampling")
+    guidance_scale: float = option(5.0, "strength of the guidance", least=-STRONGEST, most=STRONGEST, group="sampling")
     discretization: str = option(
         "LegacyDDPMDiscretization", "which noise levels are visited", choices=DISCRETIZATIONS, group="sampling"
     )
@@ -88,14 +94,22 @@ class SampleOptions(ModelOptions):
     sd_xl_base_ratios: str = option(
         "1.0", "width / height, of the sizes SDXL was trained on", choices=SD_XL_BASE_RATIOS, group="size"
     )
-    height: Optional[int] = option(None, "height in pixels, instead of the ratio's", least=1, group="size")
-    width: Optional[int] = option(None, "width in pixels, instead of the ratio's", least=1, group="size")
-    orig_height: Optional[int] = option(None, "height of the original", least=1, shown=_PICTURE, group="sizes SDXL is told")
-    orig_width: Optional[int] = option(None, "width of the original", least=1, shown=_PICTURE, group="sizes SDXL is told")
-    target_height: Optional[int] = option(None, "target height", least=1, shown=_PICTURE, group="sizes SDXL is told")
-    target_width: Optional[int] = option(None, "target width", least=1, shown=_PICTURE, group="sizes SDXL is told")
-    crop_coords_top: int = option(0, "top of the crop", least=0, group="sizes SDXL is told")
-    crop_coords_left: int = option(0, "left of the crop", least=0, group="sizes SDXL is told")
+    height: Optional[int] = option(None, "height in pixels, instead of the ratio's", least=1, most=LARGEST_SIDE, group="size")
+    width: Optional[int] = option(None, "width in pixels, instead of the ratio's", least=1, most=LARGEST_SIDE, group="size")
+    orig_height: Optional[int] = option(
+        None, "height of the original", least=1, most=LARGEST_TOLD, shown=_PICTURE, group="sizes SDXL is told"
+    )
+    orig_width: Optional[int] = option(
+        None, "width of the original", least=1, most=LARGEST_TOLD, shown=_PICTURE, group="sizes SDXL is told"
+    )
+    target_height: Optional[int] = option(
+        None, "target height", least=1, most=LARGEST_TOLD, shown=_PICTURE, group="sizes SDXL is told"
+    )
+    target_width: Optional[int] = option(
+        None, "target width", least=1, most=LARGEST_TOLD, shown=_PICTURE, group="sizes SDXL is told"
+    )
+    crop_coords_top: int = option(0, "top of the crop", least=0, most=LARGEST_TOLD, group="sizes SDXL is told")
+    crop_coords_left: int = option(0, "left of the crop", least=0, most=LARGEST_TOLD, group="sizes SDXL is told")
 
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels: of the aspect ratio, where --height and --width do not say otherwise."""

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Optional, Sequence
 
 from gm.checkpoint.lora_rules import LAYOUTS
-from gm.errors import UserError
+from gm.config.bounds import MOST_ACCUMULATED, MOST_AT_ONCE, MOST_IMAGES, MOST_REPEATS, MOST_STEPS
+from gm.errors import UserError, shown
 from gm.options.model import EARLIER_FLAGS, ModelOptions
 from gm.options.parser import boolean, option, parse
-from gm.options.prompts import prompt_text
 from gm.parallel.launch import JOIN_TIMEOUT
+from gm.texts import prompt_text
 
 TRAINING = "configs/training/sd_xl_base_finetune_dreambooth_lora_910b.yaml"
 MOVED = {"--noise_offset": "model.params.loss_fn_config.params.offset_noise_level"}
@@ -21,7 +22,7 @@ def _automatic_or_boolean(text: str) -> Optional[bool]:
     try:
         return boolean(text)
     except ValueError:
-        raise ValueError(f"{text!r} is none of auto, True and False") from None
+        raise ValueError(f"{shown(text)} is none of auto, True and False") from None
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class TrainOptions(ModelOptions):
         read=prompt_text,
         group="photos",
     )
-    train_data_repeat: int = option(10, "times a photo occurs in an epoch, each with its own crop", least=1, group="photos")
+    train_data_repeat: int = option(
+        10, "times a photo occurs in an epoch, each with its own crop", least=1, most=MOST_REPEATS, group="photos"
+    )
 
     class_data_path: Optional[str] = option(
         None, "images of the class; missing ones are sampled into it", metavar="FOLDER", group="class images"
@@ -50,21 +53,23 @@ class TrainOptions(ModelOptions):
     class_prompt: Optional[str] = option(
         None, "what those show, e.g. 'A photo of a dog'", read=prompt_text, group="class images"
     )
-    num_class_images: int = option(50, "class images there should be", least=1, group="class images")
+    num_class_images: int = option(50, "class images there should be", least=1, most=MOST_IMAGES, group="class images")
     generate_class_image_config: Optional[str] = option(
         None, "sample class images with the model of this YAML instead", metavar="YAML", group="class images"
     )
     stop_after_sampling: bool = option(False, "end when the class images are there", group="class images")
     prior_loss_weight: float = option(
-        1.0, "weight of the class images' loss; 0 trains without them", least=0, group="class images"
+        1.0, "weight of the class images' loss; 0 trains without them", least=0, most=1000, group="class images"
     )
 
-    gradient_accumulation_steps: int = option(1, "micro-batches per optimizer update", least=1, group="updates")
+    gradient_accumulation_steps: int = option(
+        1, "micro-batches per optimizer update", least=1, most=MOST_ACCUMULATED, group="updates"
+    )
     clip_grad: bool = option(False, "clip the gradient's norm", group="updates")
     max_grad_norm: float = option(1.0, "to at most this", above=0, group="updates")
     loss_scale_type: str = option("static", "dynamic adapts to overflows", choices=("static", "dynamic"), group="updates")
     loss_scale: Optional[float] = option(
-        None, "first loss scale", above=0, shown="1 in float32; in float16 1024, dynamic 65536", group="updates"
+        None, "first loss scale", above=0, most=2**32, shown="1 in float32; in float16 1024, dynamic 65536", group="updates"
     )
     loss_scale_window: int = option(2000, "good updates before a dynamic scale doubles", least=1, group="updates")
     overflow_still_update: bool = option(False, "apply gradients that are not finite as well", group="updates")
@@ -119,9 +124,15 @@ class TrainOptions(ModelOptions):
         metavar="FILE",
         group="progress pictures",
     )
-    sample_step: int = option(40, "sampling steps of class and progress pictures", least=1, group="progress pictures")
+    sample_step: int = option(
+        40, "sampling steps of class and progress pictures", least=1, most=MOST_STEPS, group="progress pictures"
+    )
     sample_batch_size: int = option(
-        2, "class images sampled at once; progress pictures of the one prompt", least=1, group="progress pictures"
+        2,
+        "class images sampled at once; progress pictures of the one prompt",
+        least=1,
+        most=MOST_AT_ONCE,
+        group="progress pictures",
     )
 
     is_parallel: bool = option(False, "one of several processes that mpirun or msrun started", group="many devices")
@@ -133,7 +144,7 @@ class TrainOptions(ModelOptions):
         group="many devices",
     )
     join_timeout: int = option(
-        JOIN_TIMEOUT, "seconds a process waits for the others at the start", least=1, group="many devices"
+        JOIN_TIMEOUT, "seconds a process waits for the others at the start", least=1, most=86_400, group="many devices"
     )
 
 

@@ -13,6 +13,7 @@ from gm.data.crops import Photo, PhotoSet, Sample, Samples
 from gm.data.dreambooth import INSTANCE, DreamBoothSchedule
 from gm.data.images import image_size, read_image
 from gm.data.pixels import to_pixels
+from gm.errors import one_line
 from gm.pictures import contact_sheet, save_png
 from gm.training.inputs import Inputs
 
@@ -32,12 +33,12 @@ def log_data(inputs: Inputs, photos: PhotoSet, schedule: DreamBoothSchedule, sam
             log.info("and %d more", len(photos.photos) - ROWS)
     if shapes:
         log.info("%d buckets, of which a micro-batch holds one: %s", len(inputs.buckets.shapes), _buckets(inputs, schedule))
-    sizes = [(photo.path.name, scale_to(image_size(photo.path), photo.size)) for photo in photos.photos]
+    sizes = [(one_line(photo.path.name), scale_to(image_size(photo.path), photo.size)) for photo in photos.photos]
     small = [f"{name} {scale:.1f} times" for name, scale in sizes if scale > ENLARGED]
     if small:
         log.warning("%d of %d photos are enlarged (%s): larger ones teach more", len(small), len(sizes), ", ".join(small[:5]))
     drawn = {image for kind, image, _ in samples if kind == INSTANCE}
-    lost = [photo.path.name for number, photo in enumerate(photos.photos) if number not in drawn]
+    lost = [one_line(photo.path.name) for number, photo in enumerate(photos.photos) if number not in drawn]
     if lost:
         words = "%d of %d photos are never drawn (%s): raise total_step, --gradient_accumulation_steps or per_batch_size"
         log.warning(words, len(lost), len(photos.photos), ", ".join(lost[:5]))
@@ -57,7 +58,12 @@ def photo_table(photos: Sequence[Photo]) -> str:
         size = image_size(photo.path)
         rows.append(
             (
-                *(photo.path.name, photo.caption.text[:60], f"{size[1]}x{size[0]}", f"{photo.size[1]}x{photo.size[0]}"),
+                *(
+                    one_line(photo.path.name),
+                    photo.caption.text[:60],
+                    f"{size[1]}x{size[0]}",
+                    f"{photo.size[1]}x{photo.size[0]}",
+                ),
                 *(f"{scale_to(size, photo.size):.2f}", f"{cut_off(size, photo.size):.0%}", photo.repeats),
                 "yes" if photo.mask else "-",
             )
@@ -78,7 +84,8 @@ def sheet(photos: Sequence[Photo], samples: Samples) -> np.ndarray:
         crops: list[Sample] = list({sample.crop: sample for sample in mine}.values())
         image = read_image(photo.path)
         rows.append([_outlined(image, crops), *(_masked(sample, image) for sample in crops[:CROPS])])
-        labels.append(f"{photo.path.name}: {photo.caption.text}" if crops else f"{photo.path.name}: never drawn")
+        said = photo.caption.text if crops else "never drawn"
+        labels.append(f"{one_line(photo.path.name)}: {said}")
     return contact_sheet(rows, labels, CELL)
 
 

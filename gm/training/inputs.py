@@ -10,6 +10,7 @@ from gm.config.types import ConceptConfig, Config, ModelConfig
 from gm.console import log
 from gm.data.buckets import Buckets
 from gm.data.concepts import ClassFolder, Subject, find_classes, find_subjects
+from gm.data.crops import require_enough_pixels
 from gm.data.dreambooth import CLASS, INSTANCE
 from gm.data.images import check_images, count_images
 from gm.errors import UserError
@@ -91,6 +92,7 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         buckets = shapes_of(config.data, subjects)
         photos = instance_photos(config.data, subjects, buckets)
         check_masks(photos, config.data)
+        require_enough_pixels(photos)
         of_class = class_photos(config.data, class_folders, class_images, buckets, options.prior_loss_weight)
         endless = config.trains_text_encoders
         texts = texts_of(photos, INSTANCE, options.seed, endless) + [one.prompt for one in class_folders]

@@ -14,7 +14,6 @@ from gm.config.types import ModelConfig
 from gm.console import log
 from gm.data.crops import PhotoCrop, PhotoSet, Samples, plan_samples
 from gm.data.disk_cache import DiskCache, Key
-from gm.data.images import read_image
 from gm.encoding.photos import CropEncoder, encode_crops
 from gm.encoding.source import Source
 from gm.encoding.text import TextEmbedding, embed_prompts
@@ -127,7 +126,7 @@ class Precompute:
 def encode_when_drawn(vae: VAE) -> Posterior:
     """The same posteriors, encoded by `vae` in this process whenever one is drawn, and forgotten."""
     encoder = CropEncoder(VAEEncode(vae))
-    return lambda crop: encoder(crop, read_image(crop.path))
+    return lambda crop: encoder(crop, crop.read())
 
 
 def collect(
