@@ -18,12 +18,13 @@ FLOORS = (
     ("gm.options",),
     ("gm.pictures",),
     ("gm.process",),
+    ("gm.memory",),
     ("gm.runtime",),
     ("gm.device",),
     ("gm.parallel",),
     ("gm.checkpoint",),
     ("gm.config",),
-    ("gm.files", "gm.console", "gm.randomness"),
+    ("gm.files", "gm.console", "gm.randomness", "gm.soundness"),
     ("gm.errors",),
 )
 # names without code of MindSpore, which command lines and YAMLs offer as choices
