@@ -83,7 +83,9 @@ def warn_of_flat(path: Path, picture: np.ndarray) -> None:
     """Warn, naming the file, of a picture that has one colour everywhere."""
     colour = flat_colour(picture)
     if colour:
-        log.warning("%s is %s everywhere: if that was not asked for, look at the weights with tools/inspect_weights.py", path, colour)
+        log.warning(
+            "%s is %s everywhere: if that was not asked for, look at the weights with tools/inspect_weights.py", path, colour
+        )
 
 
 def _claim(unfinished: Path, path: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
+
 from gm.config.types import SampleSettings
 from gm.data.images import read_image
 from gm.encoding.text import unconditional

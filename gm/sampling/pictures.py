@@ -18,9 +18,9 @@ from gm.diffusion.samplers import SAMPLERS
 from gm.diffusion.schedule import DISCRETIZATIONS, nearest_timestep, sampling_sigmas
 from gm.encoding.compiling import Compiling
 from gm.encoding.text import TextEmbedding
+from gm.errors import UserError
 from gm.models.unet import UNet
 from gm.models.vae import VAE, VAEDecode, require_sound
-from gm.errors import UserError
 from gm.randomness import PICTURE_NOISE, generator
 from gm.soundness import WEIGHTS, NotFinite, in_words, is_finite, require_finite
 
