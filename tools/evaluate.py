@@ -49,13 +49,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     if photos.held_out is None and len(photos.training) < 2:
         raise UserError(f"--subject_photos {options.subject_photos} holds one photo to compare with itself: give --held_out")
+    features = _features(options)
     pipeline = Pipeline(source_of(config, options.weight, machine, use_lora=False, vae=options.vae))
     for _, path in options.lora:
         with open_lora(path, config.model) as file:
             file.check_against_base(pipeline.base_shapes)
     plan = _plan(options)
     pipeline.require_memory([plan.settings], plan.batch)
-    measure = Measure(_features(options), photos, options.prompts)
+    measure = Measure(features, photos, options.prompts)
     make_writable(("--output", options.output))
 
     rows, by_prompt, notes = {report.REAL: measure.real_pictures()}, {}, []

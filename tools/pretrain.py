@@ -65,9 +65,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             f"--pictures {options.pictures} of --size {options.size} take {2 * pixels_take / 1e9:.1f} GB of memory, but this host "
             f"has {there / 1e9:.1f} GB: give fewer or smaller ones"
         )
+    initial = open_base(options.init) if options.init else None
     make_writable(("--output", folder), ("--weight", weight.resolve().parent))
 
-    initial = open_base(options.init) if options.init else None
     pixels = drawn(folder / "pictures.npy", options.pictures, options.size, options.seed)
     machine = runtime.start(runtime.CPU, options.seed)
     from gm.models.sdxl import expected_shapes
