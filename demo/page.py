@@ -5,9 +5,11 @@ Streamlit runs `main` again at every click. Pictures are made by the model of gm
 
 import re
 import time
-from dataclasses import dataclass, field, replace
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 import streamlit as st
@@ -20,15 +22,18 @@ from gm.config.types import Config
 from gm.diffusion.samplers import SAMPLERS
 from gm.errors import UserError
 from gm.files import make_writable
+from gm.options.parser import number
 from gm.options.prompts import is_prompt_file
 from gm.options.sample import SampleOptions, parse_sample, sample_settings
-from gm.pictures import contact_sheet, save_png
-from gm.sampling.output import about, next_number
+from gm.pictures import contact_sheet, numbered, save_new_png, sheets
+from gm.sampling.output import about
 from gm.sampling.shared_model import Choice, SharedModel
 
 RUNS = Path("runs")  # where LoRA files are looked for
 MOST = 16  # pictures at a click
 STRONGEST = 1.5  # what a LoRA may be multiplied by
+LARGEST_SEED = 2**53 - 1  # whole numbers above it are not whole numbers in a browser
+LONGEST_PROMPT = 10_000  # letters
 
 
 class Picture(NamedTuple):
@@ -73,8 +78,11 @@ def main(versions: Mapping[str, Mapping[str, object]], argv: Sequence[str]) -> N
             status.empty()
     except Exception as error:
         sentence = console.explain(error)
-        if sentence is None:
-            raise
+        if sentence is None:  # paths and code are for the terminal, not for everybody who may open the page
+            traceback.print_exc()
+            sentence = (
+                "this did not work, and should not have happened: the terminal that the page was started in says more",
+            )
         status.error(in_plain_words(sentence[0]))
     show(gallery, st.session_state.get("result"), True)
 
@@ -93,6 +101,8 @@ def options_of(spec: Mapping[str, object], argv: Sequence[str]) -> SampleOptions
     if len(scales) > 1 or any(not 0 <= scale <= STRONGEST for scale in scales):
         given = ",".join(f"{scale:g}" for scale in scales)
         raise UserError(f"--lora_scale {given}: the page has one strength for all LoRA, give one from 0 to {STRONGEST}")
+    if options.seed > LARGEST_SEED:
+        raise UserError(f"--seed {options.seed} is more than a browser can count: give at most {LARGEST_SEED}")
     return options
 
 
@@ -103,8 +113,6 @@ def ask(options: SampleOptions, multiple: int) -> Optional[SampleOptions]:
     """The settings, `options` to begin with; what was chosen when the button was pressed. Sizes go in steps of `multiple`
     pixels. UserError for what cannot be right by itself."""
     base, given = split_weight_argument(options.weight)
-    if not Path(base).exists():
-        raise UserError(f"the weights {base} are not there: checkpoints/README.md says where to get them")
     height, width = options.size()
     with st.form("settings", border=False):
         prompt = st.text_area("Prompt", options.prompt, height=90)
@@ -120,19 +128,24 @@ def ask(options: SampleOptions, multiple: int) -> Optional[SampleOptions]:
         )
         strength = st.slider("LoRA strength", 0.0, STRONGEST, (options.lora_scale or (1.0,))[0], 0.05)
         left, right = st.columns(2)
-        count = left.number_input("Pictures", 1, MOST, min(options.num_cols, MOST))
-        seed = right.number_input("Seed", 0, value=options.seed)
-        steps = left.number_input("Steps", 1, value=options.sample_step)
+        # without bounds: a browser drops a number that is out of them without a word
+        count = left.number_input("Pictures", value=min(options.num_cols, MOST))
+        seed = right.number_input("Seed", value=options.seed)
+        steps = left.number_input("Steps", value=options.sample_step)
         guidance = right.number_input("Guidance", value=options.guidance_scale, step=0.5, format="%.1f")
         with st.expander("Size and sampler"):
             left, right = st.columns(2)
-            wide = left.number_input("Width", multiple, value=width, step=multiple)
-            high = right.number_input("Height", multiple, value=height, step=multiple)
+            wide = left.number_input("Width", value=width, step=multiple)
+            high = right.number_input("Height", value=height, step=multiple)
             sampler = st.selectbox("Sampler", list(SAMPLERS), list(SAMPLERS).index(options.sampler))
+    if not Path(base).exists():
+        raise UserError(f"the weights {base} are not there: checkpoints/README.md says where to get them")
     if not pressed:
         return None
     if not prompt.strip():
         raise UserError("the prompt is empty: say in words what the pictures show")
+    if max(len(prompt), len(negative)) > LONGEST_PROMPT:
+        raise UserError(f"the prompt is too long: {LONGEST_PROMPT} letters are more than a model reads")
     if on and not lora:
         raise UserError("the LoRA is on, but no file is chosen: choose one, type its path, or switch it off")
     return replace(
@@ -141,21 +154,38 @@ def ask(options: SampleOptions, multiple: int) -> Optional[SampleOptions]:
         negative_prompt=negative.strip(),
         weight=f"{base},{lora}" if on else base,
         lora_scale=(strength,) if on else None,
-        seed=seed,
-        num_cols=count,
-        sample_step=steps,
-        guidance_scale=guidance,
-        width=wide,
-        height=high,
+        seed=checked("Seed", seed, "seed", most=LARGEST_SEED),
+        num_cols=checked("Pictures", count, "num_cols", most=MOST),
+        sample_step=checked("Steps", steps, "sample_step"),
+        guidance_scale=checked("Guidance", guidance, "guidance_scale"),
+        width=checked("Width", wide, "width"),
+        height=checked("Height", high, "height"),
         sampler=sampler,
     )
 
 
+def checked(label: str, value: object, flag: str, most: Optional[float] = None) -> Any:
+    """The number of a field within the bounds that its flag has, and at most `most`; UserError naming the field."""
+    if value is None:
+        raise UserError(f"{label} is empty: give a number")
+    (bounds,) = [one.metadata["flag"] for one in fields(SampleOptions) if one.name == flag]
+    given = [limit for limit in (bounds.most, most) if limit is not None]
+    try:
+        return number(str(value), type(value), bounds.least, bounds.above, min(given, default=None))
+    except ValueError as error:
+        raise UserError(f"{label} {error}") from None
+
+
 def lora_files(folder: Path) -> list[str]:
     """LoRA files under `folder` by their names, the newest first; of one written in two formats the native."""
-    found = {path for path in folder.rglob("*lora*") if path.suffix in (".ckpt", ".safetensors") and path.is_file()}
-    found -= {path.with_suffix(".safetensors") for path in found if path.suffix == ".ckpt"}
-    return [str(path) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+    found = {}
+    for path in folder.rglob("*lora*"):
+        with suppress(OSError, UnicodeEncodeError):  # it has gone meanwhile; a name that a browser cannot be sent
+            str(path).encode()
+            if path.suffix in (".ckpt", ".safetensors") and path.is_file():
+                found[path] = path.stat().st_mtime
+    both = {path.with_suffix(".safetensors") for path in found if path.suffix == ".ckpt"}
+    return [str(path) for path in sorted(found.keys() - both, key=found.__getitem__, reverse=True)]
 
 
 # -- how it is made ----------------------------------------------------------------------------------------------------
@@ -196,24 +226,24 @@ def make(options: SampleOptions, config: Config, status, gallery) -> None:
     prompts = [prompt for prompt in (options.prompt, options.negative_prompt) if prompt]
     with shared_model().open(Choice(config, base, options.vae, options.machine, options.max_tokens), display) as pipeline:
         start = time.monotonic()
+        pipeline.call(display, "require_memory", [settings])
         pipeline.call(display, "change_lora", paths, strength)
         pipeline.call(display, "embed", prompts)
         names = ", ".join(Path(path).name for path in paths)
         result = Result(options.prompt, f"LoRA {names} x {strength:g}" if paths else "no LoRA", options.num_cols)
         for i in range(options.num_cols):
-            seed, path = options.seed + i, folder / f"{next_number(folder):05d}.png"
-            what = f"picture {i + 1} of {options.num_cols}"
+            seed, what = options.seed + i, f"picture {i + 1} of {options.num_cols}"
             pixels = pipeline.call(display, "sample", options.prompt, options.negative_prompt, settings, seed, what)
-            save_png(path, pixels, about(options, settings, options.prompt, seed))
+            path = save_new_png(numbered(folder), pixels, about(options, settings, options.prompt, seed))
             result.pictures.append(Picture(seed, path, pixels))
             result.seconds = time.monotonic() - start
             st.session_state["result"] = result
             show(gallery, result, False)
         rows = [[picture.pixels for picture in result.pictures[i : i + 4]] for i in range(0, options.num_cols, 4)]
-        result.sheet = folder / f"sheet_{result.pictures[0].path.stem}.png"
         seeds = [picture.seed for picture in result.pictures]
         text = {"prompts": options.prompt, "seeds": seeds, "weight": options.weight}
-        save_png(result.sheet, contact_sheet(rows, [options.prompt] + [""] * (len(rows) - 1)), text)
+        sheet = contact_sheet(rows, [options.prompt] + [""] * (len(rows) - 1))
+        result.sheet = save_new_png(sheets(folder, result.pictures[0].path), sheet, text)
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------
@@ -243,9 +273,9 @@ def show(gallery, result: Optional[Result], finished: bool) -> None:
 
 
 def download(place, label: str, path: Path) -> None:
-    if path.exists():
-        icon = ":material/download:"
-        place.download_button(label, path.read_bytes(), path.name, "image/png", on_click="ignore", icon=icon)
+    with suppress(OSError):  # somebody has taken it away
+        content, icon = path.read_bytes(), ":material/download:"
+        place.download_button(label, content, path.name, "image/png", on_click="ignore", icon=icon)
 
 
 def in_plain_words(text: str) -> str:

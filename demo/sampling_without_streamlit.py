@@ -9,13 +9,15 @@ from typing import Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
+
 from gm import console, runtime
 from gm.config.load import load_config
 from gm.console import log
 from gm.files import make_writable
 from gm.options.prompts import is_prompt_file, read_prompt_lines
 from gm.options.sample import SampleOptions, parse_sample, sample_settings
-from gm.sampling.output import about, next_number
+from gm.sampling.output import about
 
 
 def main(argv: Sequence[str]) -> None:
@@ -36,17 +38,18 @@ def text_to_image(options: SampleOptions) -> None:
     folder = Path(options.save_path)
 
     from gm.encoding.source import source_of
-    from gm.pictures import contact_sheet, save_png
+    from gm.pictures import contact_sheet, numbered, save_new_png, sheets
     from gm.sampling.pipeline import Pipeline
 
     given = {"scales": options.lora_scale or (), "vae": options.vae}
     pipeline = Pipeline(source_of(config, options.weight, machine, options.max_tokens, **given))
+    pipeline.require_memory(settings)
     make_writable(("--save_path", folder))
     pipeline.embed([text for one in asked for text in (one.prompt, one.negative_prompt) if text])
     pipeline.load()
 
-    start = next_number(folder)
-    rows = []
+    rows: list[list[np.ndarray]] = []
+    paths = []
     for number, (one, how) in enumerate(zip(asked, settings)):
         rows.append([])
         for column in range(one.num_cols):
@@ -54,12 +57,12 @@ def text_to_image(options: SampleOptions) -> None:
             what = f"sampling {done + 1}/{len(asked) * one.num_cols}"
             picture = pipeline.sample(one.prompt, one.negative_prompt, how, seed, what)
             rows[-1].append(picture)
-            path = folder / f"{start + done:05d}.png"
-            save_png(path, picture, about(one, how, one.prompt, seed))
-            log.info("%s: seed %d, %r", path, seed, one.prompt)
-    sheet, prompts = folder / f"sheet_{start:05d}.png", [one.prompt for one in asked]
+            paths.append(save_new_png(numbered(folder), picture, about(one, how, one.prompt, seed)))
+            log.info("%s: seed %d, %r", paths[-1], seed, one.prompt)
+    prompts = [one.prompt for one in asked]
     seeds = list(dict.fromkeys(one.seed + column for one in asked for column in range(one.num_cols)))
-    save_png(sheet, contact_sheet(rows, prompts), {"prompts": "\n".join(prompts), "seeds": seeds, "weight": options.weight})
+    text = {"prompts": "\n".join(prompts), "seeds": seeds, "weight": options.weight}
+    sheet = save_new_png(sheets(folder, paths[0]), contact_sheet(rows, prompts), text)
     log.info("contact sheet: %s", sheet)
 
 

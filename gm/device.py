@@ -139,3 +139,14 @@ def free_share(limit: str) -> str:
     import mindspore as ms
 
     return f"{max(float(limit[:-2]) - ms.runtime.memory_reserved() / 2**30, 1.0):.1f}GB"
+
+
+def total_memory() -> Optional[int]:
+    """Bytes of the device's memory; None where MindSpore does not say. Asked after `Runtime.enter`."""
+    import mindspore as ms
+
+    try:
+        found = ms.hal.get_device_properties(ms.get_context("device_id"))
+        return int(found.total_memory) or None
+    except (RuntimeError, ValueError, TypeError, AttributeError):
+        return None

@@ -57,6 +57,14 @@ class Runtime:
 CPU = Runtime("CPU", GRAPH, "O0")
 
 
+def full_precision(machine: Runtime) -> Runtime:
+    """Where the same is computed in float32: there, or where the chip has only float16 on the host's CPU. `machine` itself,
+    where it computes in float32 already. Asked after `start` or `enter`."""
+    if machine.device != "CPU" and device.chip().only_float16:
+        return replace(CPU, mode=machine.mode)
+    return replace(machine, amp_level="O0")
+
+
 def composes_kernels() -> bool:
     """Whether layers whose stock kernel is slow should be composed of other operators: on the CPU, not where MindSpore
     has fused kernels. Asked while a network is built, after `start` or `enter`."""

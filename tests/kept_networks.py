@@ -44,7 +44,7 @@ def kept_networks(monkeypatch) -> None:
     for module in (text, pipeline, networks):
         monkeypatch.setattr(module, "sdxl", SimpleNamespace(**{**vars(sdxl), **builders}))
     monkeypatch.setattr(text, "TextEmbedder", KEPT.by(text.TextEmbedder))
-    monkeypatch.setattr(pipeline, "run_in_subprocess", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(text, "run_in_subprocess", lambda function, *arguments: function(*arguments))
     sampler = KEPT.by(class_images.PictureSampler)
     for module in (pipeline, class_images, validation):
         monkeypatch.setattr(module, "PictureSampler", sampler)

@@ -188,9 +188,9 @@ def test_text_encoder_lora_whole_checkpoints_and_progress_pictures(small, tmp_pa
 @pytest.mark.xdist_group("small")
 def test_progress_pictures_are_those_of_the_sampling_command(small, tmp_path, run, monkeypatch, kept_networks):
     """Of long prompts, with a negative prompt, seeds and sizes of their own; and a resumed run keeps its pictures."""
-    from gm.training import precompute
+    from gm.encoding import photos
 
-    monkeypatch.setattr(precompute, "run_in_subprocess", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(photos, "run_in_subprocess", lambda function, *arguments: function(*arguments))
     (tmp_path / "prompts.txt").write_text(
         f"# two\na sks dog {'on a red beach ' * 25} at dawn --w 64 --h 64 --n a blue cat --s 1 --l 9\n"
         "a sks dog --d 7 --w 64 --h 96 --s 1 --ss EulerAncestralSampler\n"

@@ -13,6 +13,8 @@ from PIL import Image
 import browser
 import tiny
 from gm import runtime
+from gm.checkpoint.io import open_tensors
+from gm.checkpoint.lora_files import save_lora
 from gm.checkpoint.weights import open_base
 from gm.config.load import load_config
 from gm.errors import UserError
@@ -87,12 +89,55 @@ def test_bad_flags_are_one_sentence(page, argv, words):
     [
         ((), "Prompt", "  ", "the prompt is empty"),
         ((), "Width", 100, "width 100 is not a multiple of 32: take 96 or 128"),
+        ((), "Prompt", "x" * 10_001, "the prompt is too long"),
+        ((), "Seed", -5, "Seed -5 is too small: at least 0"),
+        ((), "Pictures", 100, "Pictures 100 is too large: at most 16"),
+        ((), "Pictures", 0, "Pictures 0 is too small: at least 1"),
+        ((), "Steps", 0, "Steps 0 is too small: at least 1"),
+        ((), "Height", -128, "Height -128 is too small: at least 1"),
+        (("--seed", 2**53), None, None, "--seed 9007199254740992 is more than a browser can count"),
         (("--save_path", "runs/big_lora.ckpt"), None, None, "cannot be written to (File exists)"),
     ],
 )
 def test_bad_settings_are_one_sentence(page, tiny_weights, more, label, value, words):
     errors, _ = page(*flags(tiny_weights, *more), label=label, value=value)
     assert len(errors) == 1 and words in errors[0], errors
+
+
+def test_what_cannot_be_computed_is_one_sentence(page, folder, tiny_weights):
+    """A picture that is too large for this host, and a LoRA that is far too strong: nothing is written."""
+    now = flags(tiny_weights, "--ms_mode", 1, "--save_path", "too_much")
+    errors, _ = page(*now, label="Width", value=2**20)
+    assert len(errors) == 1 and "pictures of 1048576 x 128 pixels, take at least" in errors[0], errors
+    strong = folder / "strong.ckpt"
+    make_lora(strong, open_base(tiny_weights), lambda module: 4 * module.endswith(("to_q", "to_k")))
+    with open_tensors(strong) as file:
+        matrices = {name: file.read(name) * np.float32(1e18) for name in file.names}
+    save_lora(strong, matrices, {})
+    errors, shown = page(*flags(f"{tiny_weights},{strong}", "--ms_mode", 1, "--save_path", "too_much"))
+    assert len(errors) == 1 and "step 1 of 3 of the sampler gave numbers that are not finite" in errors[0], errors
+    assert not shown.image and not list((folder / "too_much").iterdir())
+
+
+def test_what_should_not_happen_is_one_sentence_without_paths(page, tiny_weights, monkeypatch, capfd):
+    page("--weight", "nowhere.safetensors", "--config", tiny.INFERENCE)  # imports it
+
+    def fail(*_):
+        raise RuntimeError("/some/path/of/this/host.py")
+
+    monkeypatch.setattr(sys.modules["page"], "make", fail)
+    errors, _ = page(*flags(tiny_weights))
+    assert len(errors) == 1 and "the terminal that the page was started in says more" in errors[0] and "/" not in errors[0]
+    assert "/some/path/of/this/host.py" in capfd.readouterr().err
+
+
+def test_files_that_cannot_be_shown_are_no_lora_to_choose(page, tmp_path):
+    page("--weight", "nowhere.safetensors", "--config", tiny.INFERENCE)
+    (tmp_path / "a_lora.ckpt").write_bytes(b"")
+    (tmp_path / "gone_lora.ckpt").symlink_to(tmp_path / "nowhere")
+    os.mkdir(tmp_path / "folder_lora.ckpt")
+    open(os.fsencode(tmp_path) + b"/\xff_lora.ckpt", "wb").close()
+    assert sys.modules["page"].lora_files(tmp_path) == [str(tmp_path / "a_lora.ckpt")]
 
 
 def test_a_lora_that_cannot_be_put_on_is_one_sentence(page, folder, tiny_weights, tmp_path, monkeypatch):
@@ -133,6 +178,7 @@ def test_the_models_to_choose_from(page, tmp_path, monkeypatch):
     errors, shown = page("--device_target", "CPU")
     weights = "checkpoints/small_sdxl.safetensors"
     assert errors == [f"the weights {weights} are not there: checkpoints/README.md says where to get them"]
+    assert shown.text_area and len(shown.number_input) == 6  # the settings are there all the same
     shown.selectbox[0].select("SDXL-base-1.0").run()
     assert ["sd_xl_base_1.0_ms.ckpt" in error.value.replace("\\", "") for error in shown.error] == [True]
 

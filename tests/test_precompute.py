@@ -22,6 +22,7 @@ from gm.data.disk_cache import DiskCache
 from gm.data.dreambooth import INSTANCE
 from gm.data.images import image_size, read_image
 from gm.encoding import photos as photos_of
+from gm.encoding import text as texts_of
 from gm.encoding.text import TextEmbedding, embed_prompts
 from gm.errors import UserError
 from gm.parallel.ranks import Ranks
@@ -65,7 +66,8 @@ class Computed(list):
 @pytest.fixture
 def computed(monkeypatch):
     done = Computed()
-    monkeypatch.setattr(precompute, "run_in_subprocess", done.run_in_subprocess)
+    for module in (photos_of, texts_of):
+        monkeypatch.setattr(module, "run_in_subprocess", done.run_in_subprocess)
     monkeypatch.setattr(photos_of, "CropEncoder", done.encoder)
     monkeypatch.setattr(photos_of.sdxl, "load", lambda cell, *_: cell)
     return done

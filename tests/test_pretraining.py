@@ -264,7 +264,7 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining.AveragingTrainer, "update", learn_nothing)  # as at this rate
     monkeypatch.setattr(pretraining.FirstStageTrainer, "update", keep)
     monkeypatch.setattr(pretraining.AveragingTrainer, "compile", lambda *_: None)
-    rates = ("--first_stage_steps", 1, "--steps", 1, "--learning_rate", 0)
+    rates = ("--first_stage_steps", 1, "--steps", 1, "--learning_rate", 1e-12)
     run(tmp_path / "more.safetensors", "--init", unbroken, *rates, "--seed", 1)  # random weights would be others
     more = open_base(tmp_path / "more.safetensors")
     for name in expected:  # nothing was learned, so all is as given; an untrained VAE's latents are hard to normalise again

@@ -24,6 +24,7 @@ from gm.config.load import load_config
 from gm.config.types import Config
 from gm.console import log
 from gm.device import PAIRS, Chip
+from gm.errors import UserError, require_multiple
 from gm.files import make_writable
 from gm.options.parser import option, parse
 from gm.parallel.launch import check_launcher, run_command
@@ -49,8 +50,10 @@ class Options:
     config: str = option(str(ROOT / SMALL), "YAML of the small model for the numbers", metavar="YAML", shown="the tiny one")
     full_config: str = option(str(ROOT / FULL), "YAML of the model that is timed", metavar="YAML", shown="SDXL")
     set: tuple[str, ...] = option((), "override one entry of --config; repeatable", repeated=True, metavar="KEY=VALUE")
-    pixels: tuple[int, ...] = option((), "sizes that are timed; 0 for none", metavar="N,N", shown="512,1024, on the CPU none")
-    steps: int = option(5, "steps that are timed", least=1)
+    pixels: tuple[int, ...] = option(
+        (), "sizes that are timed; 0 for none", metavar="N,N", least=0, most=4096, shown="512,1024, on the CPU none"
+    )
+    steps: int = option(5, "steps that are timed", least=1, most=1000)
     output: Path = option(Path("check_device.json"), "the report to send back", metavar="FILE")
     is_parallel: bool = option(False, "one of several processes that mpirun or msrun started")
 
@@ -68,12 +71,15 @@ def main(argv: Sequence[str], ranks: Ranks = Ranks()) -> None:
     """The command, on one of the ranks."""
     options = parse(Options, argv, "check_device.py", __doc__.splitlines()[0])
     check_launcher(ranks, options.is_parallel)
+    if options.output.suffix != ".json" or options.output.is_dir():
+        raise UserError(f"--output {options.output} must be a file that ends in .json: give the name of the report")
+    configs = _configs(options)
     make_writable(("--output", options.output.resolve().parent))
     machine = Runtime(options.device_target, options.ms_mode, "O0")
     if ranks.size > 1:
         rows = [all_reduce(machine, ranks)]
     else:
-        rows = check(options, machine)
+        rows = check(options, machine, *configs)
     if ranks.is_main:
         report = {"rows": [asdict(row) for row in rows], "device": facts.device_account()}
         options.output.write_text(json.dumps(report, indent=1) + "\n")
@@ -83,9 +89,16 @@ def main(argv: Sequence[str], ranks: Ranks = Ranks()) -> None:
         sys.exit(1)
 
 
-def check(options: Options, machine: Runtime) -> list[Row]:
+def _configs(options: Options) -> tuple[Config, Config]:
+    """The small model's and that of the model that is timed; UserError for what does not go with it."""
+    small, full = load_config(options.config, options.set, training=True), load_config(options.full_config, (), training=True)
+    for pixels in options.pixels:
+        require_multiple("--pixels", pixels, full.model.unet.downsampling)
+    return small, full
+
+
+def check(options: Options, machine: Runtime, config: Config, full: Config) -> list[Row]:
     """All rows but the one of several ranks."""
-    config = load_config(options.config, options.set, training=True)
     chip = run_in_subprocess(found_chip, machine)
     rows = versions(chip, machine)
     rows += numbers(machine, config)
@@ -96,7 +109,6 @@ def check(options: Options, machine: Runtime) -> list[Row]:
     rows.append(overflow(half, config))
     sizes = [pixels for pixels in options.pixels or ((512, 1024) if machine.device != "CPU" else ()) if pixels]
     if sizes:
-        full = load_config(options.full_config, (), training=True)
         levels = ("O0", "O1", "O2") if machine.device == "Ascend" else (None,)
         amp = half if machine.device != "CPU" else machine
         rows += [

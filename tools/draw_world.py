@@ -1,6 +1,7 @@
 """Draw pictures of a cartoon world with captions, or the photos of one unusual dog of it, to try the commands with."""
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,18 @@ from gm.config.bounds import LARGEST_SEED
 from gm.console import bar, log
 from gm.data.images import MASK, count_images
 from gm.errors import UserError
+from gm.files import make_writable
 from gm.options.parser import REQUIRED, option, parse
-from gm.pictures import contact_sheet, save_png
+from gm.pictures import contact_sheet, save_png, text_of
 from gm.randomness import WORLD, generator
 from tools.toy.drawing import draw
 from tools.toy.scenes import caption, labels, random_scene
 from tools.toy.subject import subject_captions, subject_masks, subject_pictures
 
 COLUMNS = 4  # of the contact sheet
+MOST_ON_SHEET = 1000  # pictures
+AT_ONCE = 300_000_000  # pixels of pictures that are kept until all are drawn
+SHEET = "pictures"  # the text that a sheet of this command carries
 SUBJECT_NAME = "sks dog"  # in captions
 
 
@@ -32,8 +37,12 @@ class Options:
     """What was asked."""
 
     output: Path = option(REQUIRED, "the folder to draw into; it must hold no images yet", metavar="FOLDER")
-    number: Optional[int] = option(None, "how many pictures", least=1, shown="5 of the subject, 100 of the world")
-    size: Optional[int] = option(None, "pixels of each side", least=16, shown="384 for the subject, 64 for the world")
+    number: Optional[int] = option(
+        None, "how many pictures", least=1, most=1_000_000, shown="5 of the subject, 100 of the world"
+    )
+    size: Optional[int] = option(
+        None, "pixels of each side", least=16, most=2048, shown="384 for the subject, 64 for the world"
+    )
     seed: int = option(0, "the same seed gives the same pictures", least=0, most=LARGEST_SEED)
     subject: Optional[str] = option(
         None,
@@ -57,7 +66,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError(f"--sheet {sheet} is no PNG: give a file name that ends in .png")
     if (options.captions or options.masks) and options.subject != "training":
         raise UserError("--captions and --masks are for training photos of the subject: give --subject training with them")
-    folder.mkdir(parents=True, exist_ok=True)
+    if sheet and number > MOST_ON_SHEET:
+        raise UserError(f"--sheet shows at most {MOST_ON_SHEET} pictures, but --number is {number}: leave --sheet away")
+    if sheet and (sheet.exists() or sheet.is_symlink()) and SHEET not in text_of(sheet):
+        raise UserError(f"--sheet {sheet} is there and is no sheet that this command has made: give another name")
+    if (options.subject or sheet) and number * size**2 > AT_ONCE:
+        most = f"{AT_ONCE // 1_000_000} megapixels, which are drawn before any is written"
+        raise UserError(f"--number {number} of --size {size} are more than {most}: give less of one of them")
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    for name in sorted(there):
+        if name == "captions.jsonl" or re.fullmatch(rf"\d{{5,}}(\.png|\.txt|{MASK}\.png)", name):
+            raise UserError(f"--output {folder} holds {name} already: give another folder")
+    make_writable(("--output", folder), *([("--sheet", sheet.resolve().parent)] if sheet else []))
     if options.subject:
         pictures = subject_pictures(number, size, options.seed, options.subject == "held-out")
         captions = [f"the subject, {i}" for i in range(number)]
@@ -72,7 +92,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         pictures, captions = draw_captioned(folder, number, size, options.seed, keep=sheet is not None)
     log.info("%d pictures drawn in %s", number, folder)
     if sheet:
-        save_png(sheet, captioned_sheet(pictures, captions), {})
+        save_png(sheet, captioned_sheet(pictures, captions), {SHEET: len(pictures)})
         log.info("contact sheet: %s", sheet)
 
 

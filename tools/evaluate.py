@@ -27,6 +27,7 @@ from gm.evaluation import report
 from gm.evaluation.features import load_features
 from gm.files import make_writable
 from gm.options.evaluate import EvaluateOptions, parse_evaluate
+from gm.soundness import flat_colour
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -38,7 +39,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     machine = runtime.start(options.machine, options.seed, [config.model])
 
     from gm.encoding.source import source_of
-    from gm.evaluation.measure import Measure, Photos
+    from gm.evaluation.measure import Measure, Photos, flat_pictures
     from gm.evaluation.samples import Gallery, Row
     from gm.sampling.pipeline import Pipeline
 
@@ -48,15 +49,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     if photos.held_out is None and len(photos.training) < 2:
         raise UserError(f"--subject_photos {options.subject_photos} holds one photo to compare with itself: give --held_out")
+    features = _features(options)
     pipeline = Pipeline(source_of(config, options.weight, machine, use_lora=False, vae=options.vae))
     for _, path in options.lora:
         with open_lora(path, config.model) as file:
             file.check_against_base(pipeline.base_shapes)
-    measure = Measure(_features(options), photos, options.prompts)
+    plan = _plan(options)
+    pipeline.require_memory([plan.settings], plan.batch)
+    measure = Measure(features, photos, options.prompts)
     make_writable(("--output", options.output))
 
-    rows, by_prompt = {report.REAL: measure.real_pictures()}, {}
-    plan = _plan(options)
+    rows, by_prompt, notes = {report.REAL: measure.real_pictures()}, {}, []
     gallery = Gallery(options.output, plan, _made_from(options, pipeline, machine))
     models = [Row(report.BASE), *(Row(*lora) for lora in options.lora)]
     total = len(models) * (len(plan.prompts) * len(plan.seeds) + len(plan.class_seeds))
@@ -65,14 +68,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             pictures = gallery.fill(row, pipeline, progress)
             log.info("pictures of %s: %s", row.name, gallery.draw_sheet(row, pictures))
             rows[row.name], by_prompt[row.name] = measure.model(pictures)
+            flat = flat_pictures(pictures)
+            if flat:
+                notes.append(f"{row.name}: {flat} pictures have one colour everywhere and count as failed in every figure")
+                log.warning("%s", notes[-1])
 
-    table = f"{report.table(rows)}\n\n{report.sentences(rows)}\n"
-    (options.output / "evaluation.md").write_text(table, encoding="utf-8")
+    table = "\n\n".join([report.table(rows), "\n".join([report.sentences(rows), *notes])]) + "\n"
+    print(table)  # before it is written, in case it cannot be
+    report.write_text(options.output / "evaluation.md", table)
     settings = {key: value for key, value in asdict(options).items() if key not in ("output", "ms_mode")}
     report.write_json(options.output / "evaluation.json", rows, settings, by_prompt)
     report.draw(options.output / "evaluation.png", rows)
     log.info("evaluation.md, evaluation.json and evaluation.png written in %s", options.output)
-    print(table)
 
 
 def _features(options: EvaluateOptions):
@@ -85,7 +92,13 @@ def _features(options: EvaluateOptions):
 
 
 def _photos(folder: str, flag: str) -> list:
-    return [read_image(path) for path in list_images(Path(folder), flag)]
+    paths = list_images(Path(folder), flag)
+    photos = [read_image(path) for path in paths]
+    for path, photo in zip(paths, photos):
+        colour = flat_colour(photo)
+        if colour:
+            raise UserError(f"{flag} {path} is {colour} everywhere, which shows nobody: take it away")
+    return photos
 
 
 def _plan(options: EvaluateOptions):

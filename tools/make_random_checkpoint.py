@@ -4,6 +4,8 @@ For trying the commands and for measuring: the names and shapes are those of the
 Every tensor is drawn and written by itself, so that the full size (6.9 GB in float16) takes little memory.
 """
 
+import math
+import shutil
 import sys
 import zlib
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from gm.config.bounds import LARGEST_SEED
 from gm.config.load import load_config
 from gm.console import bar, log
 from gm.errors import UserError
+from gm.files import make_writable
 from gm.options.model import SDXL
 from gm.options.parser import REQUIRED, option, parse
 from gm.randomness import RANDOM_WEIGHTS, generator
@@ -47,14 +50,20 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     config = load_config(options.config, options.set, training=False)
     if kind_of(output) != "safetensors":
         raise UserError(f"--output {output} must end in .safetensors: the official layout is one")
-    if output.exists():
+    if output.exists() or output.is_symlink():
         raise UserError(f"--output {output} exists already: give another name or remove it")
     runtime.quiet_environment()
     from gm.models.sdxl import expected_shapes
 
     shapes = official_shapes(expected_shapes(config.model)[0])
     specs = [(name, options.dtype, shape) for name, shape in shapes.items()]
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_writable(("--output", output.resolve().parent))
+    size = sum(math.prod(shape) for shape in shapes.values()) * (4 if options.dtype == "float32" else 2)
+    free = shutil.disk_usage(output.resolve().parent).free
+    if size > free:
+        raise UserError(
+            f"--output {output} would take {size / 1e9:,.1f} GB, but {free / 1e9:.1f} are free there: give another folder"
+        )
     write_tensors(output, _tensors(shapes, options.dtype, options.seed), {}, specs)
     log.info("%s: %d tensors, %.2f GB", output, len(shapes), output.stat().st_size / 1e9)
 

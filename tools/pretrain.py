@@ -16,13 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from gm import console, runtime
+from gm import console, memory, runtime
 from gm.checkpoint.weights import open_base
 from gm.config.bounds import LARGEST_SEED
 from gm.config.load import load_config
 from gm.config.types import Config, DataConfig, OptimConfig
 from gm.console import log
 from gm.errors import UserError, require_multiple
+from gm.files import make_writable
 from gm.options.parser import REQUIRED, option, parse
 from gm.randomness import WORLD, generator
 from tools.toy.scenes import caption
@@ -39,12 +40,12 @@ class Options:
     output: Path = option(Path("runs/pretraining"), "everything that is kept on the way", metavar="FOLDER")
     weight: Path = option(REQUIRED, "the .safetensors to write at the end; it must not exist", metavar="FILE")
     init: Optional[str] = option(None, "weights to go on from, of the same sizes", metavar="FILE", shown="random ones")
-    pictures: int = option(6000, "how many pictures are drawn to train on", least=1)
-    size: int = option(64, "pixels, height and width", least=1)
-    first_stage_steps: int = option(6000, "updates of the first stage (VAE)", least=1)
-    steps: int = option(3400, "updates of UNet and text encoders", least=1)
-    batch: int = option(24, "pictures in an update of UNet and text encoders", least=1)
-    learning_rate: float = option(8e-4, "of UNet and text encoders, falling as a cosine", least=0)
+    pictures: int = option(6000, "how many pictures are drawn to train on", least=1, most=1_000_000)
+    size: int = option(64, "pixels, height and width", least=8, most=1024)
+    first_stage_steps: int = option(6000, "updates of the first stage (VAE)", least=1, most=10_000_000)
+    steps: int = option(3400, "updates of UNet and text encoders", least=1, most=10_000_000)
+    batch: int = option(24, "pictures in an update of UNet and text encoders", least=1, most=4096)
+    learning_rate: float = option(8e-4, "of UNet and text encoders, falling as a cosine", above=0, most=1)
     save_interval: int = option(250, "updates between what a stopped run goes on from", least=1)
     infer_interval: int = option(500, "updates between progress pictures", least=1)
     seed: int = option(0, "the same seed gives the same weights", least=0, most=LARGEST_SEED)
@@ -54,13 +55,20 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     options = parse(Options, argv, "pretrain.py", __doc__.splitlines()[0])
     weight, folder = options.weight, options.output
-    if weight.suffix != ".safetensors" or weight.exists():
+    if weight.suffix != ".safetensors" or weight.exists() or weight.is_symlink():
         raise UserError(f"--weight {weight} must be a new .safetensors file: give another name or remove it")
     model = load_config(options.config, [], training=False).model
     require_multiple("--size", options.size, model.unet.downsampling)
-    folder.mkdir(parents=True, exist_ok=True)
-
+    pixels_take = options.pictures * options.size**2 * 3
+    there = memory.host_available()
+    if there is not None and 2 * pixels_take > there:  # the pixels and what is made of them
+        raise UserError(
+            f"--pictures {options.pictures} of --size {options.size} take {2 * pixels_take / 1e9:.1f} GB of memory, but this host "
+            f"has {there / 1e9:.1f} GB: give fewer or smaller ones"
+        )
     initial = open_base(options.init) if options.init else None
+    make_writable(("--output", folder), ("--weight", weight.resolve().parent))
+
     pixels = drawn(folder / "pictures.npy", options.pictures, options.size, options.seed)
     machine = runtime.start(runtime.CPU, options.seed)
     from gm.models.sdxl import expected_shapes

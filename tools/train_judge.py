@@ -19,6 +19,7 @@ from gm import console, runtime
 from gm.config.bounds import LARGEST_SEED
 from gm.console import log, table
 from gm.errors import UserError
+from gm.files import make_writable
 from gm.options.parser import REQUIRED, option, parse
 from tools.toy.judge_training import held_out_report, train
 from tools.toy.scenes import PLACES
@@ -29,8 +30,8 @@ class Options:
     """What was asked."""
 
     output: Path = option(REQUIRED, "the .safetensors to write; it must not exist", metavar="FILE")
-    steps: int = option(3000, "updates", least=1)
-    learning_rate: float = option(3e-3, "the highest, after a tenth of the steps", above=0)
+    steps: int = option(3000, "updates", least=1, most=1_000_000)
+    learning_rate: float = option(3e-3, "the highest, after a tenth of the steps", above=0, most=10)
     seed: int = option(0, "the same seed gives the same judge", least=0, most=LARGEST_SEED)
 
 
@@ -38,8 +39,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     options = parse(Options, argv, "train_judge.py", __doc__.splitlines()[0])
     output = options.output
-    if output.suffix != ".safetensors" or output.exists() or not output.parent.is_dir():
+    if output.suffix != ".safetensors" or output.exists() or output.is_symlink() or not output.parent.is_dir():
         raise UserError(f"--output {output} must be a new .safetensors in a folder that is there: give another name")
+    make_writable(("--output", output.resolve().parent))
     runtime.start(runtime.CPU, options.seed)
 
     from gm.checkpoint.io import write_tensors

@@ -9,6 +9,7 @@ from gm.evaluation import fidelity
 from gm.evaluation.features import Features
 from gm.evaluation.fidelity import Figures
 from gm.evaluation.samples import Pictures
+from gm.soundness import flat_colour
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,39 @@ class Measure:
         """The figures of what a model made, and those of the subject for each prompt."""
         threshold, by_prompt = self.features.threshold, {}
         for prompt, made in pictures.subject.items():
-            scores = self.features.prompt(made, [prompt] * len(made))
+            scores = np.where(_is_flat(made), 0.0, self.features.prompt(made, [prompt] * len(made)))
             by_prompt[prompt] = {
-                "subject": fidelity.similarity(self.features.image(made), self.real),
+                "subject": self._similarity(made, 0.0),
                 "prompt": float(np.mean(scores)),
                 "recognised": None if threshold is None else fidelity.share(scores, threshold),
-                "div_subject": fidelity.diversity(self.features.distance(made)),
+                "div_subject": self._diversity(made),
             }
         return self._whole(by_prompt, pictures.of_class), by_prompt
 
     def _whole(self, by_prompt: Mapping[str, Mapping[str, Optional[float]]], of_class: Sequence[np.ndarray]) -> Figures:
         """Every prompt has as many pictures as the others, so that a mean over prompts is one over pictures."""
         whole = {field: fidelity.mean([row[field] for row in by_prompt.values()]) for field in next(iter(by_prompt.values()))}
-        pres = fidelity.similarity(self.features.image(of_class), self.real)
-        return Figures(**whole, pres=pres, div=fidelity.diversity(self.features.distance(of_class)))
+        return Figures(**whole, pres=self._similarity(of_class, 1.0), div=self._diversity(of_class))
+
+    def _similarity(self, made: Sequence[np.ndarray], worst: float) -> float:
+        """Mean similarity to the real pictures; that of a picture of one colour is the worst there is."""
+        flat, features = _is_flat(made), self.features.image(made)
+        if not flat.any():
+            return fidelity.similarity(features, self.real)
+        each = [worst if is_flat else fidelity.similarity(row[None], self.real) for is_flat, row in zip(flat, features)]
+        return float(np.mean(each))
+
+    def _diversity(self, made: Sequence[np.ndarray]) -> Optional[float]:
+        """Mean distance of two pictures; a picture of one colour is no other than the rest."""
+        same = _is_flat(made)
+        return fidelity.diversity(np.where(same[:, None] | same, 0.0, self.features.distance(made)))
+
+
+def flat_pictures(pictures: Pictures) -> int:
+    """How many have one colour everywhere. Such a picture shows nothing: it fails whatever is measured, as features alone do
+    not see (black ones have been rated above the base model's)."""
+    return int(sum(_is_flat(made).sum() for made in (*pictures.subject.values(), pictures.of_class)))
+
+
+def _is_flat(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([flat_colour(picture) is not None for picture in pictures])

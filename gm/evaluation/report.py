@@ -8,6 +8,7 @@ from typing import Mapping, Optional
 
 from gm.evaluation.fidelity import Figures, way
 from gm.files import replacing
+from gm.pictures import writing
 
 REAL, BASE = "real pictures", "base model"
 
@@ -66,8 +67,13 @@ def write_json(path: Path, rows: Mapping[str, Figures], settings: Mapping[str, o
         "by prompt": by_prompt,
         "settings": settings,
     }
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1, default=str))
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file appears when it is complete."""
+    with writing(path), replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def draw(
@@ -101,7 +107,7 @@ def draw(
         axes.set_title(COLUMNS[field], fontsize=10)
         axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
         axes.legend(frameon=False, fontsize=7, loc="upper left")
-    with replacing(path) as unfinished:
+    with writing(path), replacing(path) as unfinished:
         FigureCanvasAgg(figure).print_png(str(unfinished))
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
-from PIL import Image
 
 from gm.config.types import SampleSettings
 from gm.data.images import read_image
 from gm.encoding.text import unconditional
 from gm.errors import UserError
-from gm.pictures import contact_sheet, save_png
+from gm.pictures import contact_sheet, save_new_png, save_png, text_of, warn_of_flat
 from gm.sampling.pipeline import Pipeline
+from gm.soundness import NotFinite
 
 KEY = "evaluation_key"  # the PNG's text that tells what it was made from
 
@@ -79,11 +79,14 @@ class Gallery:
                 self._load(row, pipeline)
             for start in range(0, len(missing), plan.batch):
                 batch = missing[start : start + plan.batch]
-                for seed, picture in zip(batch, self._sample(pipeline, prompt, batch)):
+                for seed, picture in zip(batch, self._sample(row, pipeline, prompt, batch)):
                     text = {"prompt": prompt, "seed": seed, "model": row.name, **asdict(plan.settings), KEY: keys[seed]}
-                    save_png(paths[seed], picture, text)
+                    self._save(paths[seed], picture, text)
                 progress.update(len(batch))
             made[number] = [read_image(paths[seed]) for seed in seeds]
+            for seed, picture in zip(seeds, made[number]):
+                if seed not in missing:
+                    warn_of_flat(paths[seed], picture)
         return Pictures({prompt: made[i] for i, prompt in enumerate(plan.prompts)}, made[len(plan.prompts)])
 
     def draw_sheet(self, row: Row, pictures: Pictures) -> Path:
@@ -95,17 +98,28 @@ class Gallery:
         save_png(path, contact_sheet(rows, labels, min(256, self.plan.settings.width)), {"seeds": self.plan.seeds})
         return path
 
+    def _save(self, path: Path, picture: np.ndarray, text: Mapping[str, object]) -> None:
+        """In place of one that an earlier run has made in another way; not of one that is new there."""
+        if path.exists():
+            save_png(path, picture, text)
+            warn_of_flat(path, picture)
+        else:
+            save_new_png([path], picture, text)
+
     def _load(self, row: Row, pipeline: Pipeline) -> None:
         if pipeline.embedder is None:  # the first picture that is missing; without any, nothing is loaded
             pipeline.load(keep_text_encoders=True)
         pipeline.change_lora([str(row.lora)] if row.lora else [], 1.0)
         pipeline.embed(self.plan.all_prompts)
 
-    def _sample(self, pipeline: Pipeline, prompt: str, seeds: Sequence[int]) -> list[np.ndarray]:
-        """One picture a seed. A smaller batch is filled up, because a graph is compiled for one size."""
+    def _sample(self, row: Row, pipeline: Pipeline, prompt: str, seeds: Sequence[int]) -> list[np.ndarray]:
+        """One picture a seed. A smaller batch is filled up, because a graph is compiled for one size. NotFinite names the row."""
         filled = [*seeds, *[seeds[-1]] * (self.plan.batch - len(seeds))]
         text = pipeline.texts[prompt]
-        return pipeline.pictures(text, unconditional(text), self.plan.settings, filled, prompt)[: len(seeds)]
+        try:
+            return pipeline.pictures(text, unconditional(text), self.plan.settings, filled, prompt)[: len(seeds)]
+        except NotFinite as error:
+            raise NotFinite(f"{row.name}, {prompt!r}: {error}") from None
 
     def _path(self, row: Row, number: int, prompt: str, seed: int) -> Path:
         words = re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:60]
@@ -121,10 +135,9 @@ def _is_there(path: Path, key: str) -> bool:
     if not path.exists():
         return False
     try:
-        with Image.open(path) as image:
-            image.load()
-            found = image.text.get(KEY)
-    except (OSError, AttributeError):
+        read_image(path)
+        found = text_of(path).get(KEY)
+    except UserError:
         found = None
     if found is None:
         raise UserError(f"{path} is not a picture that this command has made: give another --output, or take it away")

@@ -10,9 +10,9 @@ from mindspore import Tensor, nn, ops
 
 from gm.config.types import VAEConfig
 from gm.device import FLOAT16_VAE, LARGEST_FLOAT16
-from gm.errors import UserError
 from gm.models.attention import Attention
 from gm.models.layers import Conv2d, GroupNorm, silu
+from gm.soundness import NotFinite, is_finite
 
 VAE_PREFIX = "first_stage_model."
 F32 = ms.float32
@@ -196,8 +196,11 @@ class VAEDecode(nn.Cell):
 
 
 def require_sound(array: np.ndarray, what: str) -> np.ndarray:
-    """The VAE's output again; UserError where float16 was too small for it, as SDXL's own VAE needs more on a chip that computes
-    it in float16. An overflow is infinite or not a number there, or the largest number of float16."""
-    if not np.isfinite(array).all() or np.abs(array).max() >= LARGEST_FLOAT16:
-        raise UserError(f"{what} went beyond the numbers of float16 in the VAE: give --vae {FLOAT16_VAE}")
+    """The VAE's output again; NotFinite where it is none. On a chip that computes SDXL's own VAE in float16, that is too small
+    for it: an overflow is infinite or not a number there, or the largest number of float16."""
+    if not is_finite(array) or np.abs(array).max() >= LARGEST_FLOAT16:
+        raise NotFinite(
+            f"{what} went beyond the numbers of float16 in the VAE: give --vae {FLOAT16_VAE}, and where it is computed in "
+            "float32 look at the base weights with tools/inspect_weights.py, as they must be damaged"
+        )
     return array

@@ -1,15 +1,7 @@
-"""Pictures as files: their numbers, and what stands in their text chunks."""
-
-from pathlib import Path
+"""What stands in the text chunks of pictures."""
 
 from gm.config.types import SampleSettings
 from gm.options.sample import SampleOptions
-
-
-def next_number(folder: Path) -> int:
-    """The first number no picture of `folder` has, so that nothing is overwritten."""
-    numbers = [int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()]
-    return max(numbers, default=-1) + 1
 
 
 def in_words(settings: SampleSettings) -> dict[str, object]:

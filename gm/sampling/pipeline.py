@@ -3,18 +3,23 @@ loaded while LoRA come and go."""
 
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Iterable, Optional, Sequence
+from typing import Iterable, Mapping, Optional, Sequence
 
 import numpy as np
 
+from gm import memory
 from gm.checkpoint.lora_files import open_lora
 from gm.checkpoint.lora_stack import LoraStack, merged
 from gm.config.types import SampleSettings
 from gm.encoding.source import Source
-from gm.encoding.text import TextEmbedder, TextEmbedding, embed_prompts, load_embedder, unconditional
+from gm.encoding.text import TextEmbedder, TextEmbedding, embed_apart, embed_in_full, load_embedder, unconditional
 from gm.models import sdxl
-from gm.process import run_in_subprocess
+from gm.models.unet import UNET_PREFIX
+from gm.models.vae import VAE_PREFIX
+from gm.runtime import full_precision
+from gm.sampling.full_precision import in_float32
 from gm.sampling.pictures import PictureSampler
+from gm.soundness import NotFinite
 
 
 class Pipeline:
@@ -28,12 +33,19 @@ class Pipeline:
 
     def __init__(self, source: Source):
         self.source, self.model = source, source.model
+        self.now = source  # with the LoRA that `change_lora` put on
         self.weights = source.open()
         self.base_shapes, self.read = self.weights.check(source.model), self.weights.read
         self.texts: dict[str, TextEmbedding] = {}
         self.embedder: Optional[TextEmbedder] = None
+        self.unloaded = _bytes_to_load(source, self.base_shapes)
         self.added: object = ()  # the LoRA that `change_lora` put on; None while it is at work
         self.changed: set[str] = set()  # the weights that differ from those of the source for that
+
+    def require_memory(self, settings: Iterable[SampleSettings], rows: int = 1) -> None:
+        """UserError where pictures like these, `rows` of them at once, cannot fit into the memory that there is now."""
+        largest = max(settings, key=lambda one: one.height * one.width)
+        memory.require_for_sampling(self.model, largest, rows, self.source.machine, self.unloaded)
 
     def embed(self, prompts: Iterable[str]) -> None:
         """Embed the prompts, in a process of its own, because the text encoders are not needed afterwards, unless they are
@@ -42,10 +54,17 @@ class Pipeline:
         self.texts = {prompt: self.texts[prompt] for prompt in prompts if prompt in self.texts}
         new = [prompt for prompt in prompts if prompt not in self.texts]
         if new and self.embedder:
-            self.texts |= self.embedder(new)
+            self.texts |= self._embed_here(self.embedder, new)
         elif new:
-            source = replace(self.source, machine=self.source.machine.beside())
-            self.texts |= run_in_subprocess(embed_prompts, new, source)
+            self.texts |= embed_apart(new, replace(self.source, machine=self.source.machine.beside()))
+
+    def _embed_here(self, embedder: TextEmbedder, prompts: Sequence[str]) -> dict[str, TextEmbedding]:
+        try:
+            return embedder(prompts)
+        except NotFinite:
+            if full_precision(self.source.machine) == self.source.machine:
+                raise
+            return embed_in_full(prompts, replace(self.now, machine=self.source.machine.beside()))
 
     def load(self, keep_text_encoders: bool = False) -> None:
         """Load the UNet and the VAE, and the text encoders if they are to be kept."""
@@ -54,7 +73,8 @@ class Pipeline:
         unet = sdxl.build_unet(self.model, self.source.machine.dtype, self.weights.adapters)
         unet = sdxl.load(unet, self.read, "UNet")
         vae = sdxl.load(sdxl.build_vae(self.model), self.read, "VAE")
-        self.pictures = PictureSampler(unet, vae, self.model)
+        self.pictures = PictureSampler(unet, vae, self.model, in_float32(self.source))
+        self.unloaded = 0
 
     def change_lora(self, paths: Sequence[str], strength: float) -> None:
         """Put these LoRA files, each times `strength`, on the loaded networks instead of those put on before; without
@@ -78,6 +98,9 @@ class Pipeline:
             parameters = [p for cell in cells for p in cell.get_parameters() if p.name in self.changed]
             sdxl.set_values(parameters, merged(self.read, stack))
         self.added, self.changed = wanted, now
+        scales = [*(self.source.scales or [1.0] * len(self.weights.files)), *[strength] * len(files)]
+        self.now = replace(self.source, weight=",".join([self.source.weight, *map(str, paths)]), scales=scales)
+        self.pictures.again = in_float32(self.now)
 
     def sample(self, prompt: str, negative_prompt: str, settings: SampleSettings, seed: int, what: str) -> np.ndarray:
         """One picture (h, w, 3) uint8; both prompts must have been embedded.
@@ -87,3 +110,9 @@ class Pipeline:
         text = self.texts[prompt]
         negative = self.texts[negative_prompt] if negative_prompt else unconditional(text)
         return self.pictures(text, negative, settings, [seed], what)[0]
+
+
+def _bytes_to_load(source: Source, shapes: Mapping[str, tuple]) -> int:
+    """Of the UNet and the VAE."""
+    number = 2 if source.machine.amp_level == "O2" else memory.FLOAT
+    return memory.weights(shapes, UNET_PREFIX, number) + memory.weights(shapes, VAE_PREFIX, memory.FLOAT)

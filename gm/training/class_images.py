@@ -9,10 +9,12 @@ from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from gm import memory
 from gm.config.types import SampleSettings
 from gm.console import bar, log
 from gm.data.buckets import Size
 from gm.data.images import count_images, image_size, list_images
+from gm.encoding.source import Source
 from gm.encoding.text import TextEmbedding, unconditional
 from gm.errors import UserError
 from gm.files import make_writable
@@ -21,6 +23,7 @@ from gm.models.vae import VAE
 from gm.parallel.ranks import Ranks, deal
 from gm.pictures import save_png
 from gm.randomness import picture_seed
+from gm.sampling.full_precision import in_float32
 from gm.sampling.pictures import PictureSampler
 from gm.training.folders import used_alone
 from gm.training.inputs import Inputs, class_flag
@@ -104,7 +107,13 @@ def sample_class_images(
     mine = deal(batches, setting.ranks.size, setting.ranks.rank)
     if not mine:
         return
-    sampler = PictureSampler(*load(), inputs.class_config.model)
+    model, machine = inputs.class_config.model, setting.machine
+    for height, width in sorted({image.size for image in missing}):
+        settings = SampleSettings.of(height, width, options.sample_step)
+        memory.require_for_sampling(model, settings, size, machine, 0, "class images")
+    weight, vae = setting.weights.base.paths
+    again = in_float32(Source(model=model, weight=weight, machine=machine, use_lora=False, vae=vae))
+    sampler = PictureSampler(*load(), model, again)
 
     def sample(images: Sequence[ClassImage], what: str) -> list[np.ndarray]:
         keyed = [picture_seed(options.seed, image.number) for image in images]

@@ -14,15 +14,14 @@ from gm.config.types import ModelConfig
 from gm.console import log
 from gm.data.crops import PhotoCrop, PhotoSet, Samples, plan_samples
 from gm.data.disk_cache import DiskCache, Key
-from gm.encoding.photos import CropEncoder, encode_crops
+from gm.encoding.photos import CropEncoder, encode_apart
 from gm.encoding.source import Source
-from gm.encoding.text import TextEmbedding, embed_prompts
+from gm.encoding.text import TextEmbedding, embed_apart
 from gm.models.conditioner import CONDITIONER_PREFIX, context_length
 from gm.models.tokenizer import CHUNK
 from gm.models.vae import VAE, VAE_PREFIX, VAEEncode
 from gm.parallel.collectives import gather_rows
 from gm.parallel.ranks import Ranks, deal
-from gm.process import run_in_subprocess
 from gm.runtime import Runtime
 
 FORMAT = 2  # of the rows and keys; another number makes what was kept unknown
@@ -62,7 +61,7 @@ class Precompute:
             weight, vae = self.base.paths
             machine, tokens = self.machine.beside(), self.max_tokens
             source = Source(model=self.model, weight=weight, machine=machine, use_lora=False, vae=vae, max_tokens=tokens)
-            texts = run_in_subprocess(embed_prompts, mine, source)
+            texts = embed_apart(mine, source)
             rows = [np.concatenate([texts[prompt].context.reshape(-1), texts[prompt].pooled]) for prompt in mine]
             for number, row in zip(numbers, rows):
                 self.disk.put(keys[number], row)
@@ -92,7 +91,7 @@ class Precompute:
 
         def compute(numbers: Sequence[int]) -> list[np.ndarray]:
             mine = [(keys[number], crops[number]) for number in numbers]
-            return run_in_subprocess(encode_crops, self.model, self.base.paths, self.machine.beside(), self.disk, mine)
+            return encode_apart(self.model, self.base.paths, self.machine.beside(), self.disk, mine)
 
         vae = self.model.vae
         shrink = 2 ** (len(vae.ch_mult) - 1)  # pixels a side of a latent's

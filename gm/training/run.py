@@ -11,6 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Mapping, Optional
 
+from gm import memory
 from gm.console import log
 from gm.data.crops import PhotoSet
 from gm.data.disk_cache import DiskCache
@@ -19,6 +20,7 @@ from gm.device import chip
 from gm.diffusion.levels import Levels
 from gm.encoding.text import TextEmbedding
 from gm.files import replacing
+from gm.models.unet import UNET_PREFIX
 from gm.parallel.ranks import Ranks
 from gm.process import beside
 from gm.runtime import Runtime
@@ -182,6 +184,7 @@ def prepare(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Setting:
     """The setting of a run: weight files opened and checked, folders made; nothing is loaded yet."""
     with ranks.agreeing():
         weights = open_starting_weights(inputs.options, inputs.config)
+        _require_memory(inputs, machine, weights.base.shapes)
         make_folders(inputs, ranks)
     cache_dir = inputs.options.cache_dir
     return Setting(
@@ -199,6 +202,14 @@ def prepare(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Setting:
         ),
         timings=Timings(),
     )
+
+
+def _require_memory(inputs: Inputs, machine: Runtime, shapes: Mapping[str, tuple]) -> None:
+    """UserError where an update of the largest of the run's shapes cannot fit."""
+    height, width = max(inputs.buckets.shapes, key=lambda shape: shape[0] * shape[1])
+    rows = inputs.config.data.per_batch_size * (2 if inputs.class_folders else 1)
+    loaded = memory.weights(shapes, UNET_PREFIX, 2 if machine.amp_level == "O2" else memory.FLOAT)
+    memory.require_for_training(inputs.config.model, height, width, rows, machine, loaded)
 
 
 def photo_sets(inputs: Inputs, class_images: list[Path]) -> list[PhotoSet]:

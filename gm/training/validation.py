@@ -23,6 +23,7 @@ from gm.options.prompts import PromptLine
 from gm.pictures import contact_sheet, save_png
 from gm.sampling.output import in_words
 from gm.sampling.pictures import PictureSampler
+from gm.soundness import NotFinite
 from gm.training import networks
 from gm.training.inputs import Inputs
 from gm.training.setting import Setting
@@ -80,16 +81,23 @@ class ProgressPictures:
 
     def __call__(self, step: int) -> None:
         for number, one in enumerate(self.asked):
-            texts = self.texts([one.prompt] + ([one.negative_prompt] if one.negative_prompt else []))
-            text = texts[one.prompt]
-            negative = texts[one.negative_prompt] if one.negative_prompt else unconditional(text)
             what = f"pictures after step {step}, {number + 1}/{len(self.asked)}"
-            # by itself, not in a batch, as the sampling command does: the same pixels
-            picture = self.sampler(text, negative, one.settings, [one.seed], what)[0]
+            try:
+                picture = self._sampled(one, what)
+            except NotFinite as error:  # the run is worth more than its pictures
+                log.warning("no picture %d after step %d: %s", number, step, error)
+                continue
             about = {"prompt": one.prompt, "negative_prompt": one.negative_prompt, "seed": one.seed}
             about |= {**in_words(one.settings), "step": step, **self.about}
             save_png(self.folder / FOLDER / NAME.format(step, number), picture, about)
         self.sheet.draw(self.folder / SHEET)
+
+    def _sampled(self, one: Asked, what: str) -> np.ndarray:
+        """By itself, not in a batch, as the sampling command does: the same pixels."""
+        texts = self.texts([one.prompt] + ([one.negative_prompt] if one.negative_prompt else []))
+        text = texts[one.prompt]
+        negative = texts[one.negative_prompt] if one.negative_prompt else unconditional(text)
+        return self.sampler(text, negative, one.settings, [one.seed], what)[0]
 
 
 def progress_pictures(

@@ -10,12 +10,14 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from gm.config.types import OptimConfig
+from gm.errors import UserError
 from gm.models.vae import VAE, VAE_PREFIX, VAEDecode, VAEEncode
 from gm.optimizers.flat import AdamW
 from gm.optimizers.gradient import FlatGradient, ReduceGradient, clip_factor, flatten
 from gm.optimizers.rates import learning_rate
 from gm.parallel.ranks import Ranks
 
+HOPELESS = 20  # updates in a row without a finite gradient
 EDGES, KL = 0.5, 1e-5  # weights of parts of the loss; a KL of 1e-3 leaves channels of the latent empty
 
 
@@ -58,19 +60,27 @@ class FirstStageTrainer:
         for parameter in self.parameters:
             parameter.requires_grad = True
         self.optim, self.total_step, self.max_grad_norm, self.step = optim, total_step, max_grad_norm, 0
+        self.skipped = 0  # updates in a row whose gradient was not finite
         self.gradient = FlatGradient(self.parameters)
         self.micro_step = _Step(FirstStageLoss(vae), self.parameters)
         self.reduce = ReduceGradient(self.gradient, Ranks().size)
         self.adamw = AdamW(self.parameters, self.gradient, optim)
 
     def update(self, images: np.ndarray, noise: np.ndarray) -> float:
-        """One update; returns the mean absolute error of the pixels, which are in [-1, 1]."""
+        """One update; returns the mean absolute error of the pixels, which are in [-1, 1]. UserError when nothing can come of it
+        any more."""
         pixels, gradient = self.micro_step(Tensor(images), Tensor(noise))
         self.gradient(gradient, True)
         norm = float(self.reduce(Tensor(1.0, ms.float32)).asnumpy()[0])
         if np.isfinite(norm):
             lr = learning_rate(self.optim, self.step, self.total_step)
             self.adamw.apply(lr, clip_factor(norm, self.max_grad_norm), self.step + 1)
+        self.skipped = 0 if np.isfinite(norm) else self.skipped + 1
+        if self.skipped == HOPELESS:
+            raise UserError(
+                f"the gradient of the first stage is not finite in {HOPELESS} updates in a row, the last is step {self.step + 1}: "
+                "go on from other weights (--init), or with what was saved before in another --output"
+            )
         self.step += 1
         return float(pixels.asnumpy())
 

@@ -21,6 +21,7 @@ from gm.encoding.compiling import Compiling
 from gm.errors import UserError
 
 SIZE, BATCH, WIDTH = 64, 32, 64
+MOST_PLACES = 1000  # that a file may name
 STAGES = ((24, 1), (48, 2), (64, 2), (128, 2))  # channels and convolutions; each stage halves the picture
 
 _normalise, _flatten = ops.L2Normalize(axis=1, epsilon=1e-12), ops.Flatten()
@@ -84,7 +85,10 @@ class Judge:
             if shapes != {name: file.shape(name) for name in file.names}:
                 raise UserError(f"{path} does not fit the judge's network: write it again with tools/train_judge.py")
             for name, parameter in parameters.items():
-                parameter.set_data(Tensor(file.read(name).astype(np.float32)))
+                array = file.read(name).astype(np.float32)
+                if not np.isfinite(array).all():
+                    raise UserError(f"{path} is damaged, {name} is not finite: write it again with tools/train_judge.py")
+                parameter.set_data(Tensor(array))
         return cls(network, places)
 
     def image(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -143,6 +147,10 @@ def state(network: JudgeNetwork) -> Mapping[str, np.ndarray]:
 
 
 def _places(file: TensorFile) -> list[str]:
-    if "places" not in file.metadata:
+    try:
+        places = json.loads(file.metadata["places"])
+    except (KeyError, ValueError, RecursionError):
+        places = None
+    if not isinstance(places, list) or not 1 <= len(places) <= MOST_PLACES or not all(isinstance(one, str) for one in places):
         raise UserError(f"{file.path} is not the judge: give the file that tools/train_judge.py wrote")
-    return json.loads(file.metadata["places"])
+    return places

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from gm.console import bar, log
+from gm.errors import UserError
 from gm.randomness import JUDGE, generator
 from tools.toy.drawing import draw
 from tools.toy.scenes import (
@@ -138,7 +139,7 @@ def disturb(image: Image.Image, random: np.random.Generator) -> np.ndarray:
 
 
 def train(steps: int, learning_rate: float, seed: int):
-    """A JudgeNetwork after `steps` batches."""
+    """A JudgeNetwork after `steps` batches. UserError when its loss is no number any more: nothing would come of it."""
     import mindspore as ms
     from mindspore import nn, ops
 
@@ -180,6 +181,10 @@ def train(steps: int, learning_rate: float, seed: int):
             random = generator(seed, JUDGE, TRAINED, POOL + number)
             batch = batch_of([pool[i] for i in random.choice(POOL, GROUPS, replace=False)], random)
             value = float(step(*(ms.Tensor(array) for array in batch)).asnumpy())
+            if not np.isfinite(value):
+                raise UserError(
+                    f"the loss is {value} at step {number + 1}: give a smaller --learning_rate than {learning_rate:g}"
+                )
             progress.set_postfix_str(f"loss {value:.3f}", refresh=False)
             if (number + 1) % 250 == 0:
                 log.info("step %d of %d: loss %.4f", number + 1, steps, value)

@@ -15,6 +15,7 @@ from gm.console import bar, log
 from gm.data.pixels import to_network, to_pixels
 from gm.encoding.compiling import Compiling
 from gm.encoding.text import TextEmbedder, unconditional
+from gm.errors import UserError
 from gm.files import replacing
 from gm.models import sdxl
 from gm.models.conditioner import tokenize
@@ -23,12 +24,14 @@ from gm.pictures import contact_sheet, save_png
 from gm.randomness import FIRST_STAGE, generator
 from gm.runtime import Runtime
 from gm.sampling.pictures import PictureSampler
+from gm.soundness import require_finite
 from gm.training.loop import LoopSettings, Metrics, fit
 from gm.training.step import LossScale
 from gm.training.timings import Timings
 from tools.toy.first_stage import FirstStageTrainer, normalised
 from tools.toy.initial import initial_weight
 from tools.toy.text_to_image import AveragingTrainer, CaptionedBatches, LearnedWords, OptionalCaption, learn_words, train_all
+from tools.toy.training_pictures import load_array
 
 STATE = "{part}_state.ckpt"
 FIRST_STAGE_ROWS = 2  # pictures in an update of the first stage
@@ -71,15 +74,16 @@ class Pretraining:
         """The trained VAE's weights by native name. It is trained on what `picture(random)` draws, each
         (h, w, 3) uint8 and seen once, and its latents are normalised with those of `pixels`."""
         done = self.folder / "first_stage.ckpt"
+        shapes = {parameter.name: tuple(parameter.shape) for parameter in self.vae.get_parameters()}
         if done.exists():
-            return _read_all(done)
+            return _read_all(done, shapes)
         vae = self._fresh(self.vae)
         state = self.folder / STATE.format(part="first_stage")
         if self.initial and not state.exists():  # its latents have SDXL's scale, those of training a deviation near 1
             sdxl.fill([vae], self._normalised(pixels, 1.0).__getitem__)
         trainer = FirstStageTrainer(vae, optim, steps)
         if state.exists():
-            trainer.set_state(_read_all(state))
+            trainer.set_state(_read_all(state, _shapes(trainer.state())))
             log.info("first stage: going on after step %d", trainer.step)
         metrics = Metrics(self.folder / "first_stage.jsonl", trainer.step)
         progress = bar(range(trainer.step, steps), "first stage", total=steps, initial=trainer.step, unit="step")
@@ -92,6 +96,7 @@ class Pretraining:
                 write_tensors(state, trainer.state().items(), {})
                 self._reconstructions(pixels, step + 1)
         weights = self._normalised(pixels, self.config.model.scale_factor)
+        require_finite("training the first stage", *weights.values(), causes=f"remove {state} and train it longer")
         write_tensors(done, weights.items(), {})
         return weights
 
@@ -124,10 +129,13 @@ class Pretraining:
         path = self.folder / "posteriors.npy"
         if not path.exists():
             sdxl.fill([self.vae], first_stage.__getitem__)
-            rows = np.concatenate([part.astype(np.float16) for part in self._posteriors(pixels)])
+            with np.errstate(over="ignore"):
+                rows = np.concatenate([part.astype(np.float16) for part in self._posteriors(pixels)])
+            require_finite("encoding the pictures", rows, causes=f"train the first stage anew, without {self.folder}")
             with replacing(path) as unfinished, unfinished.open("wb") as file:
                 np.save(file, rows)
-        return np.load(path)
+        side = self.config.data.target_size // 8
+        return load_array(path, (len(pixels), 2, self.config.model.vae.embed_dim, side, side), np.float16)
 
     def text_to_image(
         self,
@@ -150,7 +158,7 @@ class Pretraining:
         trainer = AveragingTrainer(config, unet, OptionalCaption(encoders), LossScale(1.0, False), max_grad_norm=1.0)
         state = self.folder / STATE.format(part="text_to_image")
         if state.exists():
-            self._restore(trainer, _read_all(state))
+            self._restore(trainer, _read_all(state, self._state_shapes(trainer)))
             log.info("going on after step %d", trainer.step)
         log.info("training %.1f million numbers for %d steps", trainer.gradient.size / 1e6, config.data.total_step)
         size, rows = config.data.target_size, config.data.per_batch_size
@@ -179,6 +187,10 @@ class Pretraining:
             fit(trainer, batches, 1, settings, save, Timings(), infer)
         self._collect(trainer, encoders, learned)
 
+    def _state_shapes(self, trainer: AveragingTrainer) -> dict[str, tuple]:
+        shapes = {parameter.name: tuple(parameter.shape) for parameter in trainer.parameters}
+        return shapes | {"average": (trainer.gradient.size,)} | _shapes(trainer.state(), "state.")
+
     def _restore(self, trainer: AveragingTrainer, state: Mapping[str, np.ndarray]) -> None:
         for parameter in trainer.parameters:
             parameter.set_data(Tensor(state[parameter.name]))
@@ -206,11 +218,24 @@ class Pretraining:
                 return np.arange(shape[1])[None].astype(np.float16) if shape else np.zeros(shape, np.float16)
             return np.concatenate([weights[part] for part in split_names(native) or [native]])
 
+        for name, array in weights.items():
+            require_finite(f"training {name}", array, causes="give a smaller --learning_rate and another --output")
         shapes = official_shapes({name: array.shape for name, array in weights.items()})
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, ((name, convert(read(name), "float16")) for name in shapes), {"format": "pt"})
 
 
-def _read_all(path: Path) -> dict[str, np.ndarray]:
+def _read_all(path: Path, shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:
+    """The arrays of a file that a stopped run has left; UserError unless they have these names and shapes."""
     with open_tensors(path) as tensors:
+        found = {name: tensors.shape(name) for name in tensors.names}
+        if found != dict(shapes):
+            wrong = sorted(name for name in {*found, *shapes} if found.get(name) != shapes.get(name))
+            raise UserError(
+                f"{path} does not fit this run ({wrong[0]} and {len(wrong) - 1} more): remove it or give another --output"
+            )
         return {name: tensors.read(name) for name in tensors.names}
+
+
+def _shapes(arrays: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, tuple]:
+    return {prefix + name: array.shape for name, array in arrays.items()}

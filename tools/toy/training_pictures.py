@@ -3,6 +3,7 @@
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 
@@ -40,16 +41,26 @@ def _anybody(size: int, random: np.random.Generator) -> np.ndarray:
 def drawn(path: Path, number: int, size: int, seed: int) -> np.ndarray:
     """The training pictures (number, size, size, 3) uint8, from `path` or drawn into it."""
     if path.exists():
-        pixels = np.load(path, mmap_mode="r")
-        if pixels.shape == (number, size, size, 3):
-            return pixels
-        raise UserError(f"{path} holds {len(pixels)} pictures of {pixels.shape[1]} pixels: give another --output")
+        return load_array(path, (number, size, size, 3), np.uint8, mmap_mode="r")
     with ProcessPoolExecutor() as pool:
         pictures = pool.map(partial(_pixels, size, seed), range(number), chunksize=64)
         pixels = np.stack(list(bar(pictures, "drawing", total=number, unit="picture")))
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.save(file, pixels)
     return pixels
+
+
+def load_array(path: Path, shape: Sequence[int], dtype: type, **how) -> np.ndarray:
+    """What a stopped run has left; UserError when it is another, or no array at all. `how`: of np.load, which runs no pickle."""
+    try:
+        array = np.load(path, **how)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove it, or give another --output") from None
+    if array.shape != tuple(shape) or array.dtype != dtype:
+        raise UserError(
+            f"{path} holds {array.dtype} {array.shape}, but {np.dtype(dtype)} {tuple(shape)} is asked for: give another --output"
+        )
+    return array
 
 
 def _pixels(size: int, seed: int, number: int) -> np.ndarray:
