@@ -29,7 +29,7 @@ from gm.training.identity import differences, identity, read_identity, rounds_ot
 from gm.training.inputs import check_inputs
 from gm.training.photos import of_one_colour
 from gm.training.resume import STATE, read_state
-from gm.training.run import compare, loop_settings, photo_sets, prepare
+from gm.training.run import compare, loop_settings, photo_sets, prepare, run
 from gm.training.state_file import STATE_FILE
 from small import SMALL
 
@@ -240,6 +240,9 @@ def test_a_run_that_goes_on(inputs, tmp_path, monkeypatch):
     assert f"its LoRA is {tmp_path}/runs/SDXL_base_1.0_5_lora.ckpt, and --set data.total_step=N" in results.nothing_left(
         setting
     )
+    monkeypatch.setattr("gm.training.run.log.info", lambda text, *values: lines.append(text % values))
+    assert run(inputs("--resume", "True", "--set", "data.total_step=5"), Runtime("CPU", 0, "O0"), Ranks()) is None
+    assert "nothing is left to train" in lines[-1]
     timed = tmp_path / "runs" / "earlier"
     timed.mkdir()
     shutil.copy(tmp_path / "runs" / STATE_FILE, timed)

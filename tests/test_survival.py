@@ -23,11 +23,12 @@ from gm.checkpoint.io import open_tensors
 from gm.console import log
 from gm.ending import Interrupted
 from gm.errors import UserError
-from gm.training import records
+from gm.training import records as records_module
 from gm.training.checkpoints import Checkpoints, SaveSettings
 from gm.training.records import Metrics
 from gm.training.state_file import STATE_FILE
 from modes import in_mode
+from small import TRAIN, environment, records, trained
 from toy_runs import Batch, equal, resumed, saves, steps_in, toy, train
 from toy_trainer import SHAPES, gradients
 
@@ -189,7 +190,7 @@ def test_half_a_line_is_taken_back(tmp_path, said, monkeypatch):
         room[0] -= done
         return done
 
-    monkeypatch.setattr(records.os, "write", until_full)
+    monkeypatch.setattr(records_module.os, "write", until_full)
     metrics.add({"step": 1})
     room[0] = 5
     metrics.add({"step": 2})
@@ -254,3 +255,24 @@ def test_pictures_are_left_off_when_told_to_end(tmp_path, monkeypatch):
     with pytest.raises(Interrupted, match="stopped after step 1 of 10"):
         train(toy(), tmp_path, infer=infer)
     assert drawn == [0, 1] and steps_in(tmp_path) == [1]
+
+
+@pytest.mark.xdist_group("small")
+def test_a_command_that_is_told_to_end(small, twice, tmp_path):
+    """It says how to go on, and that ends with the LoRA of an unbroken run."""
+    given = (*small.caches, "--save_ckpt_interval", 100)
+    words = [sys.executable, TRAIN, *small.arguments(tmp_path, *given, steps=4)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment(), cwd=small.folder)
+    metrics = tmp_path / "runs" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM, told
+    (step,) = steps_in(tmp_path / "runs")
+    assert step < 4 and f"stopped after step {step} of 4: " in told and "with --resume True goes on" in told
+    assert "Traceback" not in told and not (tmp_path / "runs" / ".lock").exists()
+    small.train(tmp_path, *given[4:], "--resume", "True", steps=4)
+    unbroken, resumed_lora = twice.cold.lora, trained(tmp_path, 4)
+    assert all(np.array_equal(resumed_lora[name], value) for name, value in unbroken.items())
+    assert [line["step"] for line in records(tmp_path)] == [1, 2, 3, 4]
