@@ -7,7 +7,8 @@ always the one without which least is cut off.
 
 import math
 from dataclasses import dataclass
-from typing import Mapping, Sequence
+from functools import lru_cache
+from typing import Mapping, Optional, Sequence
 
 from gm.config.types import BucketConfig
 from gm.errors import UserError
@@ -55,11 +56,13 @@ def _steps(pixels: float, step: int) -> int:
     return int(pixels + 0.5) // step * step
 
 
+@lru_cache(maxsize=1 << 16)
 def scale_to(photo: Size, shape: Size) -> float:
     """What the photo is scaled by so that it just covers the shape."""
     return max(shape[0] / photo[0], shape[1] / photo[1])
 
 
+@lru_cache(maxsize=1 << 16)
 def cut_off(photo: Size, shape: Size) -> float:
     """The share of the photo that is cut off."""
     return 1 - shape[0] * shape[1] / (photo[0] * photo[1] * scale_to(photo, shape) ** 2)
@@ -77,15 +80,29 @@ class Buckets:
         fitting = [shape for shape in self.shapes if self.upscale or scale_to(photo, shape) <= 1]
         return nearest_shape(photo, fitting or self.shapes)
 
-    def lost(self, photos: Mapping[Size, int]) -> float:
-        """The pixels cut off, in photos; infinite where a photo would have to be enlarged against the wish."""
+    def lost(self, photos: Mapping[Size, int], shapes: Mapping[Size, Size] = {}) -> float:
+        """The pixels cut off, in photos; infinite where a photo would have to be enlarged against the wish. `shapes`: those of
+        photos where they are known."""
         total = 0.0
         for photo, count in photos.items():
-            shape = self.of(photo)
+            shape = shapes.get(photo) or self.of(photo)
             if not self.upscale and scale_to(photo, shape) > 1:
                 return math.inf
             total += count * cut_off(photo, shape)
         return total
+
+    def best_without_one(self, photos: Mapping[Size, int]) -> tuple["Buckets", float]:
+        """One shape less, so that least is lost, and how much. Photos of the shapes that stay are in the same ones as before."""
+        now = {photo: self.of(photo) for photo in photos}
+        best: Optional[Buckets] = None
+        least = math.inf
+        for gone in self.shapes:
+            fewer = Buckets(tuple(shape for shape in self.shapes if shape != gone), self.upscale)
+            lost = fewer.lost(photos, {photo: shape for photo, shape in now.items() if shape != gone})
+            if best is None or lost < least:
+                best, least = fewer, lost
+        assert best is not None
+        return best, least
 
 
 def choose_buckets(photos: Mapping[Size, int], side: int, config: BucketConfig) -> Buckets:
@@ -107,11 +124,8 @@ def choose_buckets(photos: Mapping[Size, int], side: int, config: BucketConfig) 
             )
     buckets = Buckets(tuple(sorted(wanted)), config.upscale)
     while len(buckets.shapes) > config.max_buckets:
-        fewer = [
-            Buckets(tuple(other for other in buckets.shapes if other != shape), config.upscale) for shape in buckets.shapes
-        ]
-        best = min(fewer, key=lambda one: one.lost(photos))
-        if math.isinf(best.lost(photos)):
+        best, lost = buckets.best_without_one(photos)
+        if math.isinf(lost):
             raise UserError(
                 f"without upscaling the photos need {len(buckets.shapes)} buckets, but max_buckets is {config.max_buckets}: "
                 "allow more, or set bucket_no_upscale: False"
