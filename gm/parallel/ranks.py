@@ -36,9 +36,9 @@ class Ranks:
     def open_cluster(self, master_addr: Optional[str], timeout: int) -> None:
         """Put the addresses that MindSpore's `init()` needs into the environment; before MindSpore is imported."""
 
-    def fail(self, sentence: str, status: int) -> NoReturn:
-        """End the whole job with `status`; `sentence` is said once."""
-        print(f"error: {sentence}", file=sys.stderr, flush=True)
+    def fail(self, sentence: str, status: int, mark: str = "error: ") -> NoReturn:
+        """End the whole job with `status`; `sentence` is said once, with `mark` before it."""
+        print(f"{mark}{sentence}", file=sys.stderr, flush=True)
         sys.exit(status)
 
     def leave(self) -> None:
