@@ -189,7 +189,8 @@ def report(error: BaseException) -> int:
     """Print the sentence for an error that has one, and return the exit status."""
     sentence, status = explain(error)
     ending.is_said()
-    print(sentence if isinstance(error, KeyboardInterrupt) else f"error: {sentence}", file=sys.stderr, flush=True)
+    start = "\n" if isinstance(error, ending.Interrupted) else ""  # a bar of an ended process may stand there
+    print(start + sentence if isinstance(error, KeyboardInterrupt) else f"error: {sentence}", file=sys.stderr, flush=True)
     return status
 
 

@@ -58,7 +58,7 @@ class _Command:
         self.state.update(changes)
         if self.pipe >= 0 and os.getpid() == self.process:
             try:
-                os.write(self.pipe, json.dumps(self.state).encode() + b"\n")
+                os.write(self.pipe, json.dumps(self.state).encode() + guard.END)
             except OSError:  # the guard has been killed
                 pass
 

@@ -28,6 +28,7 @@ import time
 GRACE = 3.0  # seconds that a command in Python's code has to react
 ONE = 0.5  # signals that come so many seconds after the first are the same one, as `timeout` and some wrappers send it
 POLITE = (signal.SIGHUP, signal.SIGUSR1)  # however many of them, nothing is left at once
+END = b"\xff"  # of a line; "\n" is SIGUSR1
 BEGUN = {"how": "raise", "what": "", "speaks": True, "said": False, "litter": []}
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "told to end"}
 KEPT = "what was saved so far is kept"
@@ -97,11 +98,11 @@ class Guard:
         self.clean()
 
     def read(self, byte: bytes) -> None:
-        if byte == b"\n":
+        if byte == END:
             self.state, self.line = json.loads(self.line), b""
             if self.came and self.state["how"] == "leave":
                 self.deadline = time.monotonic()
-        elif byte >= b" ":
+        elif byte >= b" ":  # a signal may have come in the middle of a line
             self.line += byte
         elif ord(byte) == signal.SIGCONT:  # mpirun's first word to the ranks that it ends, a second before SIGTERM
             if not self.stopped:
@@ -110,6 +111,7 @@ class Guard:
             self.hear(ord(byte))
 
     def hear(self, number: int) -> None:
+        open("/tmp/h/B/x/dbg","a").write(f"{time.time():.2f} hear {number} {self.state}\n")
         now, first = time.monotonic(), not self.came
         again = self.counted and now > self.counted + ONE and number not in POLITE
         if number not in POLITE:
@@ -154,8 +156,7 @@ class Guard:
     def say(self, words: str) -> None:
         if self.state["speaks"]:
             try:
-                start = "\n" if os.isatty(2) else ""  # a progress bar may stand there
-                os.write(2, f"{start}{words}\n".encode(errors="replace"))
+                os.write(2, f"\n{words}\n".encode(errors="replace"))  # a progress bar may stand there
             except OSError:  # the terminal is gone
                 pass
 

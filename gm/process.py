@@ -13,7 +13,7 @@ import time
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.reduction import ForkingPickler
 from typing import Callable, Iterator, Optional, TypeVar
 
@@ -85,6 +85,7 @@ def _started(function: Callable[..., None], pipe: connection.Connection, *given)
     # not a daemonic process, which may have no children: CANN's operator compiler starts some
     process = multiprocessing.get_context("spawn").Process(target=function, args=(pipe, quiet, *given))
     # a terminal's Ctrl-C goes to both; this process hears it and ends the other, from its first line on
+    resource_tracker.ensure_running()  # its start would let the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
