@@ -1,168 +1,172 @@
-"""The small process that ends a command when the command cannot do it itself. Started by gm/ending.py; imports nothing of gm.
+"""The process that a person, a shell or a launcher knows as the command. It hears signals, and ends the command by them.
 
-Python's signal handlers run between two steps of Python's code, but MindSpore compiles for minutes without one, and what is
-raised in the Python code that it calls meanwhile ends in a dump of C++ lines. But the kernel's part of the handler runs at
-once: it writes the signal's number into this process's pipe (signal.set_wakeup_fd), and where the command has said that it
-cannot react, it also sets the signal's effect back to ending the process (SA_RESETHAND). So this process knows which signal
-came, and ends the command by it: it sends the signal again. Elsewhere it gives the command some seconds first.
+The command itself is a fork of it, because Python's signal handlers run between two steps of Python's code, but MindSpore
+compiles for minutes without one; what is raised in the Python code that it calls meanwhile ends in a dump of C++ lines; and
+around every graph it makes a SIGTERM of SIGINT (seen with 2.7.2). So the guard, which does nothing else, passes a signal on
+only where the command can act on it, and otherwise kills it and says why. It ends with the command's exit status, and leaves
+no process and no unfinished file behind, also when the command was killed from outside. Killed itself, it takes the command
+with it (PR_SET_PDEATHSIG). A debugger, or nvidia-smi, sees the command's number, one or a few above the guard's.
 
-In the pipe are numbers of signals and lines of JSON, the command's state:
-  how     "raise": reacts when Python's code runs next; "finish": finishes something first; "leave": cannot react
+The command shows its state on a board in memory that both share:
+  how     "raise": acts when Python's code runs next; "finish": finishes something first; "leave": cannot act
   what    it is doing, in words
+  heard   whether it is ending by itself
+  said    whether it has said why
   speaks  whether words are for this process to say (one rank of a job)
-  said    whether the command has said why it ends
-  litter  files and folders that are removed when the command has died
-The token is one byte in a second pipe: whoever reads it, command or guard, ends the command and says so.
-
-With the command end the processes that it had started when the signal came.
+  litter  files and folders that are removed when the command is killed
 """
 
+import ctypes
 import json
+import mmap
 import os
-import select
+import resource
 import shutil
 import signal
-import sys
 import time
+from typing import Any, Mapping, NoReturn, Optional, Sequence
 
-GRACE = 3.0  # seconds that a command in Python's code has to react
-ONE = 0.5  # signals that come so many seconds after the first are the same one, as `timeout` and some wrappers send it
+GRACE = 3.0  # seconds that a command in Python's code has to act
+ONE = 0.5  # signals that come so many seconds after the first are the same one: `timeout` and other wrappers send it twice
 POLITE = (signal.SIGHUP, signal.SIGUSR1)  # however many of them, nothing is left at once
-END = b"\xff"  # of a line; "\n" is SIGUSR1
-BEGUN = {"how": "raise", "what": "", "speaks": True, "said": False, "litter": []}
+BEGUN = {"how": "raise", "what": "", "heard": False, "said": False, "speaks": True, "litter": []}
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "told to end"}
 KEPT = "what was saved so far is kept"
 
 
 def sentence(number: int, what: str = "") -> str:
     """What is said of a command that ends at once, while it does `what`."""
-    return NAMES.get(number, NAMES[signal.SIGTERM]) + (f" while {what}" if what else "") + f"; {KEPT}"
+    return NAMES[signal.Signals(number)] + (f" while {what}" if what else "") + f"; {KEPT}"
 
 
-def read_file(path: str) -> bytes:
-    """The file's content; nothing where it is gone."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
+class Board:
+    """What command and guard let each other know, neither waiting for the other. A command that is killed while it writes
+    leaves the state that was shown before."""
 
+    PLACE = 1 << 19  # bytes of a state, of which there are two
 
-def families() -> dict:
-    """Every process, as (number, start time) -> number of its parent; without the one that cleans up Python's semaphores."""
-    found = {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        fields = read_file(f"/proc/{name}/stat").rpartition(b")")[2].split()
-        if fields and b"resource_tracker" not in read_file(f"/proc/{name}/cmdline"):
-            found[int(name), int(fields[19])] = int(fields[1])
-    return found
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 2 + 2 * self.PLACE)
+        self.show(BEGUN)
 
+    def show(self, state: Mapping[str, Any]) -> None:
+        place = 1 - self._memory[0]
+        self._memory.seek(2 + place * self.PLACE)
+        self._memory.write(json.dumps(state).encode()[: self.PLACE - 1] + b"\0")
+        self._memory[0] = place
 
-def descendants(pid: int) -> set:
-    """The processes that `pid` has started, and they in turn, but this one."""
-    everyone, found, parents = families(), set(), {pid}
-    while parents:
-        new = {key for key, parent in everyone.items() if parent in parents and key[0] != os.getpid()} - found
-        found |= new
-        parents = {key[0] for key in new}
-    return found
+    def state(self) -> dict[str, Any]:
+        start = 2 + self._memory[0] * self.PLACE
+        return json.loads(self._memory[start : self._memory.find(b"\0", start)])
+
+    @property
+    def told(self) -> int:
+        """The signal that the guard has passed on, or 0."""
+        return self._memory[1]
+
+    @told.setter
+    def told(self, number: int) -> None:
+        self._memory[1] = number
 
 
 class Guard:
-    def __init__(self, command: int, pipe: int, token: int):
-        self.command, self.pipe, self.token = command, pipe, token
-        self.state, self.line = dict(BEGUN), b""
-        self.came, self.counted = 0, 0.0  # the first signal; when the first one came that a second one adds to
-        self.family = set()  # the command's processes then
-        self.deadline, self.forced, self.stopped = None, False, False
+    """Over the process `command`. `signals`, all of them blocked, are those that it hears."""
 
-    def run(self) -> None:
-        """Until the command is gone."""
+    def __init__(self, command: int, board: Board, signals: Sequence[int]):
+        self.command, self.board, self.signals = command, board, signals
+        self.came = 0  # the first signal, SIGINT or SIGTERM
+        self.counted: Optional[float] = None  # when the first signal came that a second one adds to
+        self.deadline: Optional[float] = None
+        self.stopped = False
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what the command leaves behind becomes this process's
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self.board.state()
+
+    def run(self) -> NoReturn:
+        """Until the command has ended."""
         while True:
-            wait = 1.0 if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-            if select.select([self.pipe], [], [], wait)[0]:
-                data = os.read(self.pipe, 65536)
-                if not data:
-                    break
-                for byte in data:
-                    self.read(bytes([byte]))
-            elif os.getppid() != self.command:  # a process that it has forked keeps the pipe
-                break
-            else:
-                self.stopped = b") T" in read_file(f"/proc/{self.command}/stat")
-            if self.deadline is not None and time.monotonic() >= self.deadline:
-                self.deadline = None
-                self.leave()
-        if self.came:
-            self.explain()
-        self.clean()
-
-    def read(self, byte: bytes) -> None:
-        if byte == END:
-            self.state, self.line = json.loads(self.line), b""
-            if self.came and self.state["how"] == "leave":
-                self.deadline = time.monotonic()
-        elif byte >= b" ":  # a signal may have come in the middle of a line
-            self.line += byte
-        elif ord(byte) == signal.SIGCONT:  # mpirun's first word to the ranks that it ends, a second before SIGTERM
-            if not self.stopped:
-                self.send(self.command, signal.SIGUSR1)
-        elif ord(byte) in (*NAMES, *POLITE):
-            self.hear(ord(byte))
+            got = signal.sigtimedwait([*self.signals, signal.SIGCHLD], 0.1 if self.came else 3600)
+            number = got.si_signo if got else 0
+            if number in (signal.SIGTSTP, signal.SIGCONT):
+                self.stop_or_go_on(number)
+            elif number and number != signal.SIGCHLD:
+                self.hear(number)
+            helpless = self.state["how"] == "leave" or self.deadline and time.monotonic() > self.deadline
+            if self.came and helpless and not self.state["heard"]:
+                self.kill()
+            self.reap()
 
     def hear(self, number: int) -> None:
-        open("/tmp/h/B/x/dbg","a").write(f"{time.time():.2f} hear {number} {self.state}\n")
         now, first = time.monotonic(), not self.came
-        again = self.counted and now > self.counted + ONE and number not in POLITE
+        self.came = self.came or (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
         if number not in POLITE:
+            if self.counted is not None and now > self.counted + ONE:
+                self.kill()
             self.counted = self.counted or now
-        self.came = self.came or number
-        self.family |= descendants(self.command)
-        if again or self.state["how"] == "leave":
-            self.forced, self.deadline = True, now + (0.0 if self.state["how"] == "leave" else GRACE)
-        elif first and self.state["how"] == "finish":
-            self.say(f"finishing {self.state['what']}, then saving; again to leave at once")
-        elif first:
-            self.deadline = now + GRACE
-
-    def leave(self) -> None:
-        """End the command, unless it is at that itself."""
-        if self.state["how"] == "raise" and not self.forced and not self.take():
+        if not first or self.state["how"] == "leave":
             return
-        self.explain()
-        for number in [signal.SIGINT if self.came == signal.SIGINT else signal.SIGTERM] * 2 + [signal.SIGKILL]:
-            self.send(self.command, number)
-            if self.is_gone(0.3):
+        if self.state["how"] == "finish":
+            self.say(f"finishing {self.state['what']}, then saving; again to leave at once")
+        else:
+            self.deadline = now + GRACE
+        self.board.told = self.came
+        os.kill(self.command, signal.SIGTERM)
+
+    def stop_or_go_on(self, number: int) -> None:
+        """mpirun passes Ctrl-Z and `fg` on, but SIGCONT is also its first word to the ranks that it ends."""
+        if number == signal.SIGCONT and not self.stopped:
+            self.hear(signal.SIGUSR1)
+            return
+        self.stopped = number == signal.SIGTSTP
+        os.kill(self.command, signal.SIGSTOP if self.stopped else signal.SIGCONT)
+        if self.stopped:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def reap(self) -> None:
+        """Take the exit status of what has ended, and end with the command."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
                 return
+            if not pid:
+                return
+            if pid == self.command:
+                self.end(status)
 
-    def is_gone(self, seconds: float) -> bool:
-        until = time.monotonic() + seconds
-        while select.select([self.pipe], [], [], max(0.0, until - time.monotonic()))[0]:
-            if not os.read(self.pipe, 65536):
-                return True
-        return False
-
-    def explain(self) -> None:
+    def kill(self) -> NoReturn:
+        """End the command at once."""
+        os.kill(self.command, signal.SIGKILL)
+        os.waitpid(self.command, 0)
+        self.clean()
         if not self.state["said"]:
             self.say(sentence(self.came, self.state["what"] if self.state["how"] == "leave" else ""))
-        self.state["said"] = True
+        os._exit(128 + self.came)
 
-    def take(self) -> bool:
-        try:
-            return bool(os.read(self.token, 1))
-        except BlockingIOError:
-            return False
-
-    def say(self, words: str) -> None:
-        if self.state["speaks"]:
-            try:
-                os.write(2, f"\n{words}\n".encode(errors="replace"))  # a progress bar may stand there
-            except OSError:  # the terminal is gone
-                pass
+    def end(self, status: int) -> NoReturn:
+        """End as the command has ended."""
+        self.clean()
+        if not os.WIFSIGNALED(status):
+            os._exit(os.WEXITSTATUS(status))
+        number = os.WTERMSIG(status)
+        if number == signal.SIGKILL:
+            self.say(f"killed from outside, most likely for want of memory; {KEPT}")
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+        os.kill(os.getpid(), number)
+        os._exit(128 + number)
 
     def clean(self) -> None:
-        for pid, _ in self.family & set(families()):
-            self.send(pid, signal.SIGKILL)
+        """End what the command has started and not ended, and remove what it was writing."""
+        for pid in descendants(os.getpid()):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
         for path in self.state["litter"]:
             try:
                 os.unlink(path)
@@ -171,14 +175,33 @@ class Guard:
             except OSError:
                 pass
 
-    def send(self, pid: int, number: int) -> None:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            pass
+    def say(self, words: str) -> None:
+        if self.state["speaks"]:
+            try:
+                os.write(2, f"\n{words}\n".encode(errors="replace"))  # a progress bar may stand there
+            except OSError:  # the terminal is gone
+                pass
 
 
-if __name__ == "__main__":
-    for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(ignored, signal.SIG_IGN)
-    Guard(*(int(word) for word in sys.argv[1:])).run()
+def descendants(pid: int) -> set[int]:
+    """The processes that `pid` has started, and they in turn; without the one that cleans up Python's semaphores and then
+    ends."""
+    parents = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        stat, words = _read(f"/proc/{name}/stat"), _read(f"/proc/{name}/cmdline")
+        if stat and b"resource_tracker" not in words:
+            parents[int(name)] = int(stat.rpartition(b")")[2].split()[1])
+    found, new = set(), {pid}
+    while new:
+        new = {one for one, parent in parents.items() if parent in new}
+        found |= new
+    return found
+
+
+def _read(path: str) -> bytes:
+    """The file's content; nothing where it is gone."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""

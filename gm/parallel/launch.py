@@ -80,7 +80,7 @@ def _on_rank(command: Callable[[Sequence[str], Ranks], None], argv: Sequence[str
     except SystemExit as error:  # --help
         status = error.code or 0
     except Interrupted as error:
-        if error.alone:
+        if not error.agreed:
             ending.is_said()
             ranks.fail(error.sentence, error.status, mark="")
         ending.is_said()
