@@ -86,8 +86,8 @@ def catch_signals() -> None:
     _command.tell()
     end_with_parent(parent)
     signal.signal(signal.SIGTERM, _on_signal)
-    # a terminal's signals are for the guard
-    signal.pthread_sigmask(signal.SIG_SETMASK, before | {signal.SIGINT, signal.SIGHUP})
+    # what a terminal or mpirun sends to both is for the guard
+    signal.pthread_sigmask(signal.SIG_SETMASK, before | {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
 
 
 @contextmanager
@@ -157,8 +157,9 @@ def _on_signal(number: int, frame: Optional[FrameType]) -> None:
     told = _command.board.told if _command.board else number
     if not told:  # it is not the guard that has sent it
         os.kill(os.getppid(), signal.SIGTERM)
-        return
-    if _command.state["how"] == "finish":
+    elif _command.state["heard"]:
+        pass
+    elif _command.state["how"] == "finish":
         _command.asked = told
     elif _command.running and _command.state["how"] == "raise" and not _at_work_in_mindspore(frame):
         _command.tell(heard=True)

@@ -23,6 +23,7 @@ from gm.errors import UserError
 from gm.parallel.scheduler import without_cluster
 
 Result = TypeVar("Result")
+SIGNALS = {*ending.SIGNALS, signal.SIGUSR1}
 
 
 def run_in_subprocess(function: Callable[..., Result], *arguments) -> Result:
@@ -84,9 +85,8 @@ def _started(function: Callable[..., None], pipe: connection.Connection, *given)
     quiet = log.level >= logging.ERROR
     # not a daemonic process, which may have no children: CANN's operator compiler starts some
     process = multiprocessing.get_context("spawn").Process(target=function, args=(pipe, quiet, *given))
-    # a terminal's Ctrl-C goes to both; this process hears it and ends the other, from its first line on
-    resource_tracker.ensure_running()  # its start would let the signal through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # its start would let the signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until `_begin`
     try:
         process.start()
     finally:
@@ -231,13 +231,18 @@ def beside(function: Callable[[], Result], wait_first: bool = False) -> Iterator
 
 
 def _begin(quiet: bool) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one, and says so
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for number in SIGNALS:
+        signal.signal(number, _unheard)  # and not SIG_IGN, which what this process starts would inherit
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     console.keep_streams()
     for key in set(os.environ) - set(without_cluster(dict(os.environ))):
         del os.environ[key]  # it is not one of the job's ranks
     threading.Thread(target=_end_with_parent, daemon=True).start()
     console.set_up(quiet)
+
+
+def _unheard(number: int, frame: object) -> None:
+    """A terminal and many launchers send a signal to all of a command's processes; the first one ends the others, and says so."""
 
 
 def _end_with_parent() -> None:

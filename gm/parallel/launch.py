@@ -82,7 +82,7 @@ def _on_rank(command: Callable[[Sequence[str], Ranks], None], argv: Sequence[str
     except Interrupted as error:
         if not error.agreed:
             ending.is_said()
-            ranks.fail(error.sentence, error.status, mark="")
+            ranks.end_alone(error.sentence, error.status)
         ending.is_said()
         status = console.report(error) if ranks.is_main else error.status
     except BaseException as error:

@@ -55,6 +55,12 @@ class MpiRanks(Ranks):
         self._world.Abort(status)
         os._exit(status)
 
+    def end_alone(self, sentence: str, status: int) -> NoReturn:
+        """mpirun has sent the signal to all ranks, or does so when one has ended with a status."""
+        if self.is_main:
+            print(f"\n{sentence}", file=sys.stderr, flush=True)
+        os._exit(status)
+
     def leave(self) -> None:
         """The scheduler ends with rank 0; ended earlier, MindSpore would end the ranks that miss it by a signal."""
         self.barrier()

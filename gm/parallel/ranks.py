@@ -41,6 +41,10 @@ class Ranks:
         print(f"{mark}{sentence}", file=sys.stderr, flush=True)
         sys.exit(status)
 
+    def end_alone(self, sentence: str, status: int) -> NoReturn:
+        """End this rank, which has been told to, and with it the job; `sentence` is said once."""
+        self.fail(sentence, status, mark="")
+
     def leave(self) -> None:
         """The last call of a rank that has come to its end together with the others."""
 
