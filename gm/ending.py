@@ -74,6 +74,10 @@ def catch_signals() -> None:
     command, before anything is imported that has threads. A signal that is ignored (nohup) stays so."""
     if _command.process or "mindspore" in sys.modules or threading.current_thread() is not threading.main_thread():
         return
+    if os.environ.get("MS_ROLE") == "MS_SCHED":  # msrun's scheduler stays until the ranks have ended
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        return
     of_mpirun = OF_MPIRUN if "OMPI_COMM_WORLD_SIZE" in os.environ else ()
     signals = [number for number in (*SIGNALS, *of_mpirun) if signal.getsignal(number) != signal.SIG_IGN]
     _command.state["speaks"] = os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("MS_NODE_ID", "0")) in ("", "0")

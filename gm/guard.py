@@ -78,7 +78,10 @@ class Guard:
         self.counted: Optional[float] = None  # when the first signal came that a second one adds to
         self.deadline: Optional[float] = None
         self.stopped = False
-        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what the command leaves behind becomes this process's
+        libc = ctypes.CDLL(None)
+        libc.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what the command leaves behind becomes this process's
+        if waits_for_ranks(_read(f"/proc/{os.getppid()}/cmdline")):
+            libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: told to end, msrun dies without a word to its ranks
 
     @property
     def state(self) -> dict[str, Any]:
@@ -181,6 +184,13 @@ class Guard:
                 os.write(2, f"\n{words}\n".encode(errors="replace"))  # a progress bar may stand there
             except OSError:  # the terminal is gone
                 pass
+
+
+def waits_for_ranks(words: bytes) -> bool:
+    """Whether the command line, of the process that started this one, is that of an msrun which stays."""
+    name, *flags = words.replace(b"=", b"\0").split(b"\0")
+    is_msrun = any(word.endswith(b"msrun") for word in [name, *flags[:1]])
+    return is_msrun and (b"--join", b"True") in zip(flags, flags[1:])
 
 
 def descendants(pid: int) -> set[int]:
