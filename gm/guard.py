@@ -26,7 +26,8 @@ import signal
 import time
 from typing import Any, Mapping, NoReturn, Optional, Sequence
 
-GRACE = 3.0  # seconds that a command in Python's code has to act
+GRACE = 3.0  # seconds that a command in Python's code has to act, and that it has to end once it has said why
+PATIENCE = 10.0  # seconds that it has to say why once it acts
 ONE = 0.5  # signals that come so many seconds after the first are the same one: `timeout` and other wrappers send it twice
 POLITE = (signal.SIGHUP, signal.SIGUSR1)  # however many of them, nothing is left at once
 BEGUN = {"how": "raise", "what": "", "heard": False, "said": False, "speaks": True, "litter": []}
@@ -76,7 +77,8 @@ class Guard:
         self.command, self.board, self.signals = command, board, signals
         self.came = 0  # the first signal, SIGINT or SIGTERM
         self.counted: Optional[float] = None  # when the first signal came that a second one adds to
-        self.deadline: Optional[float] = None
+        self.passed_on: Optional[float] = None  # when the command was to act at once
+        self.said_at: Optional[float] = None
         self.stopped = False
         libc = ctypes.CDLL(None)
         libc.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what the command leaves behind becomes this process's
@@ -96,10 +98,18 @@ class Guard:
                 self.stop_or_go_on(number)
             elif number and number != signal.SIGCHLD:
                 self.hear(number)
-            helpless = self.state["how"] == "leave" or self.deadline and time.monotonic() > self.deadline
-            if self.came and helpless and not self.state["heard"]:
+            if self.came and self.is_helpless():
                 self.kill()
             self.reap()
+
+    def is_helpless(self) -> bool:
+        """Whether the command does not end by itself."""
+        state, now = self.state, time.monotonic()
+        if state["said"]:
+            self.said_at = self.said_at or now
+            return now > self.said_at + GRACE
+        late = self.passed_on is not None and now > self.passed_on + (PATIENCE if state["heard"] else GRACE)
+        return late or state["how"] == "leave" and not state["heard"]
 
     def hear(self, number: int) -> None:
         now, first = time.monotonic(), not self.came
@@ -113,7 +123,7 @@ class Guard:
         if self.state["how"] == "finish":
             self.say(f"finishing {self.state['what']}, then saving; again to leave at once")
         else:
-            self.deadline = now + GRACE
+            self.passed_on = now
         self.board.told = self.came
         os.kill(self.command, signal.SIGTERM)
 

@@ -85,9 +85,10 @@ def _started(function: Callable[..., None], pipe: connection.Connection, *given)
     quiet = log.level >= logging.ERROR
     # not a daemonic process, which may have no children: CANN's operator compiler starts some
     process = multiprocessing.get_context("spawn").Process(target=function, args=(pipe, quiet, *given))
-    resource_tracker.ensure_running()  # its start would let the signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until `_begin`
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
+        resource_tracker.ensure_running()  # its start lets SIGINT and SIGTERM through again, here and below
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until `_begin`
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -68,6 +68,7 @@ class Ended:
         ("compiling", "compiling", False, [TERM], 143, ["told to end while compiling; what was saved so far is kept"], []),
         ("writing", "writing", False, [INT], 130, [BY_HAND], []),
         ("encoding", "encoding\n", True, [TERM], 143, [TOLD], []),
+        ("encoding", "encoding\n", True, [INT], 130, [BY_HAND], []),
         ("updates", "step 2", True, [TERM, TERM], 143, [FINISHING, SAVED], ["saved"]),
         ("updates", "step 2", False, [HUP, 0.6, HUP], 143, [FINISHING, SAVED], ["saved"]),
         ("slow", "step 1", True, [INT, 0.7, INT], 130, [FINISHING, BY_HAND], []),
