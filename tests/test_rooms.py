@@ -27,6 +27,7 @@ FLOORS = (
     ("gm.files", "gm.console", "gm.randomness", "gm.soundness"),
     ("gm.texts",),
     ("gm.errors", "gm.ending"),
+    ("gm.guard",),
 )
 # names without code of MindSpore, which command lines and YAMLs offer as choices
 LISTS = {("gm.options", "gm.diffusion"), ("gm.config", "gm.diffusion")}
