@@ -93,7 +93,7 @@ def broken_judge(path: Path) -> None:
 def sampling_cases(given):
     return {
         "4096": (("--height", 4096, "--width", 4096), "pictures of 4096 x 4096 pixels, take at least"),
-        "long side": (("--height", 64, "--width", 6400000), "take at least"),
+        "long side": (("--height", 64, "--width", 6400000), "6400000 is too large: at most 4096"),
         "ratio": (("--sd_xl_base_ratios", "9"), "--sd_xl_base_ratios"),
         "guidance nan": (("--guidance_scale", "nan"), "--guidance_scale"),
         "guidance inf": (("--guidance_scale", "-inf"), "--guidance_scale"),
@@ -119,8 +119,8 @@ def evaluate_cases(given):
         "bomb": (("--subject_photos", folder / "bomb"), "is broken"),
         "output is a file": (("--output", folder / "file"), "cannot be written to"),
         "size": (("--size", 100), "--size 100 is not a multiple of 32"),
-        "huge": (("--size", 8192), "take at least"),
-        "batch": (("--size", 512, "--sample_batch_size", 100_000), "100000 at once, take at least"),
+        "huge": (("--size", 8192), "8192 is too large: at most 4096"),
+        "batch": (("--size", 2048, "--sample_batch_size", 1024), "1024 at once, take at least"),
         "no judge": (("--judge", folder / "nowhere"), "does not exist"),
         "weights as judge": (("--judge", given["weights"]), "is not the judge"),
         "picture as judge": (("--judge", folder / "mine.png"), "neither"),

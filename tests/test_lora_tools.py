@@ -110,7 +110,7 @@ def test_merging_refuses_what_cannot_be(tiny_weights, trained, base, tmp_path):
     refused(merge_lora, "must end in .safetensors or .ckpt", "--weight", both, "--output", tmp_path / "a.bin")
     refused(merge_lora, "made for another model", "--weight", f"{trained},{trained}", "--output", target)
     refused(merge_lora, "is not a LoRA file", "--weight", f"{tiny_weights},{tiny_weights}", "--output", target)
-    refused(merge_lora, "empty part", "--weight", f"{tiny_weights},", "--output", target)
+    refused(merge_lora, "the path is empty", "--weight", f"{tiny_weights},", "--output", target)
     refused(merge_lora, "does not exist", "--weight", both, "--config", "nowhere.yaml", "--output", target)
     refused(merge_lora, "does not fit into float16", "--weight", both, "--lora_scale", "1e7", "--output", target)
     assert not list(tmp_path.iterdir())

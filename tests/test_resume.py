@@ -111,8 +111,8 @@ def nan(arrays, name):
 
 # what is done to the tensors, words of the sentence
 DAMAGED = {
-    "moments": (lambda a: nan(a, STATE + "m"), "m holds NaN or infinite numbers"),
-    "a matrix": (lambda a: nan(a, sorted(a)[0]), "lora_A.weight holds NaN or infinite numbers"),
+    "moments": (lambda a: nan(a, STATE + "m"), "numbers that are NaN or infinite among"),
+    "a matrix": (lambda a: nan(a, sorted(a)[0]), "numbers that are NaN or infinite among"),
     "squares": (lambda a: a.update({STATE + "v": -a[STATE + "v"]}), "v holds negative numbers"),
     "shape": (lambda a: a.update({STATE + "m": a[STATE + "m"][1:]}), "has m of shape"),
     "order": (lambda a: a.update({STATE + "v": a[STATE + "v"].reshape(1, -1)}), "has v of shape (1,"),
@@ -125,7 +125,7 @@ DAMAGED = {
     "floats": (lambda a: a.update({STATE + "counters": np.ones(4, np.float32)}), "counters has the type float32"),
     "whole": (lambda a: a.update({STATE + "m": a[STATE + "m"].astype(np.int64)}), "m has the type int64"),
     "scale 0": (lambda a: a.update({STATE + "loss_scale": np.zeros(1, np.float32)}), "its loss scale is 0"),
-    "scale nan": (lambda a: nan(a, STATE + "loss_scale"), "loss_scale holds NaN or infinite"),
+    "scale nan": (lambda a: nan(a, STATE + "loss_scale"), "infinite among the 1 of state.loss_scale"),
     "no scale": (lambda a: a.pop(STATE + "loss_scale"), "(1 tensors missing, 0 unknown: loss_scale)"),
     "no state": (lambda a: [a.pop(name) for name in list(a) if name.startswith(STATE)], "is no training state: give the"),
     "alpha": (lambda a: a.update({"x.alpha": np.ones((), np.float32)}), "has x.alpha, but no such module has a LoRA"),

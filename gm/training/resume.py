@@ -179,8 +179,6 @@ def _check_numbers(
         whole = name == STATE + "counters"
         if value.dtype.kind not in ("iu" if whole else "f"):
             raise refuse(f"{short} has the type {value.dtype}")
-        if not whole and not np.isfinite(value).all():
-            raise refuse(f"{short} holds NaN or infinite numbers")
         if short in ("v", "row", "col") and name.startswith(STATE) and value.size and value.min() < 0:
             raise refuse(f"{short} holds negative numbers")
     counters, scale = saved[STATE + "counters"], float(saved[STATE + "loss_scale"][0])
