@@ -124,7 +124,7 @@ def evaluate_cases(given):
         "no judge": (("--judge", folder / "nowhere"), "does not exist"),
         "weights as judge": (("--judge", given["weights"]), "is not the judge"),
         "picture as judge": (("--judge", folder / "mine.png"), "neither"),
-        "judge nan": (("--judge", folder / "judge_nan.safetensors"), "is not finite: write it again"),
+        "judge nan": (("--judge", folder / "judge_nan.safetensors"), "NaN or infinite among the"),
         "lora": (("--lora", f"b={folder / 'nowhere'}"), "does not exist"),
         "features": (("--features", folder / "nowhere.py"), "there is no file"),
         "guidance": (("--guidance_scale", "nan"), "--guidance_scale"),

@@ -11,7 +11,7 @@ import pytest
 from damaged import pipe
 from gm.checkpoint import cache_folder, io
 from gm.checkpoint.finite import count_not_finite
-from gm.checkpoint.io import NotFinite, convert, open_tensors, write_tensors
+from gm.checkpoint.io import NotFiniteTensor, convert, open_tensors, write_tensors
 from gm.data.disk_cache import DiskCache, _checksum, _text
 from gm.errors import UserError
 from gm.graph_cache import GraphCache
@@ -228,7 +228,7 @@ def test_networks_get_no_number_that_is_not_finite(tmp_path):
         set_values(parameters, lambda name: np.array([0, np.nan, 0], np.float32))
     write_tensors(tmp_path / "a.ckpt", [("a", np.full(3, np.inf, np.float32)), ("b", ROW)])
     with open_tensors(tmp_path / "a.ckpt") as file:
-        with pytest.raises(NotFinite, match="a.ckpt holds 3 numbers that are NaN or infinite among the 3 of a"):
+        with pytest.raises(NotFiniteTensor, match="a.ckpt holds 3 numbers that are NaN or infinite among the 3 of a"):
             file.read("a")
         assert np.array_equal(file.read("b"), ROW)
 
@@ -238,7 +238,7 @@ def test_a_conversion_names_what_does_not_fit():
         convert(np.array([1e39]), "float32", "w")
     with pytest.raises(UserError, match="^w of size 3.4e[+]38 does not fit into bfloat16"):
         convert(np.array([3.4e38], np.float32), "bfloat16", "w")
-    with pytest.raises(NotFinite, match="^w has 2 numbers"):
+    with pytest.raises(NotFiniteTensor, match="^w has 2 numbers"):
         convert(np.array([1e39, np.nan]), "float32", "w")
 
 

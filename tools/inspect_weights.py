@@ -22,7 +22,7 @@ from gm import console
 from gm.checkpoint import lora_rules
 from gm.checkpoint.blocks import NETWORKS, by_block, network_of
 from gm.checkpoint.folder import open_source, open_vae
-from gm.checkpoint.io import NotFinite, TensorFile
+from gm.checkpoint.io import NotFiniteTensor, TensorFile
 from gm.checkpoint.lora_export import targets
 from gm.checkpoint.lora_files import LoraFile, lora_in_base, open_lora
 from gm.checkpoint.other_files import other_kind
@@ -133,7 +133,7 @@ def update_norms(lora: LoraFile) -> dict[str, float]:
     for module in bar(lora.modules, "reading", unit="module", leave=False):
         try:
             norms[module] = abs(lora.scale(module)) * product_norm(*lora.factors(module))
-        except NotFinite:  # told below, with all else that the file holds
+        except NotFiniteTensor:  # told below, with all else that the file holds
             norms[module] = math.nan
     bad = [module for module, norm in norms.items() if not np.isfinite(norm)]
     if bad:

@@ -31,7 +31,7 @@ class Raw:
         self.dtype, self.shape, self.content = dtype, tuple(shape), content
 
 
-class NotFinite(UserError):
+class NotFiniteTensor(UserError):
     """A tensor holds NaN or infinite numbers."""
 
 
@@ -80,7 +80,7 @@ class TensorFile:
         if name not in self._finite:
             count = count_not_finite(raw.content, raw.dtype)
             if count:
-                raise NotFinite(
+                raise NotFiniteTensor(
                     f"{self.path} holds {count:,} numbers that are NaN or infinite among the {math.prod(raw.shape):,} of {name}: "
                     "give a file from before that happened"
                 )
@@ -156,7 +156,7 @@ def convert(array: np.ndarray, dtype: str, name: str = "a weight") -> Array:
         largest = np.abs(array).max()
         if np.isfinite(largest):
             raise UserError(f"{name} of size {largest:g} does not fit into {dtype}: use " + _WIDER[dtype])
-        raise NotFinite(
+        raise NotFiniteTensor(
             f"{name} has {count:,} numbers that are NaN or infinite: what it was computed from is damaged or too large"
         )
     return result

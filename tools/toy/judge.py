@@ -85,10 +85,7 @@ class Judge:
             if shapes != {name: file.shape(name) for name in file.names}:
                 raise UserError(f"{path} does not fit the judge's network: write it again with tools/train_judge.py")
             for name, parameter in parameters.items():
-                array = file.read(name).astype(np.float32)
-                if not np.isfinite(array).all():
-                    raise UserError(f"{path} is damaged, {name} is not finite: write it again with tools/train_judge.py")
-                parameter.set_data(Tensor(array))
+                parameter.set_data(Tensor(file.read(name).astype(np.float32)))
         return cls(network, places)
 
     def image(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
