@@ -27,7 +27,7 @@ def run(words: Sequence[object], log: Path, environment: Mapping[str, str]) -> F
 
         def sample() -> None:
             while not over.wait(0.2):
-                found = [_memory(pid) for pid in _tree(process.pid)]
+                found = [memory_of(pid) for pid in tree_of(process.pid)]
                 largest[0] = max([largest[0], *(peak for _, peak in found)])
                 tree[0] = max(tree[0], sum(now for now, _ in found))
 
@@ -42,7 +42,7 @@ def run(words: Sequence[object], log: Path, environment: Mapping[str, str]) -> F
     return Finished(output, seconds, largest[0] / 1e9, max(tree[0], largest[0]) / 1e9)
 
 
-def _tree(pid: int) -> list[int]:
+def tree_of(pid: int) -> list[int]:
     """The process and all below it."""
     found = [pid]
     for parent in found:
@@ -54,7 +54,7 @@ def _tree(pid: int) -> list[int]:
     return found
 
 
-def _memory(pid: int) -> tuple[int, int]:
+def memory_of(pid: int) -> tuple[int, int]:
     """Resident bytes of a process, now and at its peak. (getrusage's peak starts at that of the process it forked from.)"""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
