@@ -32,31 +32,24 @@ SECONDS = float(os.environ.get("FUZZ_SECONDS", 0))
 TESTS = 6  # that share the seconds
 fuzzed = settings(
     deadline=None,
-    max_examples=10_000_000 if SECONDS else 150,
+    max_examples=150,
     suppress_health_check=list(HealthCheck),
     derandomize=False,
     database=None,
 )
 
 
-class Clock:
-    """Ends a test's examples when its share of FUZZ_SECONDS is over."""
-
-    def __init__(self) -> None:
-        self.end = time.monotonic() + SECONDS / TESTS if SECONDS else float("inf")
-
-    def __call__(self) -> bool:
-        return time.monotonic() < self.end
+def for_long(check) -> None:
+    """Run a hypothesis test once, or again and again with other examples for this test's share of FUZZ_SECONDS."""
+    end = time.monotonic() + SECONDS / TESTS
+    check()
+    while time.monotonic() < end:
+        check()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 def taken_or_refused(function, *arguments):
@@ -133,20 +126,21 @@ def whole_check(path):
     adapters_of(config.model, config.lora)
 
 
-@fuzzed
-@example([(("model", "params", "network_config", "params", "channel_mult"), 3)])
-@example([(("model", "params", "network_config", "params", "channel_mult"), [])])
-@example([(("model", "params", "network_config", "params", "channel_mult"), [1] * 100)])
-@given(st.lists(st.tuples(st.sampled_from(PATHS), values), min_size=1, max_size=3))
-def test_a_tree_with_other_values(folder, clock, changes):
-    if not clock():
-        return
-    tree = copy.deepcopy(WHOLE)
-    for path, value in changes:
-        change(tree, path, copy.deepcopy(value))
-    text = yaml.dump(tree, Dumper=PlainDumper, allow_unicode=True)
-    (folder / "tree.yaml").write_text(text, encoding="utf-8", errors="replace")
-    taken_or_refused(whole_check, folder / "tree.yaml")
+def test_a_tree_with_other_values(folder):
+    @fuzzed
+    @example([(("model", "params", "network_config", "params", "channel_mult"), 3)])
+    @example([(("model", "params", "network_config", "params", "channel_mult"), [])])
+    @example([(("model", "params", "network_config", "params", "channel_mult"), [1] * 100)])
+    @given(st.lists(st.tuples(st.sampled_from(PATHS), values), min_size=1, max_size=3))
+    def check(changes):
+        tree = copy.deepcopy(WHOLE)
+        for path, value in changes:
+            change(tree, path, copy.deepcopy(value))
+        text = yaml.dump(tree, Dumper=PlainDumper, allow_unicode=True)
+        (folder / "tree.yaml").write_text(text, encoding="utf-8", errors="replace")
+        taken_or_refused(whole_check, folder / "tree.yaml")
+
+    for_long(check)
 
 
 class PlainDumper(yaml.SafeDumper):
@@ -171,19 +165,20 @@ def _damage(content: bytes, changes) -> bytes:
     return content
 
 
-@fuzzed
-@example(b"a: &a [*a]")
-@example(b"<<: *b\na: &b {}")
-@example(b"? {a: b}\n: c")
-@example(b"base: [a, b]")
-@example(b"- 1\n...\n- 2")
-@given(damaged(*(path.read_bytes() for path in CONFIGS), yaml.dump(WHOLE).encode()) | st.binary(max_size=60))
-def test_a_text_with_other_bytes(folder, clock, content):
-    if not clock():
-        return
-    (folder / "text.yaml").write_bytes(content)
-    taken_or_refused(load_config, str(folder / "text.yaml"))
-    taken_or_refused(lambda: read_yaml(content.decode("utf-8", "replace"), "it"))
+def test_a_text_with_other_bytes(folder):
+    @fuzzed
+    @example(b"a: &a [*a]")
+    @example(b"<<: *b\na: &b {}")
+    @example(b"? {a: b}\n: c")
+    @example(b"base: [a, b]")
+    @example(b"- 1\n...\n- 2")
+    @given(damaged(*(path.read_bytes() for path in CONFIGS), yaml.dump(WHOLE).encode()) | st.binary(max_size=60))
+    def check(content):
+        (folder / "text.yaml").write_bytes(content)
+        taken_or_refused(load_config, str(folder / "text.yaml"))
+        taken_or_refused(lambda: read_yaml(content.decode("utf-8", "replace"), "it"))
+
+    for_long(check)
 
 
 keys = st.sampled_from([".".join(map(str, path)) for path in PATHS]) | st.text("ab.[]0 =-9", max_size=12)
@@ -197,14 +192,16 @@ entries = st.builds(
 )
 
 
-@fuzzed
-@example(["data[0]=1"])
-@example(["model.params.conditioner_config.params.emb_models.-1.target=a"])
-@given(st.lists(entries, min_size=1, max_size=4))
-def test_entries_on_the_command_line(clock, given_entries):
-    if clock():
+def test_entries_on_the_command_line():
+    @fuzzed
+    @example(["data[0]=1"])
+    @example(["model.params.conditioner_config.params.emb_models.-1.target=a"])
+    @given(st.lists(entries, min_size=1, max_size=4))
+    def check(given_entries):
         taken_or_refused(override, copy.deepcopy(WHOLE), given_entries)
         taken_or_refused(load_config, str(tiny.TRAINING), given_entries)
+
+    for_long(check)
 
 
 # -- command lines ------------------------------------------------------------------------------------------------
@@ -219,19 +216,18 @@ words = st.sampled_from(FLAGS) | st.sampled_from(
 )  # fmt: skip
 
 
-@fuzzed
-@given(st.lists(words | st.text(max_size=6), max_size=8))
-def test_command_lines(clock, argv):
-    if (
-        not clock()
-        or {"-h", "--help"} & {word.split("=")[0][:6] for word in argv}
-        or any(word.startswith("-h") for word in argv)
-    ):
-        return
-    photos = ["--instance_data_path", "a", "--instance_prompt", "b", "--prior_loss_weight", "0"]
-    for parse in (parse_train, parse_sample, parse_evaluate):
-        taken_or_refused(parse, argv)
-        taken_or_refused(parse, [*photos, *argv] if parse is parse_train else argv)
+def test_command_lines():
+    @fuzzed
+    @given(st.lists(words | st.text(max_size=6), max_size=8))
+    def check(argv):
+        if {"-h", "--help"} & {word.split("=")[0][:6] for word in argv} or any(word.startswith("-h") for word in argv):
+            return
+        photos = ["--instance_data_path", "a", "--instance_prompt", "b", "--prior_loss_weight", "0"]
+        for parse in (parse_train, parse_sample, parse_evaluate):
+            taken_or_refused(parse, argv)
+            taken_or_refused(parse, [*photos, *argv] if parse is parse_train else argv)
+
+    for_long(check)
 
 
 # -- text files ---------------------------------------------------------------------------------------------------
@@ -240,18 +236,19 @@ LINES = "# pictures\na sks dog --w 64 --h 96 --d 1 --s 30 --l 7 --n blurry --ss 
 AS_YAML = b"- {prompt: a sks dog, width: 64, height: 96, seed: 1, steps: 30, guidance_scale: 7, sampler: HeunEDMSampler}\n- prompt: b\n"
 
 
-@fuzzed
-@example(b"a --w \xd9\xa3\n")
-@example(b"a" + b" " * 100_000 + b"b\n")
-@given(damaged(LINES, AS_YAML, b"a dog, on a beach, red\n", "ein Hündchen".encode()) | st.binary(max_size=60))
-def test_prompts_and_captions(folder, clock, content):
-    if not clock():
-        return
-    for name in ("a.txt", "a.yaml"):
-        (folder / name).write_bytes(content)
-        taken_or_refused(read_prompt_lines, str(folder / name), "--prompt", 32)
-    taken_or_refused(read_prompts, str(folder / "a.txt"), "--prompts")
-    taken_or_refused(read_caption, folder / "a.txt")
+def test_prompts_and_captions(folder):
+    @fuzzed
+    @example(b"a --w \xd9\xa3\n")
+    @example(b"a" + b" " * 100_000 + b"b\n")
+    @given(damaged(LINES, AS_YAML, b"a dog, on a beach, red\n", "ein Hündchen".encode()) | st.binary(max_size=60))
+    def check(content):
+        for name in ("a.txt", "a.yaml"):
+            (folder / name).write_bytes(content)
+            taken_or_refused(read_prompt_lines, str(folder / name), "--prompt", 32)
+        taken_or_refused(read_prompts, str(folder / "a.txt"), "--prompts")
+        taken_or_refused(read_caption, folder / "a.txt")
+
+    for_long(check)
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------
@@ -281,17 +278,18 @@ PICTURES = [
 ]
 
 
-@fuzzed
-@given(damaged(*PICTURES) | st.binary(max_size=60))
-def test_pictures(folder, clock, content):
-    if not clock():
-        return
-    path = folder / "a.jpg"
-    path.write_bytes(content)
-    size, pixels = taken_or_refused(image_size, path), taken_or_refused(read_image, path)
-    if pixels is not None:
-        assert pixels.dtype == np.uint8 and pixels.shape == (*size, 3)
-        taken_or_refused(read_mask, path, path)
+def test_pictures(folder):
+    @fuzzed
+    @given(damaged(*PICTURES) | st.binary(max_size=60))
+    def check(content):
+        path = folder / "a.jpg"
+        path.write_bytes(content)
+        size, pixels = taken_or_refused(image_size, path), taken_or_refused(read_image, path)
+        if pixels is not None:
+            assert pixels.dtype == np.uint8 and pixels.shape == (*size, 3)
+            taken_or_refused(read_mask, path, path)
+
+    for_long(check)
 
 
 def test_the_pictures_are_good(folder):
