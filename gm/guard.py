@@ -153,6 +153,10 @@ class Guard:
         """End the command at once."""
         os.kill(self.command, signal.SIGKILL)
         os.waitpid(self.command, 0)
+        self.leave()
+
+    def leave(self) -> NoReturn:
+        """End after a command that has been killed because of a signal that was heard here."""
         self.clean()
         if not self.state["said"]:
             self.say(sentence(self.came, self.state["what"] if self.state["how"] == "leave" else ""))
@@ -160,6 +164,8 @@ class Guard:
 
     def end(self, status: int) -> NoReturn:
         """End as the command has ended."""
+        if self.came and os.WIFSIGNALED(status):  # by the signal passed on, when Python was at its own end
+            self.leave()
         self.clean()
         if not os.WIFSIGNALED(status):
             os._exit(os.WEXITSTATUS(status))
