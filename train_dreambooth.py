@@ -7,6 +7,11 @@ LoRA file (gm/training/run.py). The loss is gm/diffusion/denoiser.py, the update
 import sys
 from typing import Sequence
 
+from gm import ending
+
+if __name__ == "__main__":  # what is imported below takes a while
+    ending.catch_signals()
+
 from gm import runtime
 from gm.parallel.launch import run_command
 from gm.parallel.ranks import Ranks

@@ -9,6 +9,11 @@ from typing import Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from gm import ending
+
+if __name__ == "__main__":  # what is imported below takes a while
+    ending.catch_signals()
+
 from gm import console, runtime
 from gm.config.load import load_config
 from gm.console import log

@@ -2,16 +2,17 @@
 
 import errno
 import logging
+import os
 import sys
 import threading
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Callable, Iterable, Iterator, Optional, Sequence
+from typing import Callable, Iterable, Iterator, Optional, Sequence, TextIO
 
 from tqdm import tqdm
 
-from gm.ending import Interrupted, catch_signals
+from gm import ending
 from gm.errors import UserError
 
 log = logging.getLogger("gm")
@@ -28,8 +29,47 @@ class _AroundBars(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+class _Lasting:
+    """A standard stream whose reader may go (`| head`, a closed terminal): what is written from then on goes nowhere."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._attempt(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, do: Callable, *given) -> None:
+        try:
+            do(*given)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # for MindSpore's own lines as well
+            os.close(nowhere)
+
+
+def keep_streams() -> None:
+    """The process goes on when nobody reads its words any more."""
+    sys.stdout, sys.stderr = _Lasting(sys.stdout), _Lasting(sys.stderr)
+
+
+def begin_process() -> None:
+    """What the process of a command is to be before anything else: told by signals to end, not by a lost reader."""
+    ending.catch_signals()
+    keep_streams()
+
+
 def set_up(quiet: bool = False) -> None:
     """Log lines of this project go to standard error, warnings with the word before them; `quiet` keeps only errors."""
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which stays when the process is ended
 
     class Words(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
@@ -90,7 +130,7 @@ def never() -> bool:
 def waiting(what: str, hold: Hold = never) -> Iterator[None]:
     """Shows "<what>, n s" while the body runs, and the time it took afterwards; in a log file one line a minute.
 
-    It shows nothing as long as `hold()`: something else has a bar on the screen.
+    It shows nothing as long as `hold()`: something else has a bar on the screen. A signal ends the command at once.
     """
     start, over = time.perf_counter(), threading.Event()
     live, viewer = sys.stderr.isatty(), _viewer.get()
@@ -98,7 +138,8 @@ def waiting(what: str, hold: Hold = never) -> Iterator[None]:
         viewer(what, None)
     if not live:
         log.info("%s ...", what)
-    with bar(None, what, bar_format="{desc}", leave=False, disable=not live or _is_quiet()) as line:
+    shown = bar(None, what, bar_format="{desc}", leave=False, disable=not live or _is_quiet())
+    with ending.leaving(what), shown as line:
 
         def tick() -> None:
             while not over.wait(0.5 if live else 60.0):
@@ -137,7 +178,7 @@ def explain(error: BaseException) -> Optional[tuple[str, int]]:
         return str(error), 2
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; what was saved so far is kept, make room and run again", 2
-    if isinstance(error, Interrupted):
+    if isinstance(error, ending.Interrupted):
         return error.sentence, error.status
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; what was saved so far is kept", 130
@@ -147,7 +188,9 @@ def explain(error: BaseException) -> Optional[tuple[str, int]]:
 def report(error: BaseException) -> int:
     """Print the sentence for an error that has one, and return the exit status."""
     sentence, status = explain(error)
-    print(sentence if isinstance(error, KeyboardInterrupt) else f"error: {sentence}", file=sys.stderr, flush=True)
+    ending.is_said()
+    start = "\n" if isinstance(error, ending.Interrupted) else ""  # a bar of an ended process may stand there
+    print(start + sentence if isinstance(error, KeyboardInterrupt) else f"error: {sentence}", file=sys.stderr, flush=True)
     return status
 
 
@@ -157,10 +200,11 @@ def run_command(command: Callable[[Sequence[str]], None], argv: Optional[Sequenc
     Signals are caught where the command is this process's own, its words those of `sys.argv`.
     """
     if argv is None:
-        catch_signals()
+        begin_process()
     set_up()
     try:
-        command(sys.argv[1:] if argv is None else argv)
+        with ending.running():
+            command(sys.argv[1:] if argv is None else argv)
     except BaseException as error:
         if explain(error) is None:
             raise

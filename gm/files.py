@@ -5,6 +5,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator
 
+from gm.ending import removed_if_killed
 from gm.errors import UserError
 
 
@@ -13,11 +14,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """The name to write to instead of `path`, which it is renamed to when the body ends; when that fails, a file of that
     name stays as it was."""
     unfinished = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with removed_if_killed(unfinished):
+        try:
+            yield unfinished
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:

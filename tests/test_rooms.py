@@ -25,6 +25,7 @@ FLOORS = (
     ("gm.config",),
     ("gm.files", "gm.console", "gm.randomness"),
     ("gm.errors", "gm.ending"),
+    ("gm.guard",),
 )
 # names without code of MindSpore, which command lines and YAMLs offer as choices
 LISTS = {("gm.options", "gm.diffusion"), ("gm.config", "gm.diffusion")}

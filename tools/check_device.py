@@ -17,6 +17,11 @@ from typing import Callable, Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from gm import ending
+
+if __name__ == "__main__":  # what is imported below takes a while
+    ending.catch_signals()
+
 import numpy as np
 
 from gm import console, device, runtime

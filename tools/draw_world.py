@@ -8,6 +8,11 @@ from typing import Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from gm import ending
+
+if __name__ == "__main__":  # what is imported below takes a while
+    ending.catch_signals()
+
 import numpy as np
 from PIL import Image
 

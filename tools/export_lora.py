@@ -7,6 +7,11 @@ from typing import Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from gm import ending
+
+if __name__ == "__main__":  # what is imported below takes a while
+    ending.catch_signals()
+
 from gm import console
 from gm.checkpoint.lora_export import write_lora
 from gm.checkpoint.single_file import new_output
