@@ -7,40 +7,92 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
+from multiprocessing.reduction import ForkingPickler
 from typing import Callable, Iterator, Optional, TypeVar
 
-from tqdm import tqdm
-
-from gm import console
+from gm import console, ending
 from gm.console import Viewer, log
 from gm.errors import UserError
 from gm.parallel.scheduler import without_cluster
 
 Result = TypeVar("Result")
+SIGNALS = {*ending.SIGNALS, signal.SIGUSR1}
 
 
 def run_in_subprocess(function: Callable[..., Result], *arguments) -> Result:
     """`function(*arguments)` in a new process, which ends with it; progress and errors look the same as here.
 
-    Function, arguments and result must be picklable. UserError when the process is killed from outside.
+    Function, arguments and result must be picklable. UserError when the process is killed from outside. What is raised here
+    meanwhile ends the process.
     """
-    context = multiprocessing.get_context("spawn")
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = _started(_run, there, os.getpid(), function, arguments)
+    there.close()
+    try:
+        value, error, words = here.recv()
+    except EOFError:
+        raise UserError(
+            f"the process for {function.__name__} was killed, most likely for want of memory: free some, or use a "
+            "smaller model"
+        ) from None
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+    if error is not None:
+        raise error from _Remote(words)
+    return value
+
+
+class _Remote(Exception):
+    """The traceback of the other process, in words."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+def _run(pipe: connection.Connection, quiet: bool, parent: int, function: Callable[..., object], arguments: tuple) -> None:
+    """The other side of `run_in_subprocess`: (result, error, its traceback in words)."""
+    ending.end_with_parent(parent)
+    _begin(quiet)
+    try:
+        answer = function(*arguments), None, ""
+    except Exception as error:
+        answer = None, error, traceback.format_exc()
+    try:
+        words = ForkingPickler.dumps(answer)
+        if answer[1] is not None:
+            ForkingPickler.loads(words)
+    except Exception:
+        what = answer[1] or answer[0]
+        words = ForkingPickler.dumps(
+            (None, RuntimeError(f"{type(what).__name__}: {what}"), answer[2] or traceback.format_exc())
+        )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pipe.send_bytes(words)
+
+
+def _started(function: Callable[..., None], pipe: connection.Connection, *given) -> multiprocessing.Process:
+    """A new process at `function(pipe, quiet, *given)`."""
     quiet = log.level >= logging.ERROR
-    with ProcessPoolExecutor(1, context, initializer=_begin, initargs=(quiet,)) as pool:
-        try:
-            return pool.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            raise UserError(
-                f"the process for {function.__name__} was killed, most likely for want of memory: free some, or use a "
-                "smaller model"
-            ) from None
+    # not a daemonic process, which may have no children: CANN's operator compiler starts some
+    process = multiprocessing.get_context("spawn").Process(target=function, args=(pipe, quiet, *given))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        resource_tracker.ensure_running()  # its start lets SIGINT and SIGTERM through again, here and below
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until `_begin`
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return process
 
 
 class Worker:
@@ -52,11 +104,7 @@ class Worker:
         """The object is `make(*arguments)`, all of it picklable. `viewer` is told of the progress, with the seconds of what
         takes long; when it raises, the process ends."""
         here, there = multiprocessing.Pipe()
-        quiet = log.level >= logging.ERROR
-        context = multiprocessing.get_context("spawn")
-        # not a daemonic process, which may have no children: CANN's operator compiler starts some
-        self._process = context.Process(target=_serve, args=(there, quiet, make, arguments))
-        self._process.start()
+        self._process = _started(_serve, there, make, arguments)
         atexit.register(self.end)  # before multiprocessing waits for it; where this process is killed, `_end_with_parent`
         there.close()
         self._connection, self._working = here, True
@@ -178,18 +226,24 @@ def beside(function: Callable[[], Result], wait_first: bool = False) -> Iterator
         except BaseException:
             while not future.done():
                 for child in set(multiprocessing.active_children()) - others:
-                    child.terminate()
+                    child.kill()
                 wait([future], 0.2)
             raise
 
 
 def _begin(quiet: bool) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it silently; the first process says so
+    for number in SIGNALS:
+        signal.signal(number, _unheard)  # and not SIG_IGN, which what this process starts would inherit
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    console.keep_streams()
     for key in set(os.environ) - set(without_cluster(dict(os.environ))):
         del os.environ[key]  # it is not one of the job's ranks
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which stays when the process is ended
     console.set_up(quiet)
+
+
+def _unheard(number: int, frame: object) -> None:
+    """A terminal and many launchers send a signal to all of a command's processes; the first one ends the others, and says so."""
 
 
 def _end_with_parent() -> None:

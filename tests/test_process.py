@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,17 @@ def be_killed() -> None:
 def test_the_result_comes_back_from_another_process():
     number, other = run_in_subprocess(pid, 7)
     assert number == 7 and other != os.getpid()
+
+
+def test_signals_are_blocked_as_before():
+    """Python's own start of a process lets SIGINT through, which a command leaves to its guard."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        resource_tracker._resource_tracker._stop()
+        run_in_subprocess(pid, 7)
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before | {signal.SIGINT}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def test_errors_come_back_as_they_are():
