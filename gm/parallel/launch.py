@@ -5,8 +5,8 @@ import sys
 import traceback
 from typing import Callable, Optional, Sequence
 
-from gm import console
-from gm.ending import Interrupted, catch_signals
+from gm import console, ending
+from gm.ending import Interrupted
 from gm.errors import UserError
 from gm.parallel.ranks import Agreed, Ranks
 
@@ -47,7 +47,7 @@ def check_launcher(ranks: Ranks, is_parallel: bool) -> None:
 def run_command(command: Callable[[Sequence[str], Ranks], None], argv: Optional[Sequence[str]] = None) -> int:
     """Run a command's main function on this rank; returns the exit status, the same on all ranks."""
     if argv is None:
-        catch_signals()
+        console.begin_process()
     argv = list(sys.argv[1:] if argv is None else argv)
     timeout = _join_timeout(argv)
     if os.environ.get("MS_ROLE") == "MS_SCHED":
@@ -57,6 +57,14 @@ def run_command(command: Callable[[Sequence[str], Ranks], None], argv: Optional[
     if launcher() is None:
         return console.run_command(lambda words: command(words, Ranks()), argv)
     console.set_up()
+    try:
+        with ending.running():
+            return _on_rank(command, argv, timeout)
+    except Interrupted as error:  # before the ranks were joined
+        return console.report(error)
+
+
+def _on_rank(command: Callable[[Sequence[str], Ranks], None], argv: Sequence[str], timeout: int) -> int:
     try:
         ranks = join(timeout)
     except UserError as error:
@@ -72,6 +80,10 @@ def run_command(command: Callable[[Sequence[str], Ranks], None], argv: Optional[
     except SystemExit as error:  # --help
         status = error.code or 0
     except Interrupted as error:
+        if not error.agreed:
+            ending.is_said()
+            ranks.end_alone(error.sentence, error.status)
+        ending.is_said()
         status = console.report(error) if ranks.is_main else error.status
     except BaseException as error:
         sentence, status = console.explain(error) or (None, 1)

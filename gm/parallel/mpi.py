@@ -47,12 +47,18 @@ class MpiRanks(Ranks):
         host, port = self.share(address)[0]
         scheduler.set_worker_environment(host, port, self.rank, self.size, timeout)
 
-    def fail(self, sentence: str, status: int) -> NoReturn:
+    def fail(self, sentence: str, status: int, mark: str = "error: ") -> NoReturn:
         stagger(self.rank)
         bar = "\n" if self.rank else ""  # rank 0's progress bar may stand on the line that mpirun is showing
-        print(f"{bar}error: {sentence}", file=sys.stderr, flush=True)
+        print(f"{bar}{mark}{sentence}", file=sys.stderr, flush=True)
         time.sleep(0.2)  # mpirun forwards what was printed before it is told to end everything
         self._world.Abort(status)
+        os._exit(status)
+
+    def end_alone(self, sentence: str, status: int) -> NoReturn:
+        """mpirun has sent the signal to all ranks, or does so when one has ended with a status."""
+        if self.is_main:
+            print(f"\n{sentence}", file=sys.stderr, flush=True)
         os._exit(status)
 
     def leave(self) -> None:

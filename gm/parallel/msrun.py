@@ -70,10 +70,10 @@ class MsrunRanks(Ranks):
             raise UserError("--master_addr is a flag of msrun here: put it before train_dreambooth.py")
         scheduler.tune_worker_environment(timeout)
 
-    def fail(self, sentence: str, status: int) -> NoReturn:
+    def fail(self, sentence: str, status: int, mark: str = "error: ") -> NoReturn:
         send(self._connection, "fail", sentence)
         time.sleep(5)  # the rendezvous's "stop" ends this process
-        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        print(f"{mark}{sentence}", file=sys.stderr, flush=True)
         os._exit(status)
 
     def leave(self) -> None:

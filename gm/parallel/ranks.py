@@ -36,10 +36,14 @@ class Ranks:
     def open_cluster(self, master_addr: Optional[str], timeout: int) -> None:
         """Put the addresses that MindSpore's `init()` needs into the environment; before MindSpore is imported."""
 
-    def fail(self, sentence: str, status: int) -> NoReturn:
-        """End the whole job with `status`; `sentence` is said once."""
-        print(f"error: {sentence}", file=sys.stderr, flush=True)
+    def fail(self, sentence: str, status: int, mark: str = "error: ") -> NoReturn:
+        """End the whole job with `status`; `sentence` is said once, with `mark` before it."""
+        print(f"{mark}{sentence}", file=sys.stderr, flush=True)
         sys.exit(status)
+
+    def end_alone(self, sentence: str, status: int) -> NoReturn:
+        """End this rank, which has been told to, and with it the job; `sentence` is said once."""
+        self.fail(sentence, status, mark="")
 
     def leave(self) -> None:
         """The last call of a rank that has come to its end together with the others."""

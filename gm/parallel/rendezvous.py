@@ -9,11 +9,13 @@ JSON lines over TCP, one connection a rank. A rank says ["join", rank, host, pid
 import json
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Optional
 
 from gm.errors import UserError
@@ -91,10 +93,25 @@ def serve(timeout: int) -> int:
     except UserError as error:
         rendezvous.gather(5)
         return rendezvous.stop(str(error))
+    msrun = os.getppid()
     try:
         return rendezvous.run(timeout)
     finally:
         process.kill()
+        if os.getppid() != msrun:
+            _end_tails()
+
+
+def _end_tails() -> None:
+    """End the processes that show the workers' logs (msrun --join=True), which msrun leaves behind when it is killed."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cmdline").read_bytes().startswith(b"/usr/bin/tail\0-f\0") and os.getpgid(
+                int(entry.name)
+            ) == os.getpgrp():
+                os.kill(int(entry.name), signal.SIGTERM)
+        except OSError:
+            pass
 
 
 def _accept(listener: socket.socket, inbox: queue.Queue) -> None:

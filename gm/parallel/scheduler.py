@@ -4,9 +4,7 @@ It is a process of its own because `init()` holds Python's lock for as long as i
 does not end by itself, so it is tied to the life of the process that starts it.
 """
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Optional
 
+from gm.ending import end_with_parent
 from gm.errors import UserError
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STARTUP_SECONDS = 60
 
 
@@ -59,6 +57,7 @@ def _start(host: str, port: int, workers: int) -> subprocess.Popen:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,  # what is sent to all processes of a command is not for it
     )
     deadline = time.monotonic() + STARTUP_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
@@ -101,9 +100,7 @@ def without_cluster(environment: dict[str, str]) -> dict[str, str]:
 
 def main(parent: int) -> None:
     """Serve until the process `parent` kills this one, or dies."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        return
+    end_with_parent(parent)
     import mindspore as ms
     from mindspore.communication import init
 
