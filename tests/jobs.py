@@ -16,7 +16,7 @@ class Job:
 
     def __init__(self, launcher, script, arguments, folder, until=""):
         words = [str(word) for word in (*launcher, script, *arguments)]
-        self.marker = str(folder)
+        self.folder = folder
         clean = {key: value for key, value in os.environ.items() if key not in ("GLOG_v", "OMP_NUM_THREADS")}
         clean |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
         with open(folder / "out.txt", "wb") as out:
@@ -32,29 +32,32 @@ class Job:
         self.words = (folder / "out.txt").read_text().replace("\r", "\n")
         self.errors = [line for line in self.words.splitlines() if line.lower().startswith("error: ")]
 
-    def processes(self) -> list[int]:
-        """Every process of the job, the launcher's and the scheduler's among them: they work in its folder."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and os.readlink(entry / "cwd") == self.marker:
-                    found.append(int(entry.name))
-            except OSError:
-                pass
-        return found
-
-    def gone(self, seconds: float = 10) -> bool:
-        """Whether every process has ended, at most `seconds` later."""
-        deadline = time.monotonic() + seconds
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        return not self.processes()
-
     def kill(self) -> None:
         """Leave nothing behind, whatever a test did."""
-        self.left = [] if self.gone() else self.processes()
-        for pid in self.left:
-            os.kill(pid, signal.SIGKILL)
+        self.left = end_all(self.folder)
+
+
+def processes(folder: Path) -> list[int]:
+    """Every process of a job, the launcher's and the scheduler's among them: they work in its folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.readlink(entry / "cwd") == str(folder):
+                found.append(int(entry.name))
+        except OSError:
+            pass
+    return found
+
+
+def end_all(folder: Path, seconds: float = 10) -> list[int]:
+    """Kill what works in the folder after so many seconds; what that was."""
+    deadline = time.monotonic() + seconds
+    while processes(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    left = processes(folder)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return left
 
 
 def mpirun(ranks, *more):
