@@ -116,6 +116,7 @@ SLOW = {
     "test_check_device.py": ("differ", "cannot", "there", "timed", "versions", "counted"),
     "test_commands.py": (),
     "test_diffusers_folders.py": ("shapes", "names"),
+    "test_endings.py": ("state", "ranks_of", "nothing_is_caught"),
     "test_evaluation.py": ("features", "prompts"),
     "test_golden.py": ("sigmas",),
     "test_graph_cache.py": ("decides",),

@@ -217,23 +217,17 @@ def test_told_to_end_in_a_window(tmp_path, monkeypatch, number):
     """The window is finished and saved; what is resumed from there is the unbroken run."""
     whole, trainer = toy(), toy()
     train(whole, tmp_path / "whole", accumulation=2)
-    monkeypatch.setattr(ending._State, "caught", False)
-    before = {one: signal.getsignal(one) for one in ending.SIGNALS}
-    ending.catch_signals()
+    monkeypatch.setattr(ending._command, "process", os.getpid())
 
     def make(step: int, micro: int, rank: int) -> Batch:
         if (step, micro) == (3, 0):
-            os.kill(os.getpid(), number)
+            ending._on_signal(number, None)
         return Batch(gradients(2 * step + micro, SHAPES))
 
-    try:
-        with pytest.raises(
-            Interrupted, match="stopped after step 4 of 10: .*_4_lora.ckpt and the training state are saved"
-        ) as told:
-            train(trainer, tmp_path, make, accumulation=2, go_on="the same command with --resume True goes on")
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+    with pytest.raises(
+        Interrupted, match="stopped after step 4 of 10: .*_4_lora.ckpt and the training state are saved"
+    ) as told:
+        train(trainer, tmp_path, make, accumulation=2, go_on="the same command with --resume True goes on")
     assert told.value.status == 128 + number and told.value.sentence.endswith("with --resume True goes on")
     assert steps_in(tmp_path) == [4]
     again = resumed(tmp_path)
@@ -250,7 +244,7 @@ def test_pictures_are_left_off_when_told_to_end(tmp_path, monkeypatch):
         for number in bar(range(5), "drawing", disable=True):
             drawn.append(number)
             if number == 1:
-                monkeypatch.setattr(ending._State, "asked", signal.SIGTERM)
+                monkeypatch.setattr(ending._command, "asked", signal.SIGTERM)
 
     with pytest.raises(Interrupted, match="stopped after step 1 of 10"):
         train(toy(), tmp_path, infer=infer)

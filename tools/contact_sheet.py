@@ -17,6 +17,7 @@ from gm import ending
 if __name__ == "__main__":  # what is imported below takes a while
     ending.catch_signals()
 
+
 from gm import console
 from gm.console import log
 from gm.data.images import list_images, read_image
