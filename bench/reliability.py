@@ -5,6 +5,7 @@ python bench/reliability.py memory     2,000 updates, and its plot bench/memory_
 """
 
 import argparse
+import json
 import random
 import re
 import subprocess
@@ -22,7 +23,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from gm.checkpoint.io import open_tensors
-from gm.training.records import read_metrics
 from gm.training.state_file import STATE_FILE
 
 PHASES = {  # the last words on the screen -> what a run was doing
@@ -82,6 +82,11 @@ class Job:
         return self.folder / "runs" / f"SDXL_base_1.0_{step}_lora.ckpt"
 
 
+def records(job: Job) -> list[dict]:
+    """The lines of metrics.jsonl; none is cut off."""
+    return [json.loads(line) for line in (job.folder / "runs/metrics.jsonl").read_text().splitlines()]
+
+
 def draw_photos(folder: Path) -> None:
     """Five photos of the drawn subject."""
     words = [ROOT / "tools/draw_world.py", "--subject", "training", "--size", "64", "--output", folder]
@@ -120,13 +125,13 @@ def kills(folder: Path, number: int, updates: int) -> None:
             step = int(contents(broken.state)["state.counters"][0])
             assert contents(broken.lora(step)), "no LoRA beside the state"
             whole += 1
-            lost.append(len(read_metrics(broken.folder / "runs/metrics.jsonl")) - step)
+            lost.append(len(records(broken)) - step)
     broken.finish()
     same = all(
         np.array_equal(contents(unbroken.lora(updates))[name], value) for name, value in contents(broken.lora(updates)).items()
     )
-    records = [read_metrics(job.folder / "runs/metrics.jsonl") for job in (unbroken, broken)]
-    told = [[(one["step"], one["loss"], one["grad_norm"]) for one in of_job] for of_job in records]
+    lines = [records(job) for job in (unbroken, broken)]
+    told = [[(one["step"], one["loss"], one["grad_norm"]) for one in of_job] for of_job in lines]
     litter = [path.name for path in broken.folder.rglob(".*.tmp")]
     print("| killed while | times |\n|---|---|")
     print("\n".join(f"| {phase} | {times} |" for phase, times in sorted(killed.items())))
