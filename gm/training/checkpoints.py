@@ -64,11 +64,12 @@ class Checkpoints:
             self.settings.folder.mkdir(parents=True, exist_ok=True)  # it may have been removed
             self._save(path, step)
         except (UserError, OSError) as error:
+            words = str(error) if isinstance(error, UserError) else f"{error.strerror or error} ({error.filename or path})"
             if not self._failure:
-                log.warning("step %d was not saved: %s; training goes on, and it is tried again every minute", step, error)
-            self._failure, self._retry = str(error), self._clock() + RETRY
+                log.warning("step %d was not saved: %s; training goes on, and it is tried again every minute", step, words)
+            self._failure, self._retry = words, self._clock() + RETRY
             if path.exists() and step not in self._written:
-                if self._half is not None:  # one is enough where there is no room
+                if self._half not in (None, step):  # one is enough where there is no room
                     self._delete(self._half)
                 self._half = step
             return False
@@ -96,9 +97,11 @@ class Checkpoints:
 
     def in_words(self) -> str:
         """What is there to go on with."""
-        newest = max(self._steps(), default=None)
-        if newest is None:
+        newest = max(self._steps() - {self._half}, default=None)
+        if newest is None and self._half is None:
             return "nothing of this run was saved before"
+        if newest is None:
+            return f"{self.path(self._half or 0)} is there, but no training state"
         return f"{self.path(newest)} is kept, and with --resume {self.settings.folder} training goes on after step {self.saved_step}"
 
     def _steps(self, upto: Optional[int] = None) -> set[int]:
