@@ -157,6 +157,11 @@ def test_half_a_checkpoint_does_not_pile_up(tmp_path, said):
 
     kept = Checkpoints(SaveSettings(tmp_path, 1, keep=2), save, 0)
     assert [kept.save(step) for step in range(1, 5)] == [False] * 4 and steps_in(tmp_path) == [4]
+    assert (
+        not kept.save(4)
+        and steps_in(tmp_path) == [4]
+        and kept.in_words().endswith("4_lora.ckpt is there, but no training state")
+    )
     assert kept.save(5) and kept.saved_step == 5 and steps_in(tmp_path) == [4, 5]
     assert kept.save(6) and steps_in(tmp_path) == [5, 6]
 

@@ -69,7 +69,7 @@ class Checkpoints:
                 log.warning("step %d was not saved: %s; training goes on, and it is tried again every minute", step, words)
             self._failure, self._retry = words, self._clock() + RETRY
             if path.exists() and step not in self._written:
-                if self._half is not None:  # one is enough where there is no room
+                if self._half not in (None, step):  # one is enough where there is no room
                     self._delete(self._half)
                 self._half = step
             return False
