@@ -8,7 +8,6 @@ import binascii
 import json
 import os
 import re
-import struct
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,7 +19,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import damaged
-from damaged import MODULE, NATIVE, PEFT
+from damaged import NATIVE
+from file_damage import CHANGES, EDITS, FEW_EDITS, INDEX, LORA_CHANGES, METADATA, PATTERNS, SOME_IN_VAE, edited, with_header
 from gm.checkpoint.folder import open_source, open_vae
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_files import open_lora
@@ -65,11 +65,11 @@ def fuzz(strategies: dict, examples: int, found=()):
                 database=None,
                 max_examples=examples,
                 suppress_health_check=list(HealthCheck),
-            )
+            )(drawn)
             end = time.monotonic() + SECONDS / SHARES
-            usual(drawn)()
+            usual()
             while time.monotonic() < end:
-                usual(drawn)()
+                usual()
 
         test.__doc__ = check.__doc__
         return test
@@ -93,33 +93,6 @@ def outcome(what: str, call) -> bool:
 
 
 # -- bytes ---------------------------------------------------------------------------------------------------------
-
-SMALL = st.binary(min_size=1, max_size=9) | st.sampled_from(
-    [b"\xff" * 9, b"\0" * 8, b"[" * 1500, b'"', b"{", b"}", b"\\ud800", b"-0"]
-)
-EDITS = st.lists(
-    st.tuples(st.sampled_from(["flip", "cut", "insert", "double", "remove"]), st.floats(0, 1), st.floats(0, 0.2), SMALL),
-    min_size=1,
-    max_size=4,
-)
-
-
-def edited(content: bytes, edits) -> bytes:
-    """Places are shares of the length; half of them are near the start, where all but numbers is."""
-    for how, where, share, new in edits:
-        at = int((where**3 if len(edits) % 2 else where) * len(content))
-        end = at + int(share * len(content))
-        if how == "flip" and at < len(content):
-            content = content[:at] + bytes([content[at] ^ (1 << new[0] % 8)]) + content[at + 1 :]
-        elif how == "cut":
-            content = content[:at]
-        elif how == "insert":
-            content = content[:at] + new + content[at:]
-        elif how == "double":
-            content = content[:end] + content[at:end] + content[end:]
-        elif how == "remove":
-            content = content[:at] + content[end:]
-    return content
 
 
 def plain_tensors() -> list:
@@ -212,156 +185,17 @@ def test_edited_bytes(folder, name, edits):
 
 # -- the header of a safetensors file, which stays JSON ------------------------------------------------------------
 
-ODD = st.sampled_from(
-    [
-        None,
-        True,
-        -1,
-        0,
-        1,
-        2,
-        8,
-        2.0,
-        2**31,
-        2**62,
-        2**63,
-        2**64,
-        10**30,
-        "2",
-        "F32",
-        "F64",
-        "BF16",
-        "I4",
-        "",
-        [],
-        [0],
-        [0, 8],
-        [8, 0],
-    ]
-    + [
-        [2**32] * 3,
-        [0, 2**64],
-        [-2, -1],
-        [True],
-        [2.0],
-        {},
-        {"a": 1},
-        [1] * 9,
-        [[0, 8]],
-        "four",
-        "nan",
-        "1e300",
-        "-1",
-        "\ud800",
-        "\0",
-    ]
+
+@fuzz(
+    {"name": st.sampled_from([n for n in NAMES if n.endswith("s")]), "changes": CHANGES},
+    examples=400,
+    found=[{"name": "native.safetensors", "changes": [(0, "metadata", 0, 1)]}],
 )
-CHANGES = st.lists(
-    st.tuples(
-        st.integers(0, 9),
-        st.sampled_from(
-            ["dtype", "shape", "data_offsets", "side", "offset", "drop", "rename", "add", "metadata", "whole", "twice"]
-        ),
-        ODD,
-        st.integers(0, 3),
-    ),
-    min_size=1,
-    max_size=3,
-)
-
-
-def with_header(content: bytes, changes) -> bytes:
-    """The file with fields of its header changed, its data as they were."""
-    (length,) = struct.unpack("<Q", content[:8])
-    pairs = list(json.loads(content[8 : 8 + length]).items())
-    for number, how, odd, place in changes:
-        at = number % len(pairs) if pairs else 0
-        name, about = pairs[at] if pairs else ("a", {})
-        about = dict(about) if isinstance(about, dict) else about
-        if how == "drop" and pairs:
-            del pairs[at]
-        elif how == "rename" and pairs:
-            pairs[at] = f"{odd}{name}"[: 2**place * 200], about
-        elif how == "twice" and pairs:
-            pairs.append(pairs[at])
-        elif how == "add":
-            pairs.append((f"x{odd}", odd))
-        elif how == "metadata":
-            pairs.insert(0, ("__metadata__", odd if place else {"lora_alpha": odd, "dora_form": "base"}))
-        elif pairs and isinstance(about, dict):
-            if how in ("side", "offset"):
-                key = "shape" if how == "side" else "data_offsets"
-                values = list(about[key]) if isinstance(about.get(key), list) else []
-                about[key] = [odd if i == place % max(len(values), 1) else value for i, value in enumerate(values or [0])]
-            elif how != "whole":
-                about[how] = odd
-            pairs[at] = name, odd if how == "whole" else about
-    text = ("{" + ",".join(f"{json.dumps(name)}:{json.dumps(about)}" for name, about in pairs) + "}").encode()
-    return struct.pack("<Q", len(text)) + text + content[8 + length :]
-
-
-@fuzz({"name": st.sampled_from([n for n in NAMES if n.endswith("s")]), "changes": CHANGES}, examples=400)
 def test_changed_headers(folder, name, changes):
     check_bytes(folder, name, with_header(whole(folder, name), changes))
 
 
 # -- LoRA that are sound files ---------------------------------------------------------------------------------------
-
-SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 6]), max_size=5).map(tuple)
-ENDINGS = (
-    *(
-        ".lora_down.weight",
-        ".lora_up.weight",
-        ".alpha",
-        ".dora_scale",
-        ".lora_A.weight",
-        ".lora_B.weight",
-        ".lora_magnitude_vector",
-    ),
-    *(".lora.down.weight", ".lora.up.weight", ".lora_mid.weight", ".diff", ".lora_B.bias", ""),
-)
-ODD_NAMES = st.builds(
-    lambda start, ending: start + ending,
-    st.sampled_from(
-        [
-            MODULE,
-            PEFT,
-            NATIVE,
-            "lora_unet_input_blocks_1_0_in_layers_2",
-            "unet.conv_in",
-            "lora_te1_x",
-            "a" * 300,
-            "clip_l",
-            ".",
-        ]
-    ),
-    st.sampled_from(ENDINGS),
-)
-TEXTS = st.sampled_from(
-    ["four", "nan", "inf", "1e300", "-1", "0", "8", "", "[]", "{", "[" * 2000, "base", "v"]
-) | st.recursive(
-    st.none()
-    | st.booleans()
-    | st.floats()
-    | st.integers(-1, 9)
-    | st.sampled_from(["to_q", "([a-z]+)+!", ".*q", "attn1.to_q"]),
-    lambda inner: (
-        st.lists(inner, max_size=2)
-        | st.dictionaries(
-            st.sampled_from(
-                ["unet.lora_alpha", "unet.alpha_pattern", "unet.use_rslora", "to_q", ".*", "(a|a)*b", "\\d", "x" * 600]
-            ),
-            inner,
-            max_size=3,
-        )
-    ),
-    max_leaves=6,
-).map(json.dumps)
-LORA_CHANGES = st.lists(
-    st.tuples(st.sampled_from(["name", "shape", "fill", "drop", "add"]), st.integers(0, 5), ODD_NAMES, SHAPES, st.sampled_from([0, 1e38, -3e38, np.inf, np.nan])),
-    max_size=4,
-)  # fmt: skip
-KEYS = st.sampled_from(["lora_alpha", ADAPTER_METADATA, "dora_form", "note"])
 
 
 @fuzz(
@@ -370,9 +204,9 @@ KEYS = st.sampled_from(["lora_alpha", ADAPTER_METADATA, "dora_form", "note"])
         "suffix": st.sampled_from([".ckpt", ".safetensors"]),
         "alpha": st.sampled_from([None, 2.0, 0.0, -1.0, np.inf]),
         "changes": LORA_CHANGES,
-        "metadata": st.dictionaries(KEYS, TEXTS, max_size=2),
+        "metadata": METADATA,
     },
-    examples=500,
+    examples=200,
 )
 def test_lora_of_any_names_shapes_and_metadata(folder, layout, suffix, alpha, changes, metadata):
     path = folder / f"lora{suffix}"
@@ -399,19 +233,8 @@ def test_lora_of_any_names_shapes_and_metadata(folder, layout, suffix, alpha, ch
 
 # -- diffusers' folders, cache entries, patterns -------------------------------------------------------------------
 
-SHARDS = st.sampled_from(
-    ["a.safetensors", "b.safetensors", "../secret.safetensors", "/etc/passwd", ".", "", "a", "\0", "unet"]
-)
-INDEX = st.one_of(
-    st.dictionaries(
-        st.sampled_from(["conv_in.bias", "conv_in.weight", "down_blocks.99999999999.resnets.99999999.x"]), SHARDS, max_size=3
-    ),
-    ODD,
-).map(lambda given: json.dumps({"weight_map": given}).encode())
-INDEX_EDITS = st.lists(st.tuples(st.sampled_from(["flip", "cut", "insert", "double", "remove"]), st.floats(0, 1), st.floats(0, 0.2), SMALL), max_size=3)  # fmt: skip
 
-
-@fuzz({"index": INDEX, "edits": INDEX_EDITS, "names": st.lists(st.sampled_from(["conv_in.bias", "down_blocks.99999999999.resnets.0.conv1.bias"]), max_size=2, unique=True)}, examples=200)  # fmt: skip
+@fuzz({"index": INDEX, "edits": FEW_EDITS, "names": SOME_IN_VAE}, examples=200)
 def test_indices_of_diffusers_folders(folder, index, edits, names):
     path = folder / "diffusers"
     if not path.exists():
@@ -420,8 +243,8 @@ def test_indices_of_diffusers_folders(folder, index, edits, names):
     damaged.safetensors(path / "unet" / "a.safetensors", header, bytes(8 * len(names)))
     (path / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_bytes(edited(index, edits))
     opened: list[Path] = []
-    for what in (lambda: opened.extend(open_source(path).paths), lambda: opened.extend(open_vae(path).paths)):
-        outcome("diffusers' index", what)
+    outcome("diffusers' folder", lambda: opened.extend(open_source(path).paths))
+    outcome("diffusers' VAE by an index", lambda: opened.extend(open_vae(path / "unet").paths))
     assert all(found.parent == path / "unet" for found in opened)
 
 
@@ -437,11 +260,6 @@ def test_entries_of_a_cache(folder, edits, shape):
     assert found[0] is None or np.array_equal(found[0], array)
     cache.put(key, array)
     assert np.array_equal(cache.get(key, (2, 3)), array) and cache.get(key, (3, 2)) is None
-
-
-PATTERNS = st.lists(st.sampled_from([".*", ".", "a", "b", "1", "_", "\\.", "\\d", "ab", "a.b"]), min_size=1, max_size=7).map(
-    "".join
-)
 
 
 @fuzz(

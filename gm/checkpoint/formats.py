@@ -73,7 +73,8 @@ def scan_safetensors(file: BinaryIO, size: int) -> tuple[dict[str, Entry], dict[
         why = f": {error}" if str(error).startswith("it ") else ""
         raise BadFile(f"its header is not readable{why}") from None
     assert isinstance(header, dict), "it begins with a brace"
-    metadata = header.pop("__metadata__", None) or {}
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise BadFile("its metadata are no texts by name")
     if len(header) > MOST_TENSORS:
