@@ -10,6 +10,8 @@ from safetensors.numpy import load_file, save_file
 import tiny
 from damaged import MODULE, NATIVE, PEFT, ckpt, entry, field, folder, loop, lora, pipe, safetensors, sparse, value
 from gm.checkpoint.io import write_tensors
+from gm.checkpoint.weights import open_base
+from gm.errors import UserError
 from tools import convert_weight, export_lora, extract_lora, import_lora, inspect_weights, merge_lora, resize_lora
 
 HUGE = 2**63
@@ -222,6 +224,14 @@ def test_base_weights_that_cannot_be_used(run, tmp_path, tiny_weights, name):
     refused(run, out, convert_weight, ("--input", bad, "--output", out / "a.ckpt"), words)
     given = lora(tmp_path / "l.safetensors")
     refused(run, out, merge_lora, ("--weight", f"{bad},{given}", "--output", out / "a.ckpt"), words)
+
+
+@pytest.mark.parametrize("name", ["LoHa", "embedding", "train_norm"])
+def test_what_is_given_for_base_weights_is_named(tmp_path, base_shapes, name):
+    make, words = LORA[name]
+    with pytest.raises(UserError) as error:
+        open_base(make(tmp_path / "a.safetensors")).check(base_shapes)
+    assert words in str(error.value) and "base weights come first" in str(error.value)
 
 
 def test_numbers_that_become_too_large(run, tmp_path, tiny_weights):

@@ -6,18 +6,21 @@ FUZZ_SECONDS=300 pytest -q tests/test_file_fuzz.py
 
 import binascii
 import json
+import os
 import re
-import struct
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 import safetensors
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import damaged
-from damaged import MODULE, NATIVE, PEFT
-from fuzzing import EDITS, SMALL, edited, fuzz, outcome, told  # noqa: F401
+from damaged import NATIVE
+from file_damage import CHANGES, EDITS, FEW_EDITS, INDEX, LORA_CHANGES, METADATA, PATTERNS, SOME_IN_VAE, edited, with_header
 from gm.checkpoint.folder import open_source, open_vae
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.checkpoint.lora_files import open_lora
@@ -25,7 +28,71 @@ from gm.checkpoint.lora_rules import LAYOUTS
 from gm.checkpoint.peft_settings import ADAPTER_METADATA, _ends_with, _pieces
 from gm.checkpoint.weights import BaseWeights
 from gm.data.disk_cache import DiskCache
+from gm.errors import UserError
 from lora_samples import file_of
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", 0))
+SHARES = 6  # tests here that share them
+COUNTS: Counter = Counter()
+SLOWEST = 5.0  # seconds that a small file may take
+
+
+@pytest.fixture(scope="module", autouse=True)
+def told(request):
+    """The figures of a long run, past pytest's capture."""
+    yield
+    if SECONDS:
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            for what in sorted({what for what, _ in COUNTS}):
+                read, refused = COUNTS[what, "read"], COUNTS[what, "refused"]
+                print(f"\n{what}: {read + refused:,} calls, {read:,} read, {refused:,} refused", end="")
+            print(f"\nin all: {sum(COUNTS.values()):,} calls, no other outcome")
+
+
+def fuzz(strategies: dict, examples: int, found=()):
+    """`check(folder, **drawn)` as a test: so many examples, or new ones for this test's share of FUZZ_SECONDS; `found`: what was
+    found with it."""
+
+    def decorate(check):
+        def test(tmp_path_factory):
+            folder = tmp_path_factory.mktemp("fuzz")
+            drawn = given(**strategies)(lambda **values: check(folder, **values))
+            for values in found:
+                drawn = example(**values)(drawn)
+            usual = settings(
+                deadline=None,
+                derandomize=False,
+                database=None,
+                max_examples=examples,
+                suppress_health_check=list(HealthCheck),
+            )(drawn)
+            end = time.monotonic() + SECONDS / SHARES
+            usual()
+            while time.monotonic() < end:
+                usual()
+
+        test.__doc__ = check.__doc__
+        return test
+
+    return decorate
+
+
+def outcome(what: str, call) -> bool:
+    """Whether the call succeeds; it may raise a UserError of one line, and takes little time."""
+    start = time.monotonic()
+    try:
+        call()
+        COUNTS[what, "read"] += 1
+        return True
+    except UserError as error:
+        assert "\n" not in str(error) and len(str(error)) < 3000
+        COUNTS[what, "refused"] += 1
+        return False
+    finally:
+        assert time.monotonic() - start < SLOWEST
+
+
+# -- bytes ---------------------------------------------------------------------------------------------------------
 
 
 def plain_tensors() -> list:
@@ -118,93 +185,6 @@ def test_edited_bytes(folder, name, edits):
 
 # -- the header of a safetensors file, which stays JSON ------------------------------------------------------------
 
-ODD = st.sampled_from(
-    [
-        None,
-        True,
-        -1,
-        0,
-        1,
-        2,
-        8,
-        2.0,
-        2**31,
-        2**62,
-        2**63,
-        2**64,
-        10**30,
-        "2",
-        "F32",
-        "F64",
-        "BF16",
-        "I4",
-        "",
-        [],
-        [0],
-        [0, 8],
-        [8, 0],
-    ]
-    + [
-        [2**32] * 3,
-        [0, 2**64],
-        [-2, -1],
-        [True],
-        [2.0],
-        {},
-        {"a": 1},
-        [1] * 9,
-        [[0, 8]],
-        "four",
-        "nan",
-        "1e300",
-        "-1",
-        "\ud800",
-        "\0",
-    ]
-)
-CHANGES = st.lists(
-    st.tuples(
-        st.integers(0, 9),
-        st.sampled_from(
-            ["dtype", "shape", "data_offsets", "side", "offset", "drop", "rename", "add", "metadata", "whole", "twice"]
-        ),
-        ODD,
-        st.integers(0, 3),
-    ),
-    min_size=1,
-    max_size=3,
-)
-
-
-def with_header(content: bytes, changes) -> bytes:
-    """The file with fields of its header changed, its data as they were."""
-    (length,) = struct.unpack("<Q", content[:8])
-    pairs = list(json.loads(content[8 : 8 + length]).items())
-    for number, how, odd, place in changes:
-        at = number % len(pairs) if pairs else 0
-        name, about = pairs[at] if pairs else ("a", {})
-        about = dict(about) if isinstance(about, dict) else about
-        if how == "drop" and pairs:
-            del pairs[at]
-        elif how == "rename" and pairs:
-            pairs[at] = f"{odd}{name}"[: 2**place * 200], about
-        elif how == "twice" and pairs:
-            pairs.append(pairs[at])
-        elif how == "add":
-            pairs.append((f"x{odd}", odd))
-        elif how == "metadata":
-            pairs.insert(0, ("__metadata__", odd if place else {"lora_alpha": odd, "dora_form": "base"}))
-        elif pairs and isinstance(about, dict):
-            if how in ("side", "offset"):
-                key = "shape" if how == "side" else "data_offsets"
-                values = list(about[key]) if isinstance(about.get(key), list) else []
-                about[key] = [odd if i == place % max(len(values), 1) else value for i, value in enumerate(values or [0])]
-            elif how != "whole":
-                about[how] = odd
-            pairs[at] = name, odd if how == "whole" else about
-    text = ("{" + ",".join(f"{json.dumps(name)}:{json.dumps(about)}" for name, about in pairs) + "}").encode()
-    return struct.pack("<Q", len(text)) + text + content[8 + length :]
-
 
 @fuzz(
     {"name": st.sampled_from([n for n in NAMES if n.endswith("s")]), "changes": CHANGES},
@@ -217,62 +197,6 @@ def test_changed_headers(folder, name, changes):
 
 # -- LoRA that are sound files ---------------------------------------------------------------------------------------
 
-SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 6]), max_size=5).map(tuple)
-ENDINGS = (
-    *(
-        ".lora_down.weight",
-        ".lora_up.weight",
-        ".alpha",
-        ".dora_scale",
-        ".lora_A.weight",
-        ".lora_B.weight",
-        ".lora_magnitude_vector",
-    ),
-    *(".lora.down.weight", ".lora.up.weight", ".lora_mid.weight", ".diff", ".lora_B.bias", ""),
-)
-ODD_NAMES = st.builds(
-    lambda start, ending: start + ending,
-    st.sampled_from(
-        [
-            MODULE,
-            PEFT,
-            NATIVE,
-            "lora_unet_input_blocks_1_0_in_layers_2",
-            "unet.conv_in",
-            "lora_te1_x",
-            "a" * 300,
-            "clip_l",
-            ".",
-        ]
-    ),
-    st.sampled_from(ENDINGS),
-)
-TEXTS = st.sampled_from(
-    ["four", "nan", "inf", "1e300", "-1", "0", "8", "", "[]", "{", "[" * 2000, "base", "v"]
-) | st.recursive(
-    st.none()
-    | st.booleans()
-    | st.floats()
-    | st.integers(-1, 9)
-    | st.sampled_from(["to_q", "([a-z]+)+!", ".*q", "attn1.to_q"]),
-    lambda inner: (
-        st.lists(inner, max_size=2)
-        | st.dictionaries(
-            st.sampled_from(
-                ["unet.lora_alpha", "unet.alpha_pattern", "unet.use_rslora", "to_q", ".*", "(a|a)*b", "\\d", "x" * 600]
-            ),
-            inner,
-            max_size=3,
-        )
-    ),
-    max_leaves=6,
-).map(json.dumps)
-LORA_CHANGES = st.lists(
-    st.tuples(st.sampled_from(["name", "shape", "fill", "drop", "add"]), st.integers(0, 5), ODD_NAMES, SHAPES, st.sampled_from([0, 1e38, -3e38, np.inf, np.nan])),
-    max_size=4,
-)  # fmt: skip
-KEYS = st.sampled_from(["lora_alpha", ADAPTER_METADATA, "dora_form", "note"])
-
 
 @fuzz(
     {
@@ -280,9 +204,9 @@ KEYS = st.sampled_from(["lora_alpha", ADAPTER_METADATA, "dora_form", "note"])
         "suffix": st.sampled_from([".ckpt", ".safetensors"]),
         "alpha": st.sampled_from([None, 2.0, 0.0, -1.0, np.inf]),
         "changes": LORA_CHANGES,
-        "metadata": st.dictionaries(KEYS, TEXTS, max_size=2),
+        "metadata": METADATA,
     },
-    examples=500,
+    examples=200,
 )
 def test_lora_of_any_names_shapes_and_metadata(folder, layout, suffix, alpha, changes, metadata):
     path = folder / f"lora{suffix}"
@@ -309,19 +233,8 @@ def test_lora_of_any_names_shapes_and_metadata(folder, layout, suffix, alpha, ch
 
 # -- diffusers' folders, cache entries, patterns -------------------------------------------------------------------
 
-SHARDS = st.sampled_from(
-    ["a.safetensors", "b.safetensors", "../secret.safetensors", "/etc/passwd", ".", "", "a", "\0", "unet"]
-)
-INDEX = st.one_of(
-    st.dictionaries(
-        st.sampled_from(["conv_in.bias", "conv_in.weight", "down_blocks.99999999999.resnets.99999999.x"]), SHARDS, max_size=3
-    ),
-    ODD,
-).map(lambda given: json.dumps({"weight_map": given}).encode())
-INDEX_EDITS = st.lists(st.tuples(st.sampled_from(["flip", "cut", "insert", "double", "remove"]), st.floats(0, 1), st.floats(0, 0.2), SMALL), max_size=3)  # fmt: skip
 
-
-@fuzz({"index": INDEX, "edits": INDEX_EDITS, "names": st.lists(st.sampled_from(["conv_in.bias", "down_blocks.99999999999.resnets.0.conv1.bias"]), max_size=2, unique=True)}, examples=200)  # fmt: skip
+@fuzz({"index": INDEX, "edits": FEW_EDITS, "names": SOME_IN_VAE}, examples=200)
 def test_indices_of_diffusers_folders(folder, index, edits, names):
     path = folder / "diffusers"
     if not path.exists():
@@ -330,8 +243,8 @@ def test_indices_of_diffusers_folders(folder, index, edits, names):
     damaged.safetensors(path / "unet" / "a.safetensors", header, bytes(8 * len(names)))
     (path / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_bytes(edited(index, edits))
     opened: list[Path] = []
-    for what in (lambda: opened.extend(open_source(path).paths), lambda: opened.extend(open_vae(path).paths)):
-        outcome("diffusers' index", what)
+    outcome("diffusers' folder", lambda: opened.extend(open_source(path).paths))
+    outcome("diffusers' VAE by an index", lambda: opened.extend(open_vae(path / "unet").paths))
     assert all(found.parent == path / "unet" for found in opened)
 
 
@@ -347,11 +260,6 @@ def test_entries_of_a_cache(folder, edits, shape):
     assert found[0] is None or np.array_equal(found[0], array)
     cache.put(key, array)
     assert np.array_equal(cache.get(key, (2, 3)), array) and cache.get(key, (3, 2)) is None
-
-
-PATTERNS = st.lists(st.sampled_from([".*", ".", "a", "b", "1", "_", "\\.", "\\d", "ab", "a.b"]), min_size=1, max_size=7).map(
-    "".join
-)
 
 
 @fuzz(

@@ -11,6 +11,7 @@ import numpy as np
 
 from gm.checkpoint.folder import VAE_PREFIX, open_source, open_vae
 from gm.checkpoint.io import Array, TensorFile
+from gm.checkpoint.other_files import other_kind
 from gm.checkpoint.rules import IGNORED_ON_LOAD, is_lora, official_to_native, split_names
 from gm.errors import UserError
 
@@ -125,6 +126,9 @@ class BaseWeights:
 
     def check(self, expected: Mapping[str, tuple], flag: str = "--weight") -> None:
         """UserError, with the flag that the file was given by, unless exactly the expected names and shapes are there."""
+        kind = other_kind(self.file.names) if len(self._source) < len(expected) // 2 else None
+        if kind:
+            raise UserError(f"{flag} {self.file.path} holds {kind}, but base weights come first: give them")
         if not self._source or (self._lora and len(self._source) < len(expected) // 2):
             raise UserError(
                 f"{flag} {self.file.path} is a LoRA file, but base weights come first: give them (--weight base,lora takes both)"
