@@ -152,8 +152,8 @@ def memory(folder: Path, updates: int) -> None:
     while run.poll() is None:
         time.sleep(2)
         step = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-        now = [memory_of(pid) for pid in tree_of(run.pid)]
-        seen.append((step, now[0][0] / 2**20 if now else 0.0))
+        now = [memory_of(pid)[0] for pid in tree_of(run.pid)]  # the command is a child of the process that was started
+        seen.append((step, max(now, default=0) / 2**20))
     if run.returncode:
         raise SystemExit((job.folder / "screen.txt").read_text()[-2000:])
     steps, resident = np.array([one for one in seen if one[0] > 0 and one[1] > 0]).T
