@@ -1,6 +1,7 @@
 """Writing what was made: PNGs that say how they were made, contact sheets, and the loss curve; and reading what they say."""
 
 import errno
+import gc
 import json
 import math
 import os
@@ -208,6 +209,8 @@ def plot_losses(metrics: Path, target: Path) -> Optional[Path]:
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     with replacing(target) as unfinished:
         FigureCanvasAgg(figure).print_png(str(unfinished))
+    del figure, axes, rates
+    gc.collect()  # figures refer to themselves: a plot after another would hold 4 MB each for a long while
     return target
 
 
