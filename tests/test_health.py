@@ -1,39 +1,19 @@
 """Numbers of no use, and updates that take long: what is said, what is saved, and when a run ends."""
 
 import json
-from typing import Iterator
 
-import mindspore as ms
 import numpy as np
 import pytest
 
 import tiny
-from gm.console import log
 from gm.errors import UserError
 from gm.training.checkpoints import SaveSettings
 from gm.training.health import BadUpdates, Explosion, SlowUpdates
 from gm.training.step import Update
-from modes import in_mode
-from toy_runs import Batch, resumed, steps_in, toy, train
+from toy_runs import Batch, pynative, resumed, said, steps_in, toy, train  # noqa: F401
 from toy_trainer import SHAPES, gradients
 
 NAME = SaveSettings.name
-
-
-@pytest.fixture(autouse=True)
-def pynative() -> Iterator[None]:
-    ms.set_device("CPU")
-    with in_mode(ms.PYNATIVE_MODE):
-        yield
-
-
-@pytest.fixture
-def said(monkeypatch) -> list[str]:
-    """What was logged."""
-    lines: list[str] = []
-    for kind in ("info", "warning"):
-        monkeypatch.setattr(log, kind, lambda text, *values: lines.append(text % values))
-    return lines
 
 
 def update(loss: float = 1.0, norm: float = 1.0, skipped: bool = False) -> Update:

@@ -10,9 +10,7 @@ import sys
 import time
 from itertools import count
 from pathlib import Path
-from typing import Iterator
 
-import mindspore as ms
 import numpy as np
 import pytest
 
@@ -20,35 +18,17 @@ import killed_run
 import tiny
 from gm import ending
 from gm.checkpoint.io import open_tensors
-from gm.console import log
 from gm.ending import Interrupted
 from gm.errors import UserError
 from gm.training import records as records_module
 from gm.training.checkpoints import Checkpoints, SaveSettings
 from gm.training.records import Metrics
 from gm.training.state_file import STATE_FILE
-from modes import in_mode
 from small import TRAIN, environment, records, trained
-from toy_runs import Batch, equal, resumed, saves, steps_in, toy, train
+from toy_runs import Batch, equal, pynative, resumed, said, saves, steps_in, toy, train  # noqa: F401
 from toy_trainer import SHAPES, gradients
 
 NAME = SaveSettings.name
-
-
-@pytest.fixture(autouse=True)
-def pynative() -> Iterator[None]:
-    ms.set_device("CPU")
-    with in_mode(ms.PYNATIVE_MODE):
-        yield
-
-
-@pytest.fixture
-def said(monkeypatch) -> list[str]:
-    """What was logged."""
-    lines: list[str] = []
-    for kind in ("info", "warning"):
-        monkeypatch.setattr(log, kind, lambda text, *values: lines.append(text % values))
-    return lines
 
 
 # -- kills -------------------------------------------------------------------------------------------------------------

@@ -1,16 +1,20 @@
 """Runs of the loop on a toy trainer, with files as a run writes them."""
 
 from pathlib import Path
+from typing import Iterator
 
 import mindspore as ms
 import numpy as np
+import pytest
 
 from gm.checkpoint.io import open_tensors, write_tensors
 from gm.config.types import OptimConfig
+from gm.console import log
 from gm.training.loop import LoopSettings, fit
 from gm.training.state_file import STATE_FILE
 from gm.training.step import LossScale
 from gm.training.timings import Timings
+from modes import in_mode
 from toy_trainer import SHAPES, ToyTrainer, gradients
 
 
@@ -66,3 +70,19 @@ def steps_in(folder: Path, ending_of_name: str = ".ckpt") -> list[int]:
 def equal(one: ToyTrainer, other: ToyTrainer) -> bool:
     mine, theirs = one.matrices() | one.state(), other.matrices() | other.state()
     return all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.fixture(autouse=True)
+def pynative() -> Iterator[None]:
+    ms.set_device("CPU")
+    with in_mode(ms.PYNATIVE_MODE):
+        yield
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[str]:
+    """What was logged."""
+    lines: list[str] = []
+    for kind in ("info", "warning"):
+        monkeypatch.setattr(log, kind, lambda text, *values: lines.append(text % values))
+    return lines
