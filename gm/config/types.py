@@ -259,6 +259,7 @@ class SampleSettings:
     guider: str = "VanillaCFG"
     guidance_scale: float = 5.0
     discretization: str = "LegacyDDPMDiscretization"
+    noise: str = "native"  # whose pictures a seed gives: a name of gm/sampling/noise.py
 
     @classmethod
     def of(cls, height: int, width: int, steps: int) -> "SampleSettings":
