@@ -16,13 +16,13 @@ from gm.data.pixels import to_pixels
 from gm.diffusion.denoiser import Denoiser
 from gm.diffusion.guidance import GUIDERS
 from gm.diffusion.samplers import SAMPLERS
-from gm.diffusion.schedule import DISCRETIZATIONS, nearest_timestep, sampling_sigmas
+from gm.diffusion.schedule import DISCRETIZATIONS, sampling_sigmas
 from gm.encoding.compiling import Compiling
 from gm.encoding.text import TextEmbedding
 from gm.errors import UserError
 from gm.models.unet import UNet
 from gm.models.vae import VAE, VAEDecode, require_sound
-from gm.randomness import PICTURE_NOISE, generator
+from gm.sampling.noise import NOISES
 from gm.soundness import WEIGHTS, NotFinite, in_words, is_finite, require_finite
 
 STRONG = 100.0  # a guidance scale from which on it may itself be what makes numbers that are not finite
@@ -35,14 +35,16 @@ class LatentSampler:
         self.denoiser = Compiling(Denoiser(unet, config), "compiling the sampling graph")
         self.table = sampling_sigmas(config.num_timesteps, config.zero_terminal_snr)
 
-    def denoise(self, x: np.ndarray, sigma: float, context: Tensor, pooled: Tensor, sizes: np.ndarray) -> np.ndarray:
-        """D(x; sigma) for rows of x (B, z, h, w), with a row of context, pooled and sizes (B, 6) each."""
-        index = nearest_timestep(sigma, self.table)
+    def denoise(
+        self, x: np.ndarray, level: tuple[float, float], context: Tensor, pooled: Tensor, sizes: np.ndarray
+    ) -> np.ndarray:
+        """D(x; sigma) for rows of x (B, z, h, w), with a row of context, pooled and sizes (B, 6) each. `level`: sigma and the
+        time step."""
         rows = len(x)
         return self.denoiser(
             x.astype(np.float32),
-            np.full((rows, 1, 1, 1), self.table[index], np.float32),
-            np.full(rows, index, np.float32),
+            np.full((rows, 1, 1, 1), level[0], np.float32),
+            np.full(rows, level[1], np.float32),
             context,
             pooled,
             np.asarray(sizes, np.float32),
@@ -59,7 +61,7 @@ class LatentSampler:
     ) -> np.ndarray:
         """Latents for unit-normal `noise` (B, z, h, w); `draw(i)` is the fresh noise of ancestral samplers. NotFinite, naming
         the step, where they are not finite."""
-        count = len(noise)
+        count, noise_of = len(noise), NOISES[settings.noise]
         guide = GUIDERS[settings.guider]
         guided = guide is not None
         texts = ([negative] * count if guided else []) + [text] * count
@@ -74,9 +76,10 @@ class LatentSampler:
                 yield place
 
         def denoise(x: np.ndarray, sigma: float) -> np.ndarray:
+            level = noise_of.asked(settings.sampler, sigma, self.table)
             if not guided:
-                return checked(self.denoise(x, sigma, context, pooled, sizes))
-            both = checked(self.denoise(np.concatenate((x, x)), sigma, context, pooled, sizes))
+                return checked(self.denoise(x, level, context, pooled, sizes))
+            both = checked(self.denoise(np.concatenate((x, x)), level, context, pooled, sizes))
             with np.errstate(all="ignore"):  # what comes of it is looked at
                 found = guide(both[count:], both[:count], settings.guidance_scale)
             if not is_finite(found):
@@ -92,17 +95,14 @@ class LatentSampler:
 
         self.denoiser.cell.set_train(False)
         sigmas = DISCRETIZATIONS[settings.discretization](settings.steps, self.table)
+        noise = noise * np.float32(
+            noise_of.strength(settings.sampler, settings.discretization, sigmas[0]) / math.sqrt(1 + sigmas[0] ** 2)
+        )
         with np.errstate(over="ignore"):
             x = noise * np.float32(math.sqrt(1.0 + sigmas[0] ** 2))
             count_drawn = iter(range(settings.steps * 2 + 2))
             latents = SAMPLERS[settings.sampler](denoise, x, sigmas, lambda a, b: draw(next(count_drawn)), progress)
         return checked(latents)
-
-
-def latent_noise(seed: int, settings: SampleSettings, channels: int = 4, step: int = 0) -> np.ndarray:
-    """Unit-normal noise (z, h, w) of the picture with this seed; `step` > 0 for the fresh noise of ancestral samplers."""
-    source = generator(seed, PICTURE_NOISE, step)
-    return source.standard_normal((channels, settings.height // 8, settings.width // 8), np.float32)
 
 
 class FullPrecision(Protocol):
@@ -135,11 +135,17 @@ class PictureSampler:
         """One picture (h, w, 3) uint8 per seed, in one batch. NotFinite where one does not become finite, which is tried in
         float32 as well."""
 
+        shape = self.channels, settings.height // 8, settings.width // 8
+        noises = [NOISES[settings.noise](seed, shape) for seed in seeds]
+        sigmas = DISCRETIZATIONS[settings.discretization](settings.steps, self.latents.table)
+        steps = [one.of_steps(settings.sampler, sigmas) for one in noises]
+        first = np.stack([one.first() for one in noises])
+
         def draw(step: int) -> np.ndarray:
-            return np.stack([latent_noise(seed, settings, self.channels, step) for seed in seeds])
+            return np.stack([one(sigmas[step], sigmas[step + 1]) for one in steps])
 
         try:
-            latents = self.latents(text, negative, settings, draw(0), lambda i: draw(i + 1), what)
+            latents = self.latents(text, negative, settings, first, draw, what)
         except NotFinite as error:
             if self.again is None:
                 raise
