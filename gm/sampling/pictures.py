@@ -99,7 +99,9 @@ class LatentSampler:
             noise_of.strength(settings.sampler, settings.discretization, sigmas[0]) / math.sqrt(1 + sigmas[0] ** 2)
         )
         with np.errstate(over="ignore"):
-            latents = SAMPLERS[settings.sampler](denoise, noise, sigmas, draw, progress)
+            x = noise * np.float32(math.sqrt(1.0 + sigmas[0] ** 2))
+            count_drawn = iter(range(settings.steps * 2 + 2))
+            latents = SAMPLERS[settings.sampler](denoise, x, sigmas, lambda a, b: draw(next(count_drawn)), progress)
         return checked(latents)
 
 
