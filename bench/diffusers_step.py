@@ -59,49 +59,8 @@ def peak_gb() -> float:
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--unet", required=True, help="JSON of the UNet's settings")
-    parser.add_argument("--size", type=int, required=True, help="pixels of the square")
-    parser.add_argument("--rank", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--sample-steps", type=int, default=5)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    dtype, about = getattr(torch, options.dtype), json.loads(options.unet)
-    result = {"import": time.perf_counter() - start}
-
-    begun = time.perf_counter()
-    unet = build(about, dtype)
-    result["build and fill"] = time.perf_counter() - begun
-
-    side, pooled = options.size // 8, about["adm_in_channels"] - 6 * about["size_embed_dim"]
-    latent = torch.randn(2, about["in_channels"], side, side)
-    context = torch.randn(2, 77, about["context_dim"])
-    added = {
-        "text_embeds": torch.randn(2, pooled),
-        "time_ids": torch.tensor([[options.size, options.size, 0, 0] + 2 * [options.size]] * 2).float(),
-    }
-    half = options.dtype != "float32"
-
-    def predict(x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", dtype, enabled=half):
-            given = {key: value.to(dtype) for key, value in added.items()}
-            return unet(x.to(dtype), torch.tensor([500, 300]), context.to(dtype), added_cond_kwargs=given).sample.float()
-
-    result["sampling"] = []
-    for _ in range(options.sample_steps):
-        begun = time.perf_counter()
-        with torch.no_grad():
-            negative, positive = predict(latent).chunk(2)
-            guided = negative + 5.0 * (positive - negative)
-            latent[:1].add_(guided, alpha=-0.01)
-        result["sampling"].append(time.perf_counter() - begun)
-
+def train(unet, predict, latent: torch.Tensor, options: argparse.Namespace, result: dict) -> None:
+    """The training steps; what is measured goes into `result`."""
     unet.add_adapter(
         peft.LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
     )
@@ -122,6 +81,56 @@ def main() -> None:
         result.setdefault("launch to first step", time.perf_counter() - start)
     result["trained numbers"] = sum(parameter.numel() for parameter in trained)
     result["loss"] = float(loss.detach())
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--unet", required=True, help="JSON of the UNet's settings")
+    parser.add_argument("--size", type=int, required=True, help="pixels of the square")
+    parser.add_argument("--rank", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=5, help="of training; 0: sampling alone")
+    parser.add_argument("--sample-steps", type=int, default=5)
+    parser.add_argument("--pictures", type=int, default=1, help="sampled at once; more than one without training")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    dtype, about = getattr(torch, options.dtype), json.loads(options.unet)
+    result = {"import": time.perf_counter() - start}
+
+    begun = time.perf_counter()
+    unet = build(about, dtype)
+    result["build and fill"] = time.perf_counter() - begun
+
+    side, pooled = options.size // 8, about["adm_in_channels"] - 6 * about["size_embed_dim"]
+    rows = 2 * options.pictures
+    latent = torch.randn(rows, about["in_channels"], side, side)
+    context = torch.randn(rows, 77, about["context_dim"])
+    added = {
+        "text_embeds": torch.randn(rows, pooled),
+        "time_ids": torch.tensor([[options.size, options.size, 0, 0] + 2 * [options.size]] * rows).float(),
+    }
+    timesteps = torch.tensor([500, 300] * options.pictures)
+    half = options.dtype != "float32"
+
+    def predict(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype, enabled=half):
+            given = {key: value.to(dtype) for key, value in added.items()}
+            return unet(x.to(dtype), timesteps, context.to(dtype), added_cond_kwargs=given).sample.float()
+
+    result["sampling"] = []
+    for _ in range(options.sample_steps):
+        begun = time.perf_counter()
+        with torch.no_grad():
+            negative, positive = predict(latent).chunk(2)
+            guided = negative + 5.0 * (positive - negative)
+            latent[: options.pictures].add_(guided, alpha=-0.01)
+        result["sampling"].append(time.perf_counter() - begun)
+
+    if options.steps:
+        train(unet, predict, latent, options, result)
     result["peak GB"] = peak_gb()
     result["versions"] = {
         "python": platform.python_version(),

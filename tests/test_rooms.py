@@ -30,7 +30,7 @@ FLOORS = (
     ("gm.guard",),
 )
 # names without code of MindSpore, which command lines and YAMLs offer as choices
-LISTS = {("gm.options", "gm.diffusion"), ("gm.config", "gm.diffusion")}
+LISTS = {("gm.options", "gm.diffusion"), ("gm.config", "gm.diffusion"), ("gm.options", "gm.sampling")}
 
 
 def modules(folder: str) -> list[Path]:

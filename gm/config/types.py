@@ -253,12 +253,16 @@ class SampleSettings:
 
     height: int  # pixels
     width: int  # pixels
-    sizes: tuple[int, int, int, int, int, int]  # original (h, w), crop (top, left), target (h, w), pixels
+    sizes: Tuple[float, ...]  # what SDXL is told: original (h, w), crop (top, left), target (h, w), pixels
     sampler: str = "EulerEDMSampler"
     steps: int = 40
     guider: str = "VanillaCFG"
     guidance_scale: float = 5.0
     discretization: str = "LegacyDDPMDiscretization"
+    guidance_rescale: float = 0.0  # 0 ... 1, see gm/diffusion/guidance.py
+    guided_steps: Tuple[float, float] = (0.0, 1.0)  # shares of the steps between which there is guidance
+    negative_sizes: Optional[Tuple[float, ...]] = None  # what SDXL is told beside the negative prompt; None: `sizes`
+    noise: str = "native"  # whose pictures a seed gives: a name of gm/sampling/noise.py
 
     @classmethod
     def of(cls, height: int, width: int, steps: int) -> "SampleSettings":

@@ -47,15 +47,100 @@ def legacy_ddpm_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.nda
 
 
 def edm_sigmas(steps: int, table: Optional[np.ndarray] = None, rho: float = 7.0) -> np.ndarray:
-    """Equation 5 of arXiv 2206.00364 between the bounds of `table` (SDXL's own by default), falling, and a final 0:
-    (steps + 1,)."""
-    smallest, largest = np.round((sampling_sigmas() if table is None else table)[[0, -1]], 4)  # sgm: 0.0292, 14.6146
+    """Equation 5 of arXiv 2206.00364 between the bounds of `table` (SDXL's own by default) as sgm rounds them, falling, and a
+    final 0: (steps + 1,)."""
+    smallest, largest = np.round(_bounds(table), 4)  # sgm: 0.0292, 14.6146
+    return np.append(_root_ramp(steps, smallest, largest, rho), 0.0)
+
+
+def karras_sigmas(steps: int, table: Optional[np.ndarray] = None, rho: float = 7.0) -> np.ndarray:
+    """`edm_sigmas` between the bounds themselves (k-diffusion `get_sigmas_karras`)."""
+    return np.append(_root_ramp(steps, *_bounds(table), rho), 0.0)
+
+
+def exponential_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
+    """Evenly spaced in log sigma between the bounds (k-diffusion `get_sigmas_exponential`)."""
+    smallest, largest = np.log(_bounds(table))
+    return np.append(np.exp(np.linspace(largest, smallest, steps)), 0.0)
+
+
+def leading_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
+    """diffusers' timestep_spacing "leading" with steps_offset 1, as its SDXL has it: the last time step is 1, the first below 999."""
+    table = sampling_sigmas() if table is None else table
+    indices = np.arange(steps)[::-1] * (len(table) // steps) + 1
+    return np.append(table[np.minimum(indices, len(table) - 1)], 0.0)
+
+
+def trailing_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
+    """diffusers' timestep_spacing "trailing": the first time step is 999, the last as far from 0 as the steps are from each other
+    (for zero terminal SNR and distilled weights, arXiv 2305.08891, section 3.3)."""
+    table = sampling_sigmas() if table is None else table
+    indices = np.round(len(table) - np.arange(steps) * (len(table) / steps)).astype(int) - 1
+    return np.append(table[indices], 0.0)
+
+
+def normal_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
+    """Evenly spaced in time step, both ends among them (k-diffusion `DiscreteSchedule.get_sigmas`; "normal" in ComfyUI)."""
+    table = sampling_sigmas() if table is None else table
+    return np.append(_at(np.linspace(len(table) - 1, 0, steps), table), 0.0)
+
+
+def sgm_uniform_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
+    """Evenly spaced in time step, without the last ("SGM Uniform" in A1111, "sgm_uniform" in ComfyUI)."""
+    table = sampling_sigmas() if table is None else table
+    return np.append(_at(np.linspace(len(table) - 1, 0, steps + 1)[:-1], table), 0.0)
+
+
+def simple_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
+    """Whole time steps, evenly spaced, the largest among them ("simple" in ComfyUI)."""
+    table = sampling_sigmas() if table is None else table
+    return np.append(table[[-(1 + int(i * len(table) / steps)) for i in range(steps)]], 0.0)
+
+
+def align_your_steps_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
+    """The ten steps that were found best for SDXL (arXiv 2404.14507), for another number between them in log sigma."""
+    levels = [14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029]
+    places = np.linspace(0, 1, len(levels))
+    sigmas = np.exp(np.interp(np.linspace(0, 1, steps + 1), places, np.log(levels)))
+    return np.append(sigmas[:-1], 0.0)
+
+
+def lcm_sigmas(steps: int, table: Optional[np.ndarray] = None, origin: int = 50) -> np.ndarray:
+    """Of the `origin` time steps that a latent consistency model was distilled on (diffusers `LCMScheduler`), evenly chosen."""
+    table = sampling_sigmas() if table is None else table
+    known = (np.arange(1, origin + 1) * (len(table) // origin) - 1)[::-1]
+    chosen = np.floor(np.linspace(0, origin, steps, endpoint=False)).astype(int)
+    return np.append(table[known[chosen]], 0.0)
+
+
+def _bounds(table: Optional[np.ndarray]) -> np.ndarray:
+    """The smallest and the largest sigma."""
+    return (sampling_sigmas() if table is None else table)[[0, -1]]
+
+
+def _root_ramp(steps: int, smallest: float, largest: float, rho: float) -> np.ndarray:
     ramp = np.linspace(0, 1, steps)
-    sigmas = (largest ** (1 / rho) + ramp * (smallest ** (1 / rho) - largest ** (1 / rho))) ** rho
-    return np.append(sigmas, 0.0)
+    return (largest ** (1 / rho) + ramp * (smallest ** (1 / rho) - largest ** (1 / rho))) ** rho
 
 
-DISCRETIZATIONS = {"LegacyDDPMDiscretization": legacy_ddpm_sigmas, "EDMDiscretization": edm_sigmas}
+def _at(timesteps: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The sigmas at time steps that need not be whole, between two in log sigma."""
+    return np.exp(np.interp(timesteps, np.arange(len(table)), np.log(table)))
+
+
+DISCRETIZATIONS = {  # (steps, table) -> sigmas
+    "LegacyDDPMDiscretization": legacy_ddpm_sigmas,
+    "EDMDiscretization": edm_sigmas,
+    "Karras": karras_sigmas,
+    "Exponential": exponential_sigmas,
+    "Leading": leading_sigmas,
+    "Trailing": trailing_sigmas,
+    "Normal": normal_sigmas,
+    "SGMUniform": sgm_uniform_sigmas,
+    "Simple": simple_sigmas,
+    "AlignYourSteps": align_your_steps_sigmas,
+    "LCM": lcm_sigmas,
+}
 
 
 def nearest_timestep(sigma: float, table: np.ndarray) -> int:

@@ -10,6 +10,7 @@ from gm.diffusion.samplers import SAMPLERS
 from gm.diffusion.schedule import DISCRETIZATIONS
 from gm.errors import require_multiple
 from gm.options.model import ModelOptions
+from gm.options.noise import NoiseOptions
 from gm.options.parser import option, parse
 from gm.options.prompts import PromptLine
 from gm.texts import any_prompt, prompt_text
@@ -51,7 +52,7 @@ _PICTURE = "the picture's"
 
 
 @dataclass(frozen=True)
-class SampleOptions(ModelOptions):
+class SampleOptions(NoiseOptions, ModelOptions):
     """What was asked of demo/sampling_without_streamlit.py."""
 
     task: str = option("txt2img", "what to make; txt2img: pictures from words", choices=TASKS, group="pictures")
@@ -145,4 +146,5 @@ def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
         guider=options.guider,
         guidance_scale=options.guidance_scale,
         discretization=options.discretization,
+        noise=options.noise,
     )

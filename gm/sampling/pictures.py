@@ -3,6 +3,7 @@
 latent (B, z, h, w) float32, h = height / 8   context (77, c) and pooled (e,) of one prompt, float32
 """
 
+import math
 from typing import Callable, Iterator, Optional, Protocol, Sequence
 
 import mindspore as ms
@@ -92,7 +93,9 @@ class LatentSampler:
         self.denoiser.cell.set_train(False)
         sigmas = DISCRETIZATIONS[settings.discretization](settings.steps, self.table)
         with np.errstate(over="ignore"):
-            latents = SAMPLERS[settings.sampler](denoise, noise, sigmas, draw, progress)
+            x = noise * np.float32(math.sqrt(1.0 + sigmas[0] ** 2))
+            count_drawn = iter(range(settings.steps * 2 + 2))
+            latents = SAMPLERS[settings.sampler](denoise, x, sigmas, lambda a, b: draw(next(count_drawn)), progress)
         return checked(latents)
 
 

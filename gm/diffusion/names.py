@@ -1,0 +1,74 @@
+"""What people call samplers and schedules: A1111's, ComfyUI's and diffusers' names -> those of this suite. No MindSpore import.
+
+A name may end with its schedule, as in "DPM++ 2M Karras". Spaces, signs other than + and capitals do not count.
+"""
+
+import difflib
+import re
+from typing import Mapping, Optional
+
+from gm.diffusion.samplers import SAMPLERS
+from gm.diffusion.schedule import DISCRETIZATIONS
+
+SAMPLER_NAMES: Mapping[str, tuple[str, ...]] = {  # A1111's name first
+    "EulerEDMSampler": ("Euler", "EulerDiscreteScheduler"),
+    "EulerAncestralSampler": ("Euler a", "Euler ancestral", "EulerAncestralDiscreteScheduler"),
+    "HeunEDMSampler": ("Heun", "HeunDiscreteScheduler"),
+    "DPMPP2MSampler": ("DPM++ 2M", "dpmpp_2m", "DPMSolverMultistepScheduler"),
+    "DPMPP2SAncestralSampler": ("DPM++ 2S a", "dpmpp_2s_ancestral"),
+    "DPMPPSDESampler": ("DPM++ SDE", "dpmpp_sde", "DPMSolverSDEScheduler"),
+    "DPMPP2MSDESampler": ("DPM++ 2M SDE", "dpmpp_2m_sde"),
+    "UniPCSampler": ("UniPC", "uni_pc_bh2", "uni_pc", "UniPCMultistepScheduler"),
+    "DDIMSampler": ("DDIM", "DDIMScheduler"),
+    "LinearMultistepSampler": ("LMS", "LMSDiscreteScheduler"),
+    "LCMSampler": ("LCM", "LCMScheduler"),
+    "TCDSampler": ("TCD", "TCDScheduler"),
+}
+SCHEDULE_NAMES: Mapping[str, tuple[str, ...]] = {  # A1111's "Schedule type" first, where it has one
+    "LegacyDDPMDiscretization": ("Uniform",),
+    "EDMDiscretization": ("EDM",),
+    "Karras": ("Karras",),
+    "Exponential": ("Exponential",),
+    "Leading": ("DDIM", "ddim_uniform"),
+    "Trailing": ("Trailing",),
+    "Normal": ("Normal", "Automatic"),
+    "SGMUniform": ("SGM Uniform", "sgm_uniform"),
+    "Simple": ("Simple",),
+    "AlignYourSteps": ("Align Your Steps", "AYS"),
+    "LCM": ("LCM",),
+}
+OWN_SCHEDULE = {"LCMSampler": "LCM", "TCDSampler": "LCM", "DDIMSampler": "Leading"}  # where none is asked for
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^a-z0-9+]", "", name.lower())
+
+
+_SAMPLERS = {_key(one): sampler for sampler, names in SAMPLER_NAMES.items() for one in (sampler, *names)}
+_SCHEDULES = {_key(one): schedule for schedule, names in SCHEDULE_NAMES.items() for one in (schedule, *names)}
+
+
+def named_schedule(name: str) -> str:
+    """The key of DISCRETIZATIONS that people mean by `name`; ValueError with the end of a sentence."""
+    found = _SCHEDULES.get(_key(name))
+    if found is None:
+        raise ValueError(_unknown(name, "schedule", [names[0] for names in SCHEDULE_NAMES.values()], DISCRETIZATIONS))
+    return found
+
+
+def named_sampler(name: str) -> tuple[str, Optional[str]]:
+    """The key of SAMPLERS, and of DISCRETIZATIONS if the name ends with one; ValueError with the end of a sentence."""
+    key = _key(name)
+    if key in _SAMPLERS:
+        return _SAMPLERS[key], None
+    for ending, schedule in _SCHEDULES.items():
+        if key.endswith(ending) and key[: -len(ending)] in _SAMPLERS:
+            return _SAMPLERS[key[: -len(ending)]], schedule
+    raise ValueError(_unknown(name, "sampler", [names[0] for names in SAMPLER_NAMES.values()], SAMPLERS))
+
+
+def _unknown(name: str, what: str, known, others) -> str:
+    near = difflib.get_close_matches(name.lower(), [one.lower() for one in (*known, *others)], 1)
+    spelled = {one.lower(): one for one in (*known, *others)}
+    hint = f", did you mean {spelled[near[0]]!r}?" if near else f", known are {', '.join(known)}"
+    return f"{(name if len(name) < 80 else name[:77] + '...')!r} is no {what}{hint}"
