@@ -111,8 +111,9 @@ MORE = {
     "Euler trailing": ("EulerEDMSampler", "Trailing", scheduler("EulerDiscreteScheduler", "trailing")),
     "Euler, our default": ("EulerEDMSampler", "LegacyDDPMDiscretization", scheduler("EulerDiscreteScheduler", "trailing")),
     "Heun": ("HeunEDMSampler", "Leading", scheduler("HeunDiscreteScheduler")),
+    "LMS, normal": ("LinearMultistepSampler", "Normal", scheduler("LMSDiscreteScheduler", "linspace")),
     "LMS": ("LinearMultistepSampler", "Trailing", scheduler("LMSDiscreteScheduler", "trailing")),
-    "UniPC": ("UniPCSampler", "Leading", scheduler("UniPCMultistepScheduler")),
+    "UniPC Karras": ("UniPCSampler", "Karras", scheduler("UniPCMultistepScheduler", **KARRAS)),
     "DPM++ 2M SDE Karras": (
         "DPMPP2MSDESampler",
         "Karras",
@@ -121,6 +122,7 @@ MORE = {
     "LCM": ("LCMSampler", "LCM", scheduler("LCMScheduler")),
     "TCD": ("TCDSampler", "LCM", scheduler("TCDScheduler")),
 }
+ETA = {"TCD": {"eta": 0.3}}  # what the pipeline is called with beside
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -133,7 +135,7 @@ def test_pictures_are_those_of_diffusers(small, way, negative):
 @pytest.mark.parametrize("way", MORE)
 def test_other_samplers_as_well(small, way):
     sampler, schedule, other = MORE[way]
-    print(way, grey_levels(small.ours(sampler, schedule), small.theirs(other)))
+    assert grey_levels(small.ours(sampler, schedule), small.theirs(other, **ETA.get(way, {}))) <= 2
 
 
 @pytest.mark.parametrize("way", WAYS)
