@@ -104,7 +104,9 @@ def _predicted(x: np.ndarray, answers: list[np.ndarray], sigmas: np.ndarray, ord
     return found
 
 
-def _corrected(start: np.ndarray, answers: list[np.ndarray], denoised: np.ndarray, sigmas: np.ndarray, order: int) -> np.ndarray:
+def _corrected(
+    start: np.ndarray, answers: list[np.ndarray], denoised: np.ndarray, sigmas: np.ndarray, order: int
+) -> np.ndarray:
     """x at the last of the levels once more, as the network's answer there is known; `start`: x at the level before it."""
     now, then = sigmas[-2:]
     fixed = exponential_step(start, answers[-1], now, then)

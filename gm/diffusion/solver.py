@@ -10,7 +10,9 @@ from typing import Callable, Iterable
 import numpy as np
 
 Denoise = Callable[[np.ndarray, float], np.ndarray]
-Draw = Callable[[float, float], np.ndarray]  # (sigma before, sigma after) -> x-shaped unit-normal noise, in the order of the calls
+Draw = Callable[
+    [float, float], np.ndarray
+]  # (sigma before, sigma after) -> x-shaped unit-normal noise, in the order of the calls
 Progress = Callable[[range], Iterable[int]]
 Sampler = Callable[[Denoise, np.ndarray, np.ndarray, Draw, Progress], np.ndarray]
 
