@@ -23,9 +23,7 @@ def denoise(x, sigma: float):
     largest = logits[0]
     exp = np.exp if isinstance(x, np.ndarray) else __import__("torch").exp
     weights = [exp(one - largest) for one in logits]
-    found = sum(
-        weight * (mean + SPREAD**2 / variance * (x - mean)) for weight, mean in zip(weights, MEANS)
-    ) / sum(weights)
+    found = sum(weight * (mean + SPREAD**2 / variance * (x - mean)) for weight, mean in zip(weights, MEANS)) / sum(weights)
     return found.astype(x.dtype) if isinstance(x, np.ndarray) else found
 
 
@@ -55,7 +53,9 @@ def of_k_diffusion(name: str, first: np.ndarray, sigmas: np.ndarray, later: list
     sampler = getattr(k_diffusion(), f"sample_{name}")
     given = {"noise_sampler": lambda *_: torch.from_numpy(next(queue)).double()} if later else {}
     levels = torch.from_numpy(np.asarray(sigmas))
-    return sampler(lambda x, sigma: denoise(x, sigma[0]), torch.from_numpy(first).double(), levels, disable=True, **given).numpy()
+    return sampler(
+        lambda x, sigma: denoise(x, sigma[0]), torch.from_numpy(first).double(), levels, disable=True, **given
+    ).numpy()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from gm.models.adapters import lora_state
 from gm.models.conditioner import SizeEmbedding, tokenize
 from gm.models.text_products import widen
 from gm.models.vae import VAEDecode, VAEEncode
-from gm.sampling.pictures import LatentSampler
+from gm.sampling.latents import LatentSampler
 from gm.training.batches import MicroBatch
 from gm.training.micro_step import SUMS
 from gm.training.step import LossScale, Trainer

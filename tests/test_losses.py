@@ -26,7 +26,7 @@ from gm.encoding.text import TextEmbedding
 from gm.errors import UserError
 from gm.models import sdxl
 from gm.models.adapters import adapters_of, initial_value
-from gm.sampling.pictures import LatentSampler
+from gm.sampling.latents import LatentSampler
 from gm.training.batches import MicroBatch
 from gm.training.micro_step import SUMS
 from gm.training.step import LossScale, Trainer

@@ -157,7 +157,15 @@ def test_time_steps_between_those_of_the_schedule():
         assert noise.asked("EulerEDMSampler", TABLE[371], TABLE) == pytest.approx((TABLE[371], 371.0))
 
 
-def test_only_a1111_starts_from_the_noise_alone():
-    assert NOISES["a1111-cpu"].strength("EulerEDMSampler", 14.6) == 14.6
-    for name, sampler in (("native", "EulerEDMSampler"), ("torch", "EulerEDMSampler"), ("a1111-cpu", "DDIMSampler")):
-        assert NOISES[name].strength(sampler, 14.6) == pytest.approx(math.hypot(1, 14.6))
+@pytest.mark.parametrize("name, sampler, discretization, is_alone", [
+    ("native", "EulerEDMSampler", "LegacyDDPMDiscretization", False),
+    ("torch", "EulerEDMSampler", "LegacyDDPMDiscretization", True),
+    ("torch", "EulerEDMSampler", "EDMDiscretization", False),
+    ("torch", "DPMPP2MSampler", "LegacyDDPMDiscretization", False),
+    ("a1111-cpu", "EulerEDMSampler", "EDMDiscretization", True),
+    ("a1111-cpu", "DDIMSampler", "LegacyDDPMDiscretization", False),
+    ("comfyui", "EulerEDMSampler", "LegacyDDPMDiscretization", False),
+])  # fmt: skip
+def test_how_strong_the_first_noise_is(name, sampler, discretization, is_alone):
+    expected = 14.6 if is_alone else math.hypot(1, 14.6)
+    assert NOISES[name].strength(sampler, discretization, 14.6) == pytest.approx(expected)

@@ -18,7 +18,8 @@ from gm.encoding.text import TextEmbedder, TextEmbedding, embed_apart, unconditi
 from gm.errors import UserError
 from gm.runtime import CPU, PYNATIVE, Runtime, full_precision
 from gm.sampling import full_precision as again
-from gm.sampling.pictures import LatentSampler, PictureSampler
+from gm.sampling.latents import LatentSampler
+from gm.sampling.pictures import PictureSampler
 from gm.sampling.pipeline import Pipeline
 from gm.soundness import NotFinite, flat_colour
 from modes import in_mode
@@ -40,10 +41,10 @@ class Given(LatentSampler):
 
     def __init__(self, bad: int, value: float):
         self.bad, self.value, self.calls = bad, value, 0
-        self.table = np.linspace(0.03, 14.6, 1000)
+        self.table, self.before_step = np.linspace(0.03, 14.6, 1000), lambda share: None
         self.denoiser = type("Call", (), {"cell": Cell()})()
 
-    def denoise(self, x, sigma, context, pooled, sizes):
+    def denoise(self, x, level, context, pooled, sizes):
         self.calls += 1
         found = np.zeros_like(x)
         if self.calls == self.bad:
@@ -53,16 +54,16 @@ class Given(LatentSampler):
 
 def latents(sampler: LatentSampler, settings: SampleSettings = SETTINGS) -> np.ndarray:
     noise = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)
-    return sampler(TEXT, unconditional(TEXT), settings, noise, lambda _: noise, "test")
+    return sampler(TEXT, unconditional(TEXT), settings, noise, lambda *_: noise, "test")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("guider", ["VanillaCFG", "IdentityGuider"])
 def test_a_step_is_named(sampler, value, guider):
-    """The second call of Heun's method belongs to its first step."""
+    """The second call of some methods belongs to the first step."""
     settings = replace(SETTINGS, sampler=sampler, guider=guider)
-    step = 1 if sampler == "HeunEDMSampler" else 2
+    step = 1 if sampler in ("HeunEDMSampler", "DPMPP2SAncestralSampler", "DPMPPSDESampler") else 2
     given = Given(2, value)
     with pytest.raises(
         NotFinite, match=f"^step {step} of 3 of the sampler gave numbers that are not finite.*base weights or a LoRA"
@@ -91,8 +92,8 @@ def test_numbers_that_grow_beyond_float32_in_the_last_step_are_seen():
 class Again:
     decodes = True
 
-    def pictures(self, *asked):
-        return ["again", *asked[-2:]]
+    def latents(self, *asked):
+        return ["again", *asked[-3:-1]]
 
     def decoded(self, latent):
         return "decoded"
@@ -108,7 +109,7 @@ class Decodes:
 
 def sampler_with(latent_sampler, decoded, other) -> PictureSampler:
     made = PictureSampler.__new__(PictureSampler)
-    made.latents, made.decode, made.channels, made.again = latent_sampler, Decodes(decoded), 4, other
+    made.sampler, made.decode, made.channels, made.again = latent_sampler, Decodes(decoded), 4, other
     return made
 
 
@@ -116,7 +117,7 @@ def sampler_with(latent_sampler, decoded, other) -> PictureSampler:
 def test_latents_and_decoder_are_tried_again(project_log, value):
     """Once, with one line; where that is not possible it is an error."""
     asked = (TEXT, unconditional(TEXT), SETTINGS, [7], "test")
-    assert sampler_with(Given(1, np.nan), 0.0, Again())(*asked) == ["again", [7], "test"]
+    assert sampler_with(Given(1, np.nan), 0.0, Again()).latents(*asked) == ["again", [7], "test"]
     assert [r.message.count("once more in float32") for r in project_log.records] == [1]
     assert sampler_with(Given(9, np.nan), value, Again())(*asked) == ["decoded"]
     assert len(project_log.records) == 2
@@ -130,7 +131,7 @@ def test_latents_and_decoder_are_tried_again(project_log, value):
 
 def test_what_is_not_finite_in_float32_either_is_refused():
     class Fails(Again):
-        def pictures(self, *asked):
+        def latents(self, *asked):
             raise NotFinite("in float32 as well")
 
     with pytest.raises(NotFinite, match="in float32 as well"):
@@ -221,7 +222,7 @@ MLP = "embedders.1.model.transformer.resblocks.0.mlp."
 @pytest.mark.parametrize(
     "end, factor, words, called",
     [
-        (CONVOLUTION, 8e5, "step 1 of 1 of the sampler gave numbers", ["embed_prompts", "_pictures"]),
+        (CONVOLUTION, 8e5, "step 1 of 1 of the sampler gave numbers", ["embed_prompts", "_latents"]),
         (QUERIES, 2e5, "the text of the prompt 'a dog' is not finite in half precision", ["embed_prompts"] * 2),
     ],
 )

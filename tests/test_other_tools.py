@@ -17,7 +17,7 @@ from gm.config.types import Adapter, SampleSettings
 from gm.encoding.text import TextEmbedding, unconditional
 from gm.models import sdxl
 from gm.models.layers import Conv2d, Linear
-from gm.sampling.pictures import LatentSampler
+from gm.sampling.latents import LatentSampler
 from modes import in_mode
 from tools import export_lora, merge_lora
 

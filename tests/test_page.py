@@ -201,7 +201,7 @@ def test_lora_that_come_and_go(folder, tiny_weights):
         return pipeline
 
     def weights(pipeline) -> dict[str, np.ndarray]:
-        cells = (pipeline.embedder.call.cell, pipeline.pictures.latents.denoiser.cell)
+        cells = (pipeline.embedder.call.cell, pipeline.pictures.sampler.denoiser.cell)
         return {parameter.name: parameter.asnumpy() for cell in cells for parameter in cell.get_parameters()}
 
     def same(pipeline, expected) -> bool:

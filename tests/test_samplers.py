@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from gm.diffusion.samplers import LMS_ORDER, SAMPLERS
+from gm.diffusion.ode_samplers import LMS_ORDER
+from gm.diffusion.samplers import SAMPLERS
 from gm.diffusion.schedule import edm_sigmas, legacy_ddpm_sigmas
 
 SPREAD = 0.7  # of the data, which is normal: then D = x s^2 / (s^2 + sigma^2), and x falls as sqrt(s^2 + sigma^2)

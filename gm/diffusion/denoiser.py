@@ -39,10 +39,19 @@ class Denoiser(nn.Cell):
         self.is_v = config.prediction == "v"
 
     def construct(
-        self, noised: Tensor, sigma: Tensor, timestep: Tensor, context: Tensor, pooled: Tensor, sizes: Tensor
+        self,
+        noised: Tensor,
+        sigma: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        pooled: Tensor,
+        sizes: Tensor,
+        given: Optional[Tensor] = None,
     ) -> Tensor:
+        """`given` (B, 1 + z, h, w): what an inpainting UNet sees beside the latent, the mask and the rest of the picture."""
         root = ops.sqrt(sigma * sigma + 1.0)
-        output = self.network(noised / root, timestep, context, pooled, sizes)
+        x = noised / root if given is None else ops.concat((noised / root, given), 1)
+        output = self.network(x, timestep, context, pooled, sizes)
         if self.is_v:
             return noised / (root * root) - sigma / root * output
         return noised - sigma * output

@@ -15,7 +15,9 @@ from gm.models import sdxl
 from gm.models.vae import VAEDecode, require_sound
 from gm.process import run_in_subprocess
 from gm.runtime import full_precision
+from gm.sampling.latents import Texts
 from gm.sampling.pictures import PictureSampler
+from gm.sampling.start import Start
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,17 @@ class InFloat32:
     source: Source  # what the pictures are made from; its machine computes in float32
     decodes: bool
 
-    def pictures(
-        self, text: TextEmbedding, negative: TextEmbedding, settings: SampleSettings, seeds: Sequence[int], what: str
-    ) -> list[np.ndarray]:
-        width = self.source.model.unet.context_dim  # without products of the text that a training UNet has been given
-        text, negative = (TextEmbedding(one.context[:, :width], one.pooled) for one in (text, negative))
-        return run_in_subprocess(_pictures, self._source(), text, negative, settings, list(seeds), what)
+    def latents(
+        self, text: Texts, negative: Texts, settings: SampleSettings, seeds: Sequence[int], what: str, start: Start
+    ) -> np.ndarray:
+        texts = (self._plain(one) for one in (text, negative))
+        return run_in_subprocess(_latents, self._source(), *texts, settings, list(seeds), what, start)
+
+    def _plain(self, texts: Texts) -> Texts:
+        """Without products of the text that a training UNet has been given."""
+        if not isinstance(texts, TextEmbedding):
+            return [self._plain(one) for one in texts]
+        return TextEmbedding(texts.context[:, : self.source.model.unet.context_dim], texts.pooled)
 
     def decoded(self, latent: np.ndarray) -> np.ndarray:
         return run_in_subprocess(_decoded, self._source(), latent)
@@ -47,12 +54,11 @@ def in_float32(source: Source) -> Optional[InFloat32]:
     return InFloat32(replace(source, machine=full), decodes=full.device != source.machine.device)
 
 
-def _pictures(source: Source, *asked) -> list[np.ndarray]:
+def _latents(source: Source, *asked) -> np.ndarray:
     source.machine.enter()
     weights = source.open()
     unet = sdxl.build_unet(source.model, source.machine.dtype, weights.adapters)
-    vae = sdxl.load(sdxl.build_vae(source.model), weights.read, "VAE")
-    return PictureSampler(sdxl.load(unet, weights.read, "UNet"), vae, source.model)(*asked)
+    return PictureSampler(sdxl.load(unet, weights.read, "UNet"), sdxl.build_vae(source.model), source.model).latents(*asked)
 
 
 def _decoded(source: Source, latent: np.ndarray) -> np.ndarray:

@@ -28,6 +28,9 @@ from gm.sampling.torch_generator import TorchGenerator
 
 StepNoise = Callable[[float, float], np.ndarray]  # (sigma before, sigma after) -> unit-normal noise
 SDE, SDE_2M = "DPMPPSDESampler", "DPMPP2MSDESampler"
+# diffusers' schedulers with sigmas, and its spacings "trailing" and "linspace"
+SIGMA_SPACE = ("EulerEDMSampler", "EulerAncestralSampler", "HeunEDMSampler", "LinearMultistepSampler", SDE)
+FROM_THE_LAST_INDEX = ("LegacyDDPMDiscretization",)
 VARIANCE_PRESERVING = ("DDIMSampler", "UniPCSampler")  # A1111 runs them on latents of unit variance
 
 
@@ -59,8 +62,8 @@ class NativeNoise:
         return lambda sigma_from, sigma_to: self.next()
 
     @staticmethod
-    def strength(sampler: str, sigma: float) -> float:
-        """Of the first noise at the level `sigma` where it is all that there is: the latent has unit variance as well."""
+    def strength(sampler: str, discretization: str, sigma: float) -> float:
+        """What the first noise is multiplied by where nothing else is there: as if a latent of unit variance were under it."""
         return math.sqrt(1.0 + sigma**2)
 
     @staticmethod
@@ -92,6 +95,12 @@ class TorchNoise(NativeNoise):
     def posterior(self) -> Optional[np.ndarray]:
         return self.stream.normal(self.shape)
 
+    @staticmethod
+    def strength(sampler: str, discretization: str, sigma: float) -> float:
+        """Its schedulers that do not compute in unit variance leave the latent out where the steps begin at the last index."""
+        alone = sampler in SIGMA_SPACE and discretization in FROM_THE_LAST_INDEX
+        return sigma if alone else math.sqrt(1.0 + sigma**2)
+
     @classmethod
     def asked(cls, sampler: str, sigma: float, table: np.ndarray) -> tuple[float, float]:
         """At `sigma` itself; the time step is between two, linear in log sigma, or the nearer of them."""
@@ -109,7 +118,7 @@ class A1111Noise(TorchNoise):
         return None
 
     @staticmethod
-    def strength(sampler: str, sigma: float) -> float:
+    def strength(sampler: str, discretization: str, sigma: float) -> float:
         """k-diffusion's samplers start from the noise alone."""
         return math.sqrt(1.0 + sigma**2) if sampler in VARIANCE_PRESERVING else sigma
 
@@ -118,6 +127,7 @@ class ComfyNoise(TorchNoise):
     """ComfyUI. Its encoder gives the mean."""
 
     brownian = (SDE, SDE_2M)
+    strength = staticmethod(NativeNoise.strength)
 
     def __init__(self, seed: int, shape: tuple[int, int, int]):
         super().__init__(seed, shape)

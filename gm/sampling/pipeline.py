@@ -94,7 +94,7 @@ class Pipeline:
             stack = LoraStack(files, [strength] * len(files), self.source.alpha)
             now = {f"{module}.weight" for module in stack.ranks}
             self.changed |= now
-            cells = (self.embedder.call.cell, self.pictures.latents.denoiser.cell)
+            cells = (self.embedder.call.cell, self.pictures.sampler.denoiser.cell)
             parameters = [p for cell in cells for p in cell.get_parameters() if p.name in self.changed]
             sdxl.set_values(parameters, merged(self.read, stack))
         self.added, self.changed = wanted, now
