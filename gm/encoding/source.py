@@ -25,13 +25,14 @@ class Source:
     keeps_lora_apart: bool = False  # two more matrices beside a weight, as in training, instead of their sum; not with DoRA
     alpha: Optional[float] = None  # of a native LoRA that does not say its own; None: its rank
     max_tokens: int = 75  # of a prompt: 75, 150 or 225
+    flags: tuple[str, str] = ("--weight", "--config")  # that say its weights and its YAML, for messages
 
     def open(self) -> "Weights":
         """The files, opened; UserError when one is not what it should be. No array is read yet."""
         base, stack = open_weights(self.weight, self.scales, self.model, self.alpha, self.use_lora, self.vae)
         apart = self.keeps_lora_apart and stack.can_stay_apart
         read = with_given_lora(base.read, stack.read) if apart else merged(base.read, stack)
-        return Weights(base=base, read=read, adapters=stack.adapters if apart else {}, files=stack.files)
+        return Weights(base=base, read=read, adapters=stack.adapters if apart else {}, files=stack.files, flags=self.flags)
 
 
 def source_of(config: Config, weight: str, machine: Runtime, max_tokens: Optional[int] = None, **more) -> Source:
@@ -58,11 +59,12 @@ class Weights:
     read: Callable[[str], np.ndarray]  # native name -> array, LoRA included
     adapters: Adapters  # the LoRA that stay apart
     files: Sequence  # LoraFile of each LoRA
+    flags: tuple[str, str] = ("--weight", "--config")
 
     def check(self, model: ModelConfig) -> Mapping[str, tuple]:
         """The shapes of the base weights; UserError unless all files are of this model."""
         shapes, _ = sdxl.expected_shapes(model)
-        self.base.check(shapes)
+        self.base.check(shapes, *self.flags)
         for file in self.files:
             file.check_against_base(shapes)
         return shapes

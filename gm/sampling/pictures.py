@@ -71,7 +71,7 @@ class PictureSampler:
         noises = [NOISES[settings.noise](seed, shape) for seed in seeds]
         sigmas = DISCRETIZATIONS[settings.discretization](settings.steps, self.sampler.table)
         later = [one.of_steps(settings.sampler, sigmas) for one in noises]
-        first = None if start.since else np.stack([one.first() for one in noises]) if start.noise is None else start.noise
+        first = self._first(noises, start)
 
         def draw(sigma: float, following: float) -> np.ndarray:
             return np.stack([one(sigma, following) for one in later])
@@ -83,6 +83,17 @@ class PictureSampler:
                 raise
             log.warning("%s: once more in float32", in_words(error))
             return self.again.latents(text, negative, settings, seeds, what, start)
+
+    @staticmethod
+    def _first(noises: Sequence, start: Start) -> Optional[np.ndarray]:
+        """The noise of the first level, of a second network the one that comes after those of the first; None: needs none."""
+        for one in noises if start.drawn else ():
+            _ = one.first(), [one.next() for _ in range(start.drawn - 1)]
+        if start.since and start.mask is None:
+            return None
+        if start.noise is not None:
+            return start.noise
+        return np.stack([one.next() if start.drawn else one.first() for one in noises])
 
     def decoded(self, latents: np.ndarray) -> list[np.ndarray]:
         """Pictures (h, w, 3) uint8 of latents (B, z, h, w), one by one."""

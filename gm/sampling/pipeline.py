@@ -50,7 +50,7 @@ class Pipeline:
     def embed(self, prompts: Iterable[str]) -> None:
         """Embed the prompts, in a process of its own, because the text encoders are not needed afterwards, unless they are
         kept here: then only what was not embedded the last time."""
-        prompts = list(dict.fromkeys(prompts))
+        prompts = list(dict.fromkeys([*prompts, *([""] if self.model.is_refiner else [])]))
         self.texts = {prompt: self.texts[prompt] for prompt in prompts if prompt in self.texts}
         new = [prompt for prompt in prompts if prompt not in self.texts]
         if new and self.embedder:
@@ -107,9 +107,20 @@ class Pipeline:
 
         By itself, not in a batch: then the same seed gives the same pixels however many pictures are asked for.
         """
-        text = self.texts[prompt]
-        negative = self.texts[negative_prompt] if negative_prompt else unconditional(text)
-        return self.pictures(text, negative, settings, [seed], what)[0]
+        texts = self.texts_of([prompt], [negative_prompt])
+        return self.pictures(*texts, settings, [seed], what)[0]
+
+    def texts_of(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str]
+    ) -> tuple[list[TextEmbedding], list[TextEmbedding]]:
+        """The embeddings of prompts and negative prompts. The base was trained with zeros for an empty negative prompt, the refiner
+        with its embedding (sgm `force_uc_zero_embeddings`)."""
+        texts = [self.texts[prompt] for prompt in prompts]
+        negatives = [
+            self.texts[one] if one or self.model.is_refiner else unconditional(text)
+            for one, text in zip(negative_prompts, texts)
+        ]
+        return texts, negatives
 
 
 def _bytes_to_load(source: Source, shapes: Mapping[str, tuple]) -> int:

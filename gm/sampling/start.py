@@ -20,6 +20,8 @@ class Start:
     noise: Optional[np.ndarray] = None  # unit-normal, instead of the seed's
     until: float = 1.0  # share of the time after which another network goes on: the latent keeps its noise
     since: float = 0.0  # share of the time after which this network goes on: `latent` has its noise
+    kept: Optional[np.ndarray] = None  # what a mask keeps, where that is not `latent`
+    drawn: int = 0  # noises of the seed's sequence that were used before, by another network
 
 
 def levels(settings: SampleSettings, table: np.ndarray, start: Start) -> np.ndarray:
