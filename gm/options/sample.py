@@ -1,9 +1,10 @@
 """The command line of demo/sampling_without_streamlit.py, which the page shares. No MindSpore import."""
 
+import secrets
 from dataclasses import dataclass, fields, replace
 from typing import Optional, Sequence
 
-from gm.config.bounds import LARGEST_SIDE, LARGEST_TOLD, MOST_COLUMNS, MOST_STEPS, STRONGEST
+from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD, MOST_STEPS, STRONGEST
 from gm.config.types import MAX_TOKENS, SampleSettings
 from gm.diffusion.guidance import GUIDERS
 from gm.diffusion.samplers import SAMPLERS
@@ -11,6 +12,7 @@ from gm.diffusion.schedule import DISCRETIZATIONS
 from gm.errors import require_multiple
 from gm.options.model import ModelOptions
 from gm.options.noise import NoiseOptions
+from gm.options.output import OutputOptions
 from gm.options.parser import option, parse
 from gm.options.prompts import PromptLine
 from gm.texts import any_prompt, prompt_text
@@ -52,9 +54,16 @@ _PICTURE = "the picture's"
 
 
 @dataclass(frozen=True)
-class SampleOptions(NoiseOptions, ModelOptions):
+class SampleOptions(OutputOptions, NoiseOptions, ModelOptions):
     """What was asked of demo/sampling_without_streamlit.py."""
 
+    seed: int = option(
+        42,
+        "the same seed gives the same picture, up to 64 bits; -1: one at random, which is said",
+        least=-1,
+        most=LARGEST_SEED,
+        group="machine",
+    )
     task: str = option("txt2img", "what to make; txt2img: pictures from words", choices=TASKS, group="pictures")
     lora_scale: Optional[tuple[float, ...]] = option(
         None,
@@ -79,10 +88,6 @@ class SampleOptions(NoiseOptions, ModelOptions):
         shown="the YAML's, else 75",
         group="pictures",
     )
-    num_cols: int = option(
-        1, "pictures per prompt, with the seeds seed, seed + 1, ...", least=1, most=MOST_COLUMNS, group="pictures"
-    )
-    save_path: str = option("outputs/demo/", "where the PNGs go", metavar="FOLDER", group="pictures")
 
     sampler: str = option("EulerEDMSampler", "how noise becomes a picture", choices=SAMPLERS, group="sampling")
     sample_step: int = option(40, "sampling steps", least=1, most=MOST_STEPS, group="sampling")
@@ -116,6 +121,11 @@ class SampleOptions(NoiseOptions, ModelOptions):
         """(height, width) in pixels: of the aspect ratio, where --height and --width do not say otherwise."""
         width, height = SD_XL_BASE_RATIOS[self.sd_xl_base_ratios]
         return self.height or height, self.width or width
+
+    @property
+    def with_seed(self) -> "SampleOptions":
+        """These options with a seed at random, of 32 bits as other tools have them, where that is asked for."""
+        return replace(self, seed=secrets.randbelow(2**32)) if self.seed < 0 else self
 
     def of(self, line: PromptLine) -> "SampleOptions":
         """These options for a prompt of a file, with what its line says instead."""

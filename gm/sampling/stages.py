@@ -78,7 +78,7 @@ class _Shares:
     def second(self, start: Start, latents: np.ndarray, drawn: int) -> Start:
         kept = start.latent if start.mask is not None else None
         rest = {"since": self.switch} if self.switch < 1.0 else {"strength": self.strength}
-        return Start(latent=latents, mask=start.mask, kept=kept, drawn=drawn, **rest)
+        return Start(latent=latents, spread=start.spread, mask=start.mask, kept=kept, drawn=drawn, **rest)
 
 
 class Refiner:
