@@ -140,7 +140,18 @@ def test_lora_stand_in_the_prompt(tmp_path):
 # -- --like ------------------------------------------------------------------------------------------------------------
 
 FLAGS = [
-    *("--prompt", "-- a dog, red", "--negative_prompt", "-grey", "--width", 64, "--height", 128, "--sampler", "HeunEDMSampler"),
+    *(
+        "--prompt",
+        "-- a dog, red",
+        "--negative_prompt",
+        "-grey",
+        "--width",
+        64,
+        "--height",
+        128,
+        "--sampler",
+        "HeunEDMSampler",
+    ),
     *("--sample_step", 7, "--guidance_scale", 0.1, "--discretization", "Karras", "--orig_width", 640, "--crop_coords_top", 3),
     *("--set", "a.b=[1,2]", "--set", "c=d", "--max_tokens", 150, "--noise", "torch", "--guider", "IdentityGuider"),
 ]
@@ -233,14 +244,20 @@ def test_what_a_picture_must_not_say(tmp_path, weight, name):
 
 
 def test_flags_of_the_machine_are_not_a_picture_s(tmp_path, weight):
-    path = made(tmp_path, "--weight", weight, save_path="/etc", device_target="GPU", like="x.png", num_cols="9", batch_size="9")
+    path = made(
+        tmp_path, "--weight", weight, save_path="/etc", device_target="GPU", like="x.png", num_cols="9", batch_size="9"
+    )
     found = like(path)
     assert (found.save_path, found.num_cols, found.batch_size, found.like) == ("outputs/demo/", 1, None, str(path))
 
 
 def test_pictures_that_say_nothing(tmp_path):
     save_png(tmp_path / "plain.png", NOISE, {"prompt": "a dog"})
-    for path, words in ((tmp_path / "plain.png", "does not say how it was made"), (tmp_path, "is no file"), ("no.png", "is no file")):
+    for path, words in (
+        (tmp_path / "plain.png", "does not say how it was made"),
+        (tmp_path, "is no file"),
+        ("no.png", "is no file"),
+    ):
         with pytest.raises(UserError, match=words):
             like(path)
     (tmp_path / "text.png").write_text("no picture")

@@ -16,7 +16,7 @@ import argparse
 import difflib
 import json
 import sys
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -230,11 +230,10 @@ def fields_of(options: type) -> dict[str, Flag]:
 
 def as_text(options: Any, name: str) -> Optional[str]:
     """What would be given for a flag to have its value; that of a repeatable one as a JSON list. None where it is the default."""
-    (one,) = (one for one in fields(options) if one.name == name)
-    value = getattr(options, name)
-    if value is None or value == (one.default if one.default is not MISSING else one.default_factory()):
+    flag, value = fields_of(type(options))[name], getattr(options, name)
+    if value is None or value == (flag.default() if callable(flag.default) else flag.default):
         return None
-    if one.metadata["flag"].repeated:
+    if flag.repeated:
         return json.dumps([_as_given(part) for part in value], ensure_ascii=False)
     return ",".join(map(_as_given, value)) if isinstance(value, tuple) else _as_given(value)
 

@@ -15,9 +15,8 @@ from gm.options.noise import NoiseOptions
 from gm.options.output import OutputOptions
 from gm.options.parser import option, parse
 from gm.options.prompts import PromptLine
+from gm.options.start import StartOptions, require_start
 from gm.texts import any_prompt, prompt_text
-
-TASKS = ("txt2img",)
 
 # name -> (width, height), the sizes SDXL was trained on (arXiv 2307.01952, appendix I), and two small ones
 SD_XL_BASE_RATIOS = {
@@ -54,7 +53,7 @@ _PICTURE = "the picture's"
 
 
 @dataclass(frozen=True)
-class SampleOptions(OutputOptions, NoiseOptions, ModelOptions):
+class SampleOptions(StartOptions, OutputOptions, NoiseOptions, ModelOptions):
     """What was asked of demo/sampling_without_streamlit.py."""
 
     seed: int = option(
@@ -64,7 +63,6 @@ class SampleOptions(OutputOptions, NoiseOptions, ModelOptions):
         most=LARGEST_SEED,
         group="machine",
     )
-    task: str = option("txt2img", "what to make; txt2img: pictures from words", choices=TASKS, group="pictures")
     lora_scale: Optional[tuple[float, ...]] = option(
         None,
         "strength of each LoRA of --weight, separated by commas",
@@ -97,8 +95,12 @@ class SampleOptions(OutputOptions, NoiseOptions, ModelOptions):
         "LegacyDDPMDiscretization", "which noise levels are visited", choices=DISCRETIZATIONS, group="sampling"
     )
 
-    sd_xl_base_ratios: str = option(
-        "1.0", "width / height, of the sizes SDXL was trained on", choices=SD_XL_BASE_RATIOS, group="size"
+    sd_xl_base_ratios: Optional[str] = option(
+        None,
+        "width / height, of the sizes SDXL was trained on",
+        choices=SD_XL_BASE_RATIOS,
+        shown="1.0, or the shape of --img",
+        group="size",
     )
     height: Optional[int] = option(None, "height in pixels, instead of the ratio's", least=1, most=LARGEST_SIDE, group="size")
     width: Optional[int] = option(None, "width in pixels, instead of the ratio's", least=1, most=LARGEST_SIDE, group="size")
@@ -119,7 +121,7 @@ class SampleOptions(OutputOptions, NoiseOptions, ModelOptions):
 
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels: of the aspect ratio, where --height and --width do not say otherwise."""
-        width, height = SD_XL_BASE_RATIOS[self.sd_xl_base_ratios]
+        width, height = SD_XL_BASE_RATIOS[self.sd_xl_base_ratios or "1.0"]
         return self.height or height, self.width or width
 
     @property
@@ -137,7 +139,9 @@ class SampleOptions(OutputOptions, NoiseOptions, ModelOptions):
 def parse_sample(argv: Sequence[str]) -> SampleOptions:
     """The options of demo/sampling_without_streamlit.py, or UserError."""
     about = "Sample pictures from SDXL, with or without a LoRA."
-    return parse(SampleOptions, argv, "sampling_without_streamlit.py", about)
+    options = parse(SampleOptions, argv, "sampling_without_streamlit.py", about)
+    require_start(options)
+    return options
 
 
 def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
