@@ -11,17 +11,20 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline
+from PIL import Image
 
 import diffusers_models
 import tiny
 from gm.checkpoint.weights import open_base
 from gm.config.load import load_config
 from gm.config.types import SampleSettings
+from gm.data.pixels import to_network
 from gm.encoding.text import TextEmbedding, unconditional
 from gm.models import sdxl
 from gm.models.conditioner import tokenize
 from gm.sampling.pictures import PictureSampler
+from gm.sampling.start import Start
 
 pytestmark = pytest.mark.xdist_group("same_seed")
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -56,13 +59,15 @@ class Both:
         states = first.hidden_states[self.model.text_encoders[0].layer_idx], second.hidden_states[-2]
         return TextEmbedding(torch.cat(states, -1)[0].numpy(), second.text_embeds[0].numpy())
 
-    def ours(self, sampler: str, schedule: str, seed: int = SEED, negative: bool = True, noise: str = "torch") -> np.ndarray:
+    def ours(
+        self, sampler: str, schedule: str, seed: int = SEED, negative: bool = True, noise: str = "torch", start=Start()
+    ) -> np.ndarray:
         """Our picture."""
         usual = SampleSettings.square(self.pixels, STEPS)
         how = replace(usual, sampler=sampler, discretization=schedule, guidance_scale=SCALE, noise=noise)
         text = self.texts[PROMPT]
         other = self.texts[NEGATIVE] if negative else unconditional(text)
-        return self.pictures(text, other, how, [seed], "same seed")[0]
+        return self.pictures(text, other, how, [seed], "same seed", start)[0]
 
     def theirs(self, scheduler, seed: int = SEED, negative: bool = True, kind=StableDiffusionXLPipeline, **more) -> np.ndarray:
         """diffusers' picture with generator=torch.Generator("cpu").manual_seed(seed)."""
@@ -158,3 +163,33 @@ def test_a_picture_does_not_depend_on_its_batch(small):
     batch = small.pictures(text, unconditional(text), settings, [3, SEED], "batch")
     alone = small.pictures(text, unconditional(text), settings, [SEED], "alone")
     assert grey_levels(batch[1], alone[0]) <= 1
+
+
+def given(model: Both) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture to begin with, and the mean and spread of its latent."""
+    picture = model.ours("EulerEDMSampler", "Trailing", 4)
+    return picture, *model.pictures.encoded(to_network(picture))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_picture_from_a_picture(small, way):
+    """diffusers draws for the encoder first, then the noise, then the steps."""
+    sampler, schedule, other = WAYS[way]
+    picture, mean, spread = given(small)
+    ours = small.ours(sampler, schedule, start=Start(latent=mean, spread=spread, strength=0.7))
+    more = {"image": Image.fromarray(picture), "strength": 0.7}
+    assert grey_levels(ours, small.theirs(other, kind=StableDiffusionXLImg2ImgPipeline, **more)) <= 2
+
+
+@pytest.mark.parametrize("strength", [0.7, 1.0])
+def test_a_part_painted_anew(golden_model, strength):
+    """By an ancestral sampler: what diffusers draws for the masked picture as well comes before the steps."""
+    sampler, schedule, other = WAYS["Euler a"]
+    picture, mean, spread = given(golden_model)
+    mask = np.zeros((128, 128), np.uint8)
+    mask[32:96, 48:] = 255
+    on_latent = (mask[::8, ::8] / np.float32(255))[None, None]
+    ours = golden_model.ours(sampler, schedule, start=Start(latent=mean, spread=spread, strength=strength, mask=on_latent))
+    more = {"image": Image.fromarray(picture), "mask_image": Image.fromarray(mask), "strength": strength}
+    expected = golden_model.theirs(other, kind=StableDiffusionXLInpaintPipeline, **more, height=128, width=128)
+    assert grey_levels(ours, expected) <= 2
