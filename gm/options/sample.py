@@ -7,7 +7,7 @@ from typing import Optional, Sequence
 from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD, STRONGEST
 from gm.config.types import MAX_TOKENS, SampleSettings
 from gm.diffusion.names import named_sampler
-from gm.errors import require_multiple
+from gm.errors import UserError, require_multiple
 from gm.options.model import ModelOptions
 from gm.options.noise import NoiseOptions
 from gm.options.output import OutputOptions
@@ -167,6 +167,12 @@ def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
     target = options.target_height or height, options.target_width or width
     sizes = (*original, options.crop_coords_top, options.crop_coords_left, *target)
     negative = [getattr(options, f"negative_{name}") for name in TOLD]
+    for name, told in zip(TOLD, negative):
+        if told is not None and not options.has_guidance:
+            raise UserError(
+                f"--negative_{name} {told} has no effect, as there is no guidance: leave it out, or give --guider VanillaCFG and a "
+                "--guidance_scale"
+            )
     return SampleSettings(
         height=height,
         width=width,
@@ -182,4 +188,5 @@ def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
         guided_steps=(options.guidance_start, options.guidance_stop),
         discretization=discretization,
         noise=options.noise,
+        eta=options.eta,
     )
