@@ -14,7 +14,15 @@ from gm.checkpoint.lora_stack import LoraStack, merged
 from gm.config.types import SampleSettings
 from gm.encoding.compiling import keeping_graphs
 from gm.encoding.source import Source
-from gm.encoding.text import TextEmbedder, TextEmbedding, embed_apart, embed_in_full, load_embedder, unconditional
+from gm.encoding.text import (
+    TextEmbedder,
+    TextEmbedding,
+    embed_apart,
+    embed_in_full,
+    load_embedder,
+    require_readable,
+    unconditional,
+)
 from gm.models import sdxl
 from gm.models.unet import UNET_PREFIX
 from gm.models.vae import VAE_PREFIX
@@ -55,10 +63,19 @@ class Pipeline:
         machine = self.source.machine
         return 1 if machine.device == "CPU" else memory.rows_that_fit(self.model, settings, machine, self.bytes, most)
 
+    @property
+    def encodes_nothing(self) -> bool:
+        """Whether an empty negative prompt is encoded, as any other."""
+        return self.model.is_refiner or self.source.prompt_style != "plain"
+
+    def require_readable(self, prompts: Iterable[str]) -> None:
+        """UserError for a prompt that has no meaning in the style of the source."""
+        require_readable(prompts, self.source, self.weights.vocabulary)
+
     def embed(self, prompts: Iterable[str]) -> None:
         """Embed the prompts, in a process of its own, because the text encoders are not needed afterwards, unless they are
         kept here: then only what was not embedded the last time."""
-        prompts = list(dict.fromkeys([*prompts, *([""] if self.model.is_refiner else [])]))
+        prompts = list(dict.fromkeys([*prompts, *([""] if self.encodes_nothing else [])]))
         self.texts = {prompt: self.texts[prompt] for prompt in prompts if prompt in self.texts}
         new = [prompt for prompt in prompts if prompt not in self.texts]
         if new and self.embedder:
@@ -142,10 +159,10 @@ class Pipeline:
         self, prompts: Sequence[str], negative_prompts: Sequence[str]
     ) -> tuple[list[TextEmbedding], list[TextEmbedding]]:
         """The embeddings of prompts and negative prompts. The base was trained with zeros for an empty negative prompt, the refiner
-        with its embedding (sgm `force_uc_zero_embeddings`)."""
+        with its embedding (sgm `force_uc_zero_embeddings`), which A1111 and ComfyUI take for the base as well."""
         texts = [self.texts[prompt] for prompt in prompts]
         negatives = [
-            self.texts[one] if one or self.model.is_refiner else unconditional(text)
+            self.texts[one] if one or self.encodes_nothing else unconditional(text)
             for one, text in zip(negative_prompts, texts)
         ]
         return texts, negatives

@@ -90,9 +90,13 @@ class Refiner:
         if not model.is_refiner:
             raise UserError(f"--pipeline_config {where} is of a base: give the refiner's YAML, {REFINER}")
         if other.is_refiner:
-            raise UserError("--add_pipeline makes the last steps of a base's pictures with the refiner: give a base as --config")
+            raise UserError(
+                "--add_pipeline makes the last steps of a base's pictures with the refiner: give a base as --config"
+            )
         if (model.vae, model.scale_factor) != (other.vae, other.scale_factor):
-            raise UserError(f"--pipeline_config {where} has another first stage than --config: give a refiner of the same latents")
+            raise UserError(
+                f"--pipeline_config {where} has another first stage than --config: give a refiner of the same latents"
+            )
         if options.switch is not None and model.zero_terminal_snr != other.zero_terminal_snr:
             raise UserError(
                 f"--pipeline_config {where} has other noise levels than --config (zero_terminal_snr), so the refiner cannot go on "
@@ -109,7 +113,11 @@ class Refiner:
         second = self.shares.second(start, np.zeros((1, 1, 1, 1), np.float32), drawn)
         for stage, one in (("base", first), ("refiner", second)):
             if len(levels(settings, self.table, one)) < 2:
-                share = f"switch after {self.shares.switch:g}" if self.shares.switch < 1.0 else f"strength {self.shares.strength:g}"
+                share = (
+                    f"switch after {self.shares.switch:g}"
+                    if self.shares.switch < 1.0
+                    else f"strength {self.shares.strength:g}"
+                )
                 raise UserError(
                     f"of {settings.steps} steps the {share} leaves none to the {stage}: give --refiner_switch, "
                     "--stage2strength or --sample_step with which both stages have some"
@@ -172,6 +180,8 @@ def _first_latents(source: Source, texts: dict[str, TextEmbedding], passes: Sequ
     pipeline.texts = texts
     pipeline.load()
     return [
-        pipeline.pictures.latents(*pipeline.texts_of(one.prompts, one.negative_prompts), one.settings, one.seeds, one.what, one.start)
+        pipeline.pictures.latents(
+            *pipeline.texts_of(one.prompts, one.negative_prompts), one.settings, one.seeds, one.what, one.start
+        )
         for one in passes
     ]
