@@ -15,6 +15,7 @@ from gm.options.noise import NoiseOptions
 from gm.options.output import OutputOptions
 from gm.options.parser import option, parse
 from gm.options.prompts import PromptLine
+from gm.options.refiner import RefinerOptions
 from gm.options.start import StartOptions, require_start
 from gm.texts import any_prompt, prompt_text
 
@@ -53,7 +54,7 @@ _PICTURE = "the picture's"
 
 
 @dataclass(frozen=True)
-class SampleOptions(StartOptions, OutputOptions, NoiseOptions, ModelOptions):
+class SampleOptions(StartOptions, RefinerOptions, OutputOptions, NoiseOptions, ModelOptions):
     """What was asked of demo/sampling_without_streamlit.py."""
 
     seed: int = option(
@@ -141,6 +142,7 @@ def parse_sample(argv: Sequence[str]) -> SampleOptions:
     about = "Sample pictures from SDXL, with or without a LoRA."
     options = parse(SampleOptions, argv, "sampling_without_streamlit.py", about)
     require_start(options)
+    options.check_refiner()
     return options
 
 
