@@ -4,6 +4,8 @@ options -> checks -> text -> UNet -> pictures. The sampling itself is gm/samplin
 """
 
 import sys
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Sequence
 
@@ -14,10 +16,13 @@ from gm import ending
 if __name__ == "__main__":  # what is imported below takes a while
     ending.catch_signals()
 
+import numpy as np
+
 from gm import console, runtime
 from gm.config.load import load_config
 from gm.console import log
 from gm.files import make_writable
+from gm.options.refiner import REFINER
 from gm.options.sample import SampleOptions, parse_sample
 from gm.sampling.jobs import Asked, Job, evenly, groups_of, requests_of
 from gm.sampling.like import with_like
@@ -36,33 +41,59 @@ def text_to_image(options: SampleOptions) -> None:
     """One PNG per picture and one contact sheet under --save_path."""
     runtime.quiet_environment()  # MindSpore is imported from here on
     config = load_config(options.config, options.set, training=False)
+    second = load_config(options.pipeline_config or REFINER, training=False) if options.add_pipeline else None
+    options.check_scores(config.model.is_refiner)
     requests = requests_of(options, config.model.unet.downsampling)
-    machine = runtime.start(options.machine, options.seed, [config.model])
+    machine = runtime.start(options.machine, options.seed, [one.model for one in (config, second) if one])
 
     from gm.encoding.source import source_of
     from gm.sampling.pipeline import Pipeline
+    from gm.sampling.stages import Pass, first_latents, refiner_of, told_scores
 
+    if config.model.is_refiner:
+        requests = [replace(one, settings=told_scores(one.settings, one.options.scores)) for one in requests]
     given = {"scales": options.lora_scale or (), "vae": options.vae, "graphs": options.compile_cache_dir}
     pipeline = Pipeline(source_of(config, options.weight, machine, options.max_tokens, **given))
+    refiner = refiner_of(options, second, pipeline.source) if second else None
+    models = [pipeline, refiner.pipeline] if refiner else [pipeline]
     job = Job(requests, Path(options.save_path))
     groups = groups_of(requests)
     sizes = [
-        evenly(len(group), options.batch_size or pipeline.rows_that_fit(requests[group[0]].settings, len(group)))
+        evenly(
+            len(group), options.batch_size or min(one.rows_that_fit(requests[group[0]].settings, len(group)) for one in models)
+        )
         for group in groups
     ]
     for group, size in zip(groups, sizes):
-        pipeline.require_memory([requests[group[0]].settings], size)
+        for one in models:
+            one.require_memory([requests[group[0]].settings], size)
+        if refiner:
+            refiner.check(requests[group[0]].settings)
     folders = {"--save_path": options.save_path, "--compile_cache_dir": options.compile_cache_dir}
     make_writable(*((flag, Path(folder)) for flag, folder in folders.items() if folder))
-    pipeline.embed([text for one in requests for text in (one.options.prompt, one.options.negative_prompt) if text])
-    pipeline.load()
+    for one in models:
+        one.embed([text for asked in requests for text in (asked.options.prompt, asked.options.negative_prompt) if text])
 
-    def make(batch: Sequence[Asked], what: str) -> list:
+    def asked_of(batch: Sequence[Asked]) -> tuple:
         asked = [one.options for one in batch]
         texts = [one.prompt for one in asked], [one.negative_prompt for one in asked]
-        return pipeline.sample_batch(*texts, batch[0].settings, [one.seed for one in asked], what)
+        return *texts, batch[0].settings, [one.seed for one in asked]
 
-    with pipeline.keeping_graphs([(requests[group[0]].settings, size) for group, size in zip(groups, sizes)]):
+    def make(batch: Sequence[Asked], what: str) -> list:
+        if refiner:
+            return refiner(np.stack([latents[one] for one in batch]), *asked_of(batch), what)
+        return pipeline.sample_batch(*asked_of(batch), what)
+
+    if refiner:
+        batches = [
+            [requests[place] for place in group[i : i + size]]
+            for group, size in zip(groups, sizes)
+            for i in range(0, len(group), size)
+        ]
+        passes = [Pass(*asked_of(batch), f"base {i + 1}/{len(batches)}", refiner.first()) for i, batch in enumerate(batches)]
+        latents = dict(zip(chain(*batches), chain(*first_latents(pipeline, passes))))
+    models[-1].load()
+    with models[-1].keeping_graphs([(requests[group[0]].settings, size) for group, size in zip(groups, sizes)]):
         job.run(groups, sizes, make)
 
 

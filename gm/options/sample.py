@@ -14,6 +14,7 @@ from gm.options.output import OutputOptions
 from gm.options.parser import option, parse
 from gm.options.prompt_text import PromptTextOptions
 from gm.options.prompts import PromptLine
+from gm.options.refiner import RefinerOptions
 from gm.options.sampler import SamplerOptions
 from gm.options.start import StartOptions, require_start
 
@@ -64,7 +65,9 @@ def _told_beside_the_negative_prompt(words: str) -> Optional[int]:
 
 
 @dataclass(frozen=True)
-class SampleOptions(PromptTextOptions, StartOptions, OutputOptions, NoiseOptions, SamplerOptions, ModelOptions):
+class SampleOptions(
+    PromptTextOptions, StartOptions, RefinerOptions, OutputOptions, NoiseOptions, SamplerOptions, ModelOptions
+):
     """What was asked of demo/sampling_without_streamlit.py."""
 
     seed: int = option(
@@ -138,6 +141,7 @@ def parse_sample(argv: Sequence[str]) -> SampleOptions:
     about = "Sample pictures from SDXL, with or without a LoRA."
     options = parse(SampleOptions, argv, "sampling_without_streamlit.py", about)
     require_start(options)
+    options.check_refiner()
     return options
 
 

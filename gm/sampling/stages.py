@@ -3,8 +3,7 @@
 Either both share one schedule: the base stops with the noise of its last steps left, which the refiner takes away. Or the base
 comes to the end, and the refiner does the last steps once more on its latents with new noise.
 
-    options.check_refiner()
-    refiner = refiner_of(options, base.source)            # checks its files
+    refiner = refiner_of(options, config, base.source)    # checks its files
     refiner.check(settings)
     base.embed(prompts), refiner.embed(prompts)
     latents = first_latents(base, [Pass(...), ...])       # of all pictures, in a process of its own
@@ -20,8 +19,8 @@ from typing import NamedTuple, Sequence
 
 import numpy as np
 
-from gm.config.load import load_config
-from gm.config.types import SampleSettings
+from gm.checkpoint.weights import split_weight_argument
+from gm.config.types import Config, SampleSettings
 from gm.diffusion.samplers import SAMPLERS
 from gm.diffusion.schedule import sampling_sigmas
 from gm.encoding.source import Source, source_of
@@ -51,15 +50,15 @@ def told_scores(settings: SampleSettings, scores: tuple[float, float]) -> Sample
     return replace(settings, sizes=(*settings.sizes[:4], scores[0]), negative_sizes=(*negative[:4], scores[1]))
 
 
-def refiner_of(options: RefinerOptions, base: Source) -> "Refiner":
-    """The second stage that is asked for, its files checked. UserError where it does not go with the base."""
-    config = load_config(options.pipeline_config or REFINER, training=False)
+def refiner_of(options: RefinerOptions, config: Config, base: Source) -> "Refiner":
+    """The second stage that is asked for, of the YAML `config`, its files checked. UserError where it does not go with the base."""
     source = source_of(
         config,
         options.pipeline_weight or REFINER_WEIGHT,
         base.machine,
         base.max_tokens,
-        vae=base.vae or base.weight.split(",")[0],  # what the latents are of
+        vae=base.vae or split_weight_argument(base.weight)[0],  # what the latents are of
+        graphs=base.graphs,
         flags=("--pipeline_weight", "--pipeline_config"),
     )
     return Refiner(base, source, options)
@@ -109,18 +108,16 @@ class Refiner:
 
     def check(self, settings: SampleSettings, start: Start = Start()) -> None:
         """UserError where one of the stages has no step to do. `start`: of the base alone."""
-        first, drawn = self.shares.first(start), 0
-        second = self.shares.second(start, np.zeros((1, 1, 1, 1), np.float32), drawn)
-        for stage, one in (("base", first), ("refiner", second)):
+        second = self.shares.second(start, np.zeros((1, 1, 1, 1), np.float32), 0)
+        for stage, one in (("base", self.first(start)), ("refiner", second)):
             if len(levels(settings, self.table, one)) < 2:
-                share = (
-                    f"switch after {self.shares.switch:g}"
+                at = (
+                    f"refiner_switch {self.shares.switch:g}"
                     if self.shares.switch < 1.0
-                    else f"strength {self.shares.strength:g}"
+                    else f"stage2strength {self.shares.strength:g}"
                 )
                 raise UserError(
-                    f"of {settings.steps} steps the {share} leaves none to the {stage}: give --refiner_switch, "
-                    "--stage2strength or --sample_step with which both stages have some"
+                    f"--{at} leaves the {stage} none of {settings.steps} steps: give another, or more steps with --sample_step"
                 )
 
     def embed(self, prompts: Sequence[str]) -> None:
