@@ -103,7 +103,7 @@ class ClipTokenizer:
         ids: list[int] = []
         pieces = split_at(prompt, self.words)
         for number, piece in enumerate(pieces):
-            behind = " ".join(pieces[number + 1 :])
+            behind = " ".join(" ".join(pieces[number + 1 :]).split())
             if number % 2:
                 if len(ids) + len(self.words[piece]) > self.max_tokens:
                     return ids, f"{piece} {behind}".strip()
