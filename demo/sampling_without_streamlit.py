@@ -46,7 +46,7 @@ def text_to_image(options: SampleOptions) -> None:
     from gm.pictures import contact_sheet, numbered, save_new_png, sheets
     from gm.sampling.pipeline import Pipeline
 
-    given = {"scales": options.lora_scale or (), "vae": options.vae}
+    given = {"strengths": options.strengths, "vae": options.vae}
     pipeline = Pipeline(source_of(config, options.weight, machine, options.max_tokens, **given))
     pipeline.require_memory(settings)
     make_writable(("--save_path", folder))

@@ -9,6 +9,7 @@ from gm.diffusion.guidance import GUIDERS
 from gm.diffusion.samplers import SAMPLERS
 from gm.diffusion.schedule import DISCRETIZATIONS
 from gm.errors import require_multiple
+from gm.options.lora import LoraOptions
 from gm.options.model import ModelOptions
 from gm.options.noise import NoiseOptions
 from gm.options.parser import option, parse
@@ -52,19 +53,10 @@ _PICTURE = "the picture's"
 
 
 @dataclass(frozen=True)
-class SampleOptions(NoiseOptions, ModelOptions):
+class SampleOptions(LoraOptions, NoiseOptions, ModelOptions):
     """What was asked of demo/sampling_without_streamlit.py."""
 
     task: str = option("txt2img", "what to make; txt2img: pictures from words", choices=TASKS, group="pictures")
-    lora_scale: Optional[tuple[float, ...]] = option(
-        None,
-        "strength of each LoRA of --weight, separated by commas",
-        metavar="NUMBER[,NUMBER]",
-        least=-STRONGEST,
-        most=STRONGEST,
-        shown="1 each",
-        group="model",
-    )
     prompt: str = option(
         "a photo of a dog on a beach",
         "the prompt, or a file of prompts: .txt with one a line (--w --h --d --s --l --n --ss behind it), or .yaml",

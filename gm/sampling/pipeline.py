@@ -3,13 +3,14 @@ loaded while LoRA come and go."""
 
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Iterable, Mapping, Optional, Sequence
+from typing import Iterable, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
 from gm import memory
 from gm.checkpoint.lora_files import open_lora
 from gm.checkpoint.lora_stack import LoraStack, merged
+from gm.checkpoint.lora_strength import Strength, Strengths, as_strength
 from gm.config.types import SampleSettings
 from gm.encoding.source import Source
 from gm.encoding.text import TextEmbedder, TextEmbedding, embed_apart, embed_in_full, load_embedder, unconditional
@@ -18,6 +19,7 @@ from gm.models.unet import UNET_PREFIX
 from gm.models.vae import VAE_PREFIX
 from gm.runtime import full_precision
 from gm.sampling.full_precision import in_float32
+from gm.sampling.lora_schedule import scheduled
 from gm.sampling.pictures import PictureSampler
 from gm.soundness import NotFinite
 
@@ -73,33 +75,38 @@ class Pipeline:
         unet = sdxl.build_unet(self.model, self.source.machine.dtype, self.weights.adapters)
         unet = sdxl.load(unet, self.read, "UNet")
         vae = sdxl.load(sdxl.build_vae(self.model), self.read, "VAE")
-        self.pictures = PictureSampler(unet, vae, self.model, in_float32(self.source))
+        self.pictures = scheduled(PictureSampler(unet, vae, self.model, in_float32(self.source)), self.weights)
         self.unloaded = 0
 
-    def change_lora(self, paths: Sequence[str], strength: float) -> None:
-        """Put these LoRA files, each times `strength`, on the loaded networks instead of those put on before; without
-        paths, take them off. They are added to the weights; only those that change are written, and no graph is compiled
-        again. LoRA of `source.weight` stays. UserError, and no change, when a file does not fit.
+    def change_lora(
+        self, paths: Sequence[str], strength: Union[Strength, float, Sequence[Union[Strength, float]]] = 1.0
+    ) -> None:
+        """Put these LoRA files, each at its strength or all at the one given, on the loaded networks instead of those put on
+        before; without paths, take them off. They are added to the weights, so they have no schedule; only weights that change are
+        written, and no graph is compiled again. LoRA of `source.weight` stays. UserError, and no change, when a file does not fit.
         """
         assert self.embedder, "LoRA can be changed where the text encoders are kept"
+        given = [strength] * len(paths) if isinstance(strength, (Strength, int, float)) else strength
+        strengths = list(map(as_strength, given))
+        assert len(strengths) == len(paths) and not any(one.schedule for one in strengths)
         with ExitStack() as opened:
             files = [opened.enter_context(open_lora(path, self.model)) for path in paths]
             for file in files:
                 file.check_against_base(self.base_shapes)
             states = [(str(file.path), file.path.stat().st_mtime_ns, file.path.stat().st_size) for file in files]
-            wanted = (*states, strength) if files else ()
+            wanted = tuple(zip(states, strengths))
             if wanted == self.added:
                 return
             self.added, self.texts = None, {}  # not known when this is interrupted
-            stack = LoraStack(files, [strength] * len(files), self.source.alpha)
+            stack = LoraStack(files, strengths, self.source.alpha)
             now = {f"{module}.weight" for module in stack.ranks}
             self.changed |= now
             cells = (self.embedder.call.cell, self.pictures.sampler.denoiser.cell)
             parameters = [p for cell in cells for p in cell.get_parameters() if p.name in self.changed]
             sdxl.set_values(parameters, merged(self.read, stack))
         self.added, self.changed = wanted, now
-        scales = [*(self.source.scales or [1.0] * len(self.weights.files)), *[strength] * len(files)]
-        self.now = replace(self.source, weight=",".join([self.source.weight, *map(str, paths)]), scales=scales)
+        weight = ",".join([self.source.weight, *map(str, paths)])
+        self.now = replace(self.source, weight=weight, strengths=Strengths.of([*self.weights.stack.strengths, *strengths]))
         self.pictures.again = in_float32(self.now)
 
     def sample(self, prompt: str, negative_prompt: str, settings: SampleSettings, seed: int, what: str) -> np.ndarray:
