@@ -14,20 +14,21 @@ from gm import ending
 if __name__ == "__main__":  # what is imported below takes a while
     ending.catch_signals()
 
-import numpy as np
-
 from gm import console, runtime
 from gm.config.load import load_config
 from gm.console import log
 from gm.files import make_writable
-from gm.options.prompts import is_prompt_file, read_prompt_lines
-from gm.options.sample import SampleOptions, parse_sample, sample_settings
-from gm.sampling.output import about
+from gm.options.sample import SampleOptions, parse_sample
+from gm.sampling.jobs import Asked, Job, evenly, groups_of, requests_of
+from gm.sampling.like import with_like
 
 
 def main(argv: Sequence[str]) -> None:
     """The command: what --task says."""
-    options = parse_sample(argv)
+    asked = parse_sample(with_like(argv))
+    options = asked.with_seed
+    if options.seed != asked.seed:
+        log.info("--seed %d: drawn at random", options.seed)
     {"txt2img": text_to_image}[options.task](options)
 
 
@@ -35,40 +36,34 @@ def text_to_image(options: SampleOptions) -> None:
     """One PNG per picture and one contact sheet under --save_path."""
     runtime.quiet_environment()  # MindSpore is imported from here on
     config = load_config(options.config, options.set, training=False)
-    multiple = config.model.unet.downsampling
-    is_file = is_prompt_file(options.prompt)
-    asked = [options.of(line) for line in read_prompt_lines(options.prompt, "--prompt", multiple)] if is_file else [options]
-    settings = [sample_settings(one, multiple) for one in asked]
+    requests = requests_of(options, config.model.unet.downsampling)
     machine = runtime.start(options.machine, options.seed, [config.model])
-    folder = Path(options.save_path)
 
     from gm.encoding.source import source_of
-    from gm.pictures import contact_sheet, numbered, save_new_png, sheets
     from gm.sampling.pipeline import Pipeline
 
-    given = {"strengths": options.strengths, "vae": options.vae}
+    given = {"strengths": options.strengths, "vae": options.vae, "graphs": options.compile_cache_dir}
     pipeline = Pipeline(source_of(config, options.weight, machine, options.max_tokens, **given))
-    pipeline.require_memory(settings)
-    make_writable(("--save_path", folder))
-    pipeline.embed([text for one in asked for text in (one.prompt, one.negative_prompt) if text])
+    job = Job(requests, Path(options.save_path))
+    groups = groups_of(requests)
+    sizes = [
+        evenly(len(group), options.batch_size or pipeline.rows_that_fit(requests[group[0]].settings, len(group)))
+        for group in groups
+    ]
+    for group, size in zip(groups, sizes):
+        pipeline.require_memory([requests[group[0]].settings], size)
+    folders = {"--save_path": options.save_path, "--compile_cache_dir": options.compile_cache_dir}
+    make_writable(*((flag, Path(folder)) for flag, folder in folders.items() if folder))
+    pipeline.embed([text for one in requests for text in (one.options.prompt, one.options.negative_prompt) if text])
     pipeline.load()
 
-    rows: list[list[np.ndarray]] = []
-    paths = []
-    for number, (one, how) in enumerate(zip(asked, settings)):
-        rows.append([])
-        for column in range(one.num_cols):
-            done, seed = number * one.num_cols + column, one.seed + column
-            what = f"sampling {done + 1}/{len(asked) * one.num_cols}"
-            picture = pipeline.sample(one.prompt, one.negative_prompt, how, seed, what)
-            rows[-1].append(picture)
-            paths.append(save_new_png(numbered(folder), picture, about(one, how, one.prompt, seed)))
-            log.info("%s: seed %d, %r", paths[-1], seed, one.prompt)
-    prompts = [one.prompt for one in asked]
-    seeds = list(dict.fromkeys(one.seed + column for one in asked for column in range(one.num_cols)))
-    text = {"prompts": "\n".join(prompts), "seeds": seeds, "weight": options.weight}
-    sheet = save_new_png(sheets(folder, paths[0]), contact_sheet(rows, prompts), text)
-    log.info("contact sheet: %s", sheet)
+    def make(batch: Sequence[Asked], what: str) -> list:
+        asked = [one.options for one in batch]
+        texts = [one.prompt for one in asked], [one.negative_prompt for one in asked]
+        return pipeline.sample_batch(*texts, batch[0].settings, [one.seed for one in asked], what)
+
+    with pipeline.keeping_graphs([(requests[group[0]].settings, size) for group, size in zip(groups, sizes)]):
+        job.run(groups, sizes, make)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ log = logging.getLogger("gm")
 
 Hold = Callable[[], bool]  # whether something else has a bar on the screen
 Viewer = Callable[[str, Optional[float]], None]  # words, and the share that is done where it is known
+Count = Callable[[], None]  # called after each step
 _viewer: ContextVar[Optional[Viewer]] = ContextVar("viewer", default=None)
+_count: ContextVar[Optional[Count]] = ContextVar("count", default=None)
 
 
 class _AroundBars(logging.Handler):
@@ -93,10 +95,22 @@ def viewed_by(viewer: Viewer) -> Iterator[None]:
         _viewer.reset(before)
 
 
+@contextmanager
+def counting_steps(count: Count) -> Iterator[None]:
+    """In the body, this thread's bars over steps are not shown: each calls `count` after a step instead, for a bar over all of
+    them. What `count` raises ends the steps."""
+    before = _count.set(count)
+    try:
+        yield
+    finally:
+        _count.reset(before)
+
+
 class _Bar(tqdm):
     """A bar that tells a viewer which item is at work."""
 
     viewer: Optional[Viewer] = None
+    count: Optional[Count] = None
 
     def __iter__(self) -> Iterator:
         for done, item in enumerate(super().__iter__()):
@@ -104,6 +118,8 @@ class _Bar(tqdm):
                 share = done / self.total if self.total else None
                 self.viewer(f"{self.what} {done + 1}" + (f" of {self.total}" if self.total else ""), share)
             yield item
+            if self.count:
+                self.count()
 
 
 def bar(items: Optional[Iterable], what: str, **settings) -> tqdm:
@@ -111,8 +127,10 @@ def bar(items: Optional[Iterable], what: str, **settings) -> tqdm:
     settings.setdefault("dynamic_ncols", True)
     if not sys.stderr.isatty():  # a log file: few lines, and each stays
         settings |= {"mininterval": 10.0, "leave": True}
-    settings.setdefault("disable", _is_quiet())
+    count = _count.get() if settings.get("unit") == "step" else None
+    settings.setdefault("disable", _is_quiet() or count is not None)
     line = _Bar(items, desc=what, file=sys.stderr, **settings)
+    line.count = count
     line.viewer, line.what = _viewer.get(), f"{what}, {settings.get('unit', 'item')}"
     return line
 

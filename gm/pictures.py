@@ -25,6 +25,9 @@ LONGEST_TEXT = 1_000_000  # letters of a text chunk; Pillow reads no file with 6
 LONGEST_LABEL = 10_000  # letters of a line on a sheet, most of which it is too narrow for
 LARGEST_SHEET = 100_000_000  # pixels
 DIGITS = 12  # of a picture's number; a longer name is somebody else's
+A1111 = "parameters"  # the text that other tools look for (gm/sampling/a1111_text.py)
+# ComfyUI takes a text "prompt" for its own graph, and fails where it is words: a chunk of its own kind says that there is none
+NO_GRAPH = (b"comf", b"prompt\0")
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 Text = Mapping[str, object]  # what stands in a PNG's text chunks
@@ -126,7 +129,13 @@ def _encode(path: Path, picture: np.ndarray, text: Text) -> None:
     for key, value in text.items():
         words = str(value)
         words = words if len(words) <= LONGEST_TEXT else words[:LONGEST_TEXT] + "..."
-        info.add_itxt(key, words.encode("utf-8", "backslashreplace").decode("utf-8"))
+        words = words.encode("utf-8", "backslashreplace").decode("utf-8")
+        if key == A1111 and words.isascii():
+            info.add_text(key, words)  # the kind that every reader of it knows
+        else:
+            info.add_itxt(key, words)
+    if A1111 in text:
+        info.add(*NO_GRAPH)
     Image.fromarray(picture).save(path, format="PNG", pnginfo=info)
 
 

@@ -27,10 +27,15 @@ def mask_file(photo: Path, folder: Optional[Path]) -> Optional[Path]:
     return next((path for path in named if os.path.isfile(path)), None)
 
 
-def read_mask(path: Path, photo: Path) -> np.ndarray:
-    """(H, W) uint8, of the size of the photo as a person sees it. UserError for one of another size or without white."""
+def read_grey(path: Path) -> np.ndarray:
+    """A mask (H, W) uint8 as a person sees it. UserError for a file that is no picture."""
     with opened(path, f"the mask {path}") as image:
-        mask = np.asarray(eight_bits(upright(image), path).convert("L"))
+        return np.asarray(eight_bits(upright(image), path).convert("L"))
+
+
+def read_mask(path: Path, photo: Path) -> np.ndarray:
+    """`read_grey` of the size of the photo. UserError for one of another size or without white."""
+    mask = read_grey(path)
     size = image_size(photo)
     if mask.shape != size:
         raise UserError(

@@ -1,6 +1,7 @@
 """Which weights pictures and embeddings are made from: base weights and any LoRA, opened as one set of numbers."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
@@ -27,6 +28,7 @@ class Source:
     keeps_lora_apart: bool = False  # two more matrices beside a weight, as in training, instead of their sum; not with DoRA
     alpha: Optional[float] = None  # of a native LoRA that does not say its own; None: its rank
     max_tokens: int = 75  # of a prompt: 75, 150 or 225
+    graphs: Optional[str] = None  # the folder of --compile_cache_dir
 
     def open(self) -> "Weights":
         """The files, opened; UserError when one is not what it should be. No array is read yet."""
@@ -64,6 +66,12 @@ class Weights:
     @property
     def files(self) -> Sequence[LoraFile]:
         return self.stack.files
+
+    def decides(self, source: Source, networks: str) -> Mapping[str, object]:
+        """What the graphs of these networks follow from beside the shapes of a call: all but what the weights are filled with."""
+        found = {key: value for key, value in asdict(source).items() if key not in ("weight", "strengths", "vae", "graphs")}
+        found |= {"networks": networks, "adapters": {name: asdict(adapter) for name, adapter in self.adapters.items()}}
+        return json.loads(json.dumps(found, default=str))
 
     def check(self, model: ModelConfig) -> Mapping[str, tuple]:
         """The shapes of the base weights; UserError unless all files are of this model."""

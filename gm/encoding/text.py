@@ -9,7 +9,7 @@ from typing import Iterable, NamedTuple, Sequence
 import numpy as np
 
 from gm.console import bar, log
-from gm.encoding.compiling import Compiling
+from gm.encoding.compiling import Compiling, keeping_graphs
 from gm.encoding.source import Source, Weights
 from gm.models import sdxl
 from gm.models.conditioner import TextEncoders, tokenize
@@ -66,10 +66,12 @@ def embed_prompts(prompts: Sequence[str], source: Source) -> dict[str, TextEmbed
     """Load the text encoders and embed the prompts, in the process that calls it (`run_in_subprocess`). Where half precision
     was used, an embedding that is not finite is left out; else NotFinite names its prompt."""
     source.machine.enter()
-    embedder = load_embedder(source, source.open())
-    if full_precision(source.machine) == source.machine:
-        return embedder(prompts)
-    return {prompt: text for prompt, text in embedder.as_computed(prompts).items() if is_finite(*text)}
+    weights = source.open()
+    embedder = load_embedder(source, weights)
+    with keeping_graphs(source.graphs, weights.decides(source, "text encoders")):
+        if full_precision(source.machine) == source.machine:
+            return embedder(prompts)
+        return {prompt: text for prompt, text in embedder.as_computed(prompts).items() if is_finite(*text)}
 
 
 def embed_apart(prompts: Sequence[str], source: Source) -> dict[str, TextEmbedding]:

@@ -14,6 +14,7 @@ have those of gm/texts.py. No MindSpore import.
 
 import argparse
 import difflib
+import json
 import sys
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -220,6 +221,27 @@ def _reader_of_one(kind: Any, flag: Flag) -> Callable[[str], Any]:
     if flag.metavar in PATH_LISTS:
         return lambda text: ",".join(path_text(part) for part in text.split(","))
     return (lambda text: kind(path_text(text))) if flag.metavar in PATHS else kind
+
+
+def fields_of(options: type) -> dict[str, Flag]:
+    """Name of a field -> its flag."""
+    return {one.name: one.metadata["flag"] for one in fields(options)}
+
+
+def as_text(options: Any, name: str) -> Optional[str]:
+    """What would be given for a flag to have its value; that of a repeatable one as a JSON list. None where it is the default."""
+    flag, value = fields_of(type(options))[name], getattr(options, name)
+    if value is None or value == (flag.default() if callable(flag.default) else flag.default):
+        return None
+    if flag.repeated:
+        return json.dumps([_as_given(part) for part in value], ensure_ascii=False)
+    return ",".join(map(_as_given, value)) if isinstance(value, tuple) else _as_given(value)
+
+
+def _as_given(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
 
 
 def boolean(text: str) -> bool:

@@ -1,9 +1,10 @@
 """The command line of demo/sampling_without_streamlit.py, which the page shares. No MindSpore import."""
 
+import secrets
 from dataclasses import dataclass, fields, replace
 from typing import Optional, Sequence
 
-from gm.config.bounds import LARGEST_SIDE, LARGEST_TOLD, MOST_COLUMNS, MOST_STEPS, STRONGEST
+from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD, MOST_STEPS, STRONGEST
 from gm.config.types import MAX_TOKENS, SampleSettings
 from gm.diffusion.guidance import GUIDERS
 from gm.diffusion.samplers import SAMPLERS
@@ -12,11 +13,11 @@ from gm.errors import require_multiple
 from gm.options.lora import LoraOptions
 from gm.options.model import ModelOptions
 from gm.options.noise import NoiseOptions
+from gm.options.output import OutputOptions
 from gm.options.parser import option, parse
 from gm.options.prompts import PromptLine
+from gm.options.start import StartOptions, require_start
 from gm.texts import any_prompt, prompt_text
-
-TASKS = ("txt2img",)
 
 # name -> (width, height), the sizes SDXL was trained on (arXiv 2307.01952, appendix I), and two small ones
 SD_XL_BASE_RATIOS = {
@@ -53,10 +54,16 @@ _PICTURE = "the picture's"
 
 
 @dataclass(frozen=True)
-class SampleOptions(LoraOptions, NoiseOptions, ModelOptions):
+class SampleOptions(StartOptions, OutputOptions, LoraOptions, NoiseOptions, ModelOptions):
     """What was asked of demo/sampling_without_streamlit.py."""
 
-    task: str = option("txt2img", "what to make; txt2img: pictures from words", choices=TASKS, group="pictures")
+    seed: int = option(
+        42,
+        "the same seed gives the same picture, up to 64 bits; -1: one at random, which is said",
+        least=-1,
+        most=LARGEST_SEED,
+        group="machine",
+    )
     prompt: str = option(
         "a photo of a dog on a beach",
         "the prompt, or a file of prompts: .txt with one a line (--w --h --d --s --l --n --ss behind it), or .yaml",
@@ -71,10 +78,6 @@ class SampleOptions(LoraOptions, NoiseOptions, ModelOptions):
         shown="the YAML's, else 75",
         group="pictures",
     )
-    num_cols: int = option(
-        1, "pictures per prompt, with the seeds seed, seed + 1, ...", least=1, most=MOST_COLUMNS, group="pictures"
-    )
-    save_path: str = option("outputs/demo/", "where the PNGs go", metavar="FOLDER", group="pictures")
 
     sampler: str = option("EulerEDMSampler", "how noise becomes a picture", choices=SAMPLERS, group="sampling")
     sample_step: int = option(40, "sampling steps", least=1, most=MOST_STEPS, group="sampling")
@@ -84,8 +87,12 @@ class SampleOptions(LoraOptions, NoiseOptions, ModelOptions):
         "LegacyDDPMDiscretization", "which noise levels are visited", choices=DISCRETIZATIONS, group="sampling"
     )
 
-    sd_xl_base_ratios: str = option(
-        "1.0", "width / height, of the sizes SDXL was trained on", choices=SD_XL_BASE_RATIOS, group="size"
+    sd_xl_base_ratios: Optional[str] = option(
+        None,
+        "width / height, of the sizes SDXL was trained on",
+        choices=SD_XL_BASE_RATIOS,
+        shown="1.0, or the shape of --img",
+        group="size",
     )
     height: Optional[int] = option(None, "height in pixels, instead of the ratio's", least=1, most=LARGEST_SIDE, group="size")
     width: Optional[int] = option(None, "width in pixels, instead of the ratio's", least=1, most=LARGEST_SIDE, group="size")
@@ -106,8 +113,13 @@ class SampleOptions(LoraOptions, NoiseOptions, ModelOptions):
 
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels: of the aspect ratio, where --height and --width do not say otherwise."""
-        width, height = SD_XL_BASE_RATIOS[self.sd_xl_base_ratios]
+        width, height = SD_XL_BASE_RATIOS[self.sd_xl_base_ratios or "1.0"]
         return self.height or height, self.width or width
+
+    @property
+    def with_seed(self) -> "SampleOptions":
+        """These options with a seed at random, of 32 bits as other tools have them, where that is asked for."""
+        return replace(self, seed=secrets.randbelow(2**32)) if self.seed < 0 else self
 
     def of(self, line: PromptLine) -> "SampleOptions":
         """These options for a prompt of a file, with what its line says instead."""
@@ -119,7 +131,9 @@ class SampleOptions(LoraOptions, NoiseOptions, ModelOptions):
 def parse_sample(argv: Sequence[str]) -> SampleOptions:
     """The options of demo/sampling_without_streamlit.py, or UserError."""
     about = "Sample pictures from SDXL, with or without a LoRA."
-    return parse(SampleOptions, argv, "sampling_without_streamlit.py", about)
+    options = parse(SampleOptions, argv, "sampling_without_streamlit.py", about)
+    require_start(options)
+    return options
 
 
 def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:

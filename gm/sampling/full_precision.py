@@ -43,6 +43,9 @@ class InFloat32:
     def decoded(self, latent: np.ndarray) -> np.ndarray:
         return run_in_subprocess(_decoded, self._source(), latent)
 
+    def encoded(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return run_in_subprocess(_encoded, self._source(), image)
+
     def _source(self) -> Source:
         return replace(self.source, machine=self.source.machine.beside())
 
@@ -68,3 +71,9 @@ def _decoded(source: Source, latent: np.ndarray) -> np.ndarray:
     vae = sdxl.load(sdxl.build_vae(source.model), source.open().read, "VAE")
     decode = Compiling(VAEDecode(vae, source.model.scale_factor), "compiling the decoder")
     return to_pixels(require_sound(decode(latent[None])[0], "a picture"))
+
+
+def _encoded(source: Source, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    source.machine.enter()
+    vae = sdxl.load(sdxl.build_vae(source.model), source.open().read, "VAE")
+    return PictureSampler(sdxl.build_unet(source.model), vae, source.model).encoded(image)

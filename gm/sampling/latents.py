@@ -70,6 +70,7 @@ class _Run:
         self.count = len(self.x)
         self.left_out = settings.steps - (len(self.sigmas) - 1) if start.until == 1.0 else 0  # steps before the first
         self.place = 0  # of the step, in the whole schedule
+        self.is_untouched = start.is_of_noise  # nothing of the picture is in x yet
         self.texts, self.negatives = (self._each(one) for one in (text, negative))
         self.rows: dict[bool, tuple] = {}  # guided or not -> context, pooled, sizes
 
@@ -93,7 +94,8 @@ class _Run:
 
     def denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
         """D(x; sigma), guided; what a mask keeps is put back before and after."""
-        x = self._kept(x, sigma)
+        x = x if self.is_untouched else self._kept(x, sigma)
+        self.is_untouched = False
         return self._kept(self._guided(x, sigma), 0.0)
 
     def _kept(self, x: np.ndarray, sigma: float) -> np.ndarray:
@@ -126,10 +128,11 @@ class _Run:
         return self.rows[both]
 
     def _given(self, rows: int) -> tuple[Tensor, ...]:
-        if self.start.masked is None:
+        mask, masked = self.start.mask, self.start.masked
+        if mask is None or masked is None:
             return ()
-        given = np.concatenate((self.start.mask, self.start.masked), 1).astype(np.float32)
-        return (ms.from_numpy(np.broadcast_to(given, (rows, *given.shape[1:])).copy()),)
+        given = np.concatenate([np.broadcast_to(one, (self.count, *one.shape[1:])) for one in (mask, masked)], 1)
+        return (ms.from_numpy(np.concatenate([given] * (rows // self.count)).astype(np.float32)),)
 
     def _checked(self, predicted: np.ndarray) -> np.ndarray:
         """At every step, as it takes a millionth of the step's time and the others would be in vain."""

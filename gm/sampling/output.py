@@ -1,7 +1,36 @@
-"""What stands in the text chunks of pictures."""
+"""What stands in the text chunks of pictures: ours, from which --like makes a picture again, and A1111's `parameters`."""
 
+import hashlib
+import json
+import os
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Optional
+
+from gm.checkpoint.weights import split_weight_argument
 from gm.config.types import SampleSettings
+from gm.options.parser import PATH_LISTS, PATHS, as_text
 from gm.options.sample import SampleOptions
+from gm.pictures import A1111
+from gm.sampling.a1111_names import to_a1111
+from gm.sampling.a1111_text import to_parameters
+
+FILES = "files"  # chunk: path -> its size and a digest of its ends
+VERSION = "sdxl-dreambooth-mindspore"
+ENDS = 1 << 16  # bytes
+# flags that have other names in the chunks, or are in `in_words`
+OTHERWISE = {
+    *("prompt", "negative_prompt", "seed", "height", "width", "sd_xl_base_ratios", "sampler", "sample_step", "guider"),
+    *("guidance_scale", "discretization", "crop_coords_top", "crop_coords_left", "weight"),
+    *("orig_height", "orig_width", "target_height", "target_width"),
+}
+# flags that decide where, how fast and how often, not what
+NOT_OF_A_PICTURE = {
+    *("device_target", "ms_mode", "jit_level", "max_device_memory"),
+    *("num_cols", "save_path", "like", "batch_size", "compile_cache_dir"),
+}
+RECORDED = [one.name for one in fields(SampleOptions) if one.name not in OTHERWISE | NOT_OF_A_PICTURE]
 
 
 def in_words(settings: SampleSettings) -> dict[str, object]:
@@ -13,19 +42,72 @@ def in_words(settings: SampleSettings) -> dict[str, object]:
         "guidance_scale": settings.guidance_scale,
         "discretization": settings.discretization,
         "size": f"{settings.width}x{settings.height}",
-        "sizes": ",".join(str(number) for number in settings.sizes),
+        "sizes": ",".join(f"{number:g}" for number in settings.sizes),
     }
 
 
 def about(options: SampleOptions, settings: SampleSettings, prompt: str, seed: int) -> dict[str, object]:
-    """What goes into a PNG's text chunks: enough to make it again."""
+    """What goes into a PNG's text chunks: all that makes it again. `options`: of this picture."""
+    further = {name: as_text(options, name) for name in RECORDED}
     return {
         "prompt": prompt,
         "negative_prompt": options.negative_prompt,
         "seed": seed,
         **in_words(settings),
         "weight": options.weight,
-        **({"vae": options.vae} if options.vae else {}),
-        **({"max_tokens": options.max_tokens} if options.max_tokens else {}),
-        **({"lora_scale": ",".join(f"{scale:g}" for scale in options.lora_scale)} if options.lora_scale else {}),
+        **{name: text for name, text in further.items() if text is not None},
+        FILES: json.dumps({path: digest for path in paths_of(options) if (digest := file_digest(path))}),
+        A1111: as_a1111(options, settings, prompt, seed),
     }
+
+
+def paths_of(options: SampleOptions) -> list[str]:
+    """The files that a picture is made from."""
+    found = []
+    for one in fields(options):
+        value, metavar = getattr(options, one.name), one.metadata["flag"].metavar
+        if one.name in (*RECORDED, "weight") and value is not None and metavar in (*PATHS, *PATH_LISTS):
+            found += str(value).split(",") if metavar in PATH_LISTS else [str(value)]
+    return found
+
+
+@lru_cache(maxsize=256)
+def file_digest(path: str) -> Optional[str]:
+    """The size of a file and a hash of its first and last bytes, where other weights differ as well; None for what is no file."""
+    try:
+        if not Path(path).is_file():
+            return None
+        size, digest = os.path.getsize(path), hashlib.blake2b(digest_size=8)
+        with open(path, "rb") as file:
+            digest.update(file.read(ENDS))
+            file.seek(max(size - ENDS, 0))
+            digest.update(file.read(ENDS))
+    except OSError:
+        return None
+    return f"{size} bytes, {digest.hexdigest()}"
+
+
+def as_a1111(options: SampleOptions, settings: SampleSettings, prompt: str, seed: int) -> str:
+    """The picture as A1111 says it, LoRA in the prompt; what it has no words for is left out."""
+    base, lora = split_weight_argument(options.weight)
+    scales = [*(options.lora_scale or ()), *[1.0] * len(lora)]
+    sampler, schedule = to_a1111(settings.sampler, settings.discretization)
+    words = [prompt, *(f"<lora:{_name(path)}:{scale:g}>" for path, scale in zip(lora, scales))]
+    values = {
+        "Steps": settings.steps,
+        "Sampler": sampler,
+        "Schedule type": schedule,
+        "CFG scale": f"{settings.guidance_scale:g}" if settings.guider != "IdentityGuider" else 1,
+        "Seed": seed,
+        "Size": f"{settings.width}x{settings.height}",
+        "Model": _name(base),
+        "VAE": _name(options.vae) if options.vae else None,
+        "RNG": "CPU" if settings.noise in ("a1111-cpu", "torch") else None,
+        "Version": VERSION,
+    }
+    return to_parameters(" ".join(words), options.negative_prompt, values)
+
+
+def _name(path: str) -> str:
+    """A file as A1111 calls it: without its ending, and without signs that have a meaning there."""
+    return "".join(" " if letter in ',:<>"\n' else letter for letter in Path(path).stem)

@@ -13,10 +13,10 @@ from gm.data.pixels import to_pixels
 from gm.diffusion.schedule import DISCRETIZATIONS
 from gm.encoding.compiling import Compiling
 from gm.models.unet import UNet
-from gm.models.vae import VAE, VAEDecode, require_sound
+from gm.models.vae import VAE, VAEDecode, VAEEncode, require_sound
 from gm.sampling.latents import LatentSampler, Texts
 from gm.sampling.noise import NOISES
-from gm.sampling.start import Start
+from gm.sampling.start import Start, drawn
 from gm.soundness import NotFinite, in_words
 
 
@@ -33,15 +33,19 @@ class FullPrecision(Protocol):
     def decoded(self, latent: np.ndarray) -> np.ndarray:
         """latent (z, h, w) -> picture (h, w, 3) uint8."""
 
+    def encoded(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As PictureSampler."""
+
 
 class PictureSampler:
-    """Text and seeds -> pictures: noise, sampler, decoder."""
+    """Text and seeds -> pictures: noise, sampler, decoder; and given pictures -> latents."""
 
     def __init__(self, unet: UNet, vae: VAE, config: ModelConfig, again: Optional[FullPrecision] = None):
         """`again`: where computing is in half precision and can be done in float32 instead."""
         self.sampler = LatentSampler(unet, config)
         self.decode = Compiling(VAEDecode(vae, config.scale_factor), "compiling the decoder")
-        self.channels = config.vae.embed_dim
+        self.encode = Compiling(VAEEncode(vae), "compiling the image encoder")
+        self.channels, self.scale_factor = config.vae.embed_dim, config.scale_factor
         self.again = again
 
     def __call__(
@@ -71,13 +75,13 @@ class PictureSampler:
         noises = [NOISES[settings.noise](seed, shape) for seed in seeds]
         sigmas = DISCRETIZATIONS[settings.discretization](settings.steps, self.sampler.table)
         later = [one.of_steps(settings.sampler, sigmas) for one in noises]
-        first = None if start.since else np.stack([one.first() for one in noises]) if start.noise is None else start.noise
+        begin, first = drawn(start, noises)
 
         def draw(sigma: float, following: float) -> np.ndarray:
             return np.stack([one(sigma, following) for one in later])
 
         try:
-            return self.sampler(text, negative, settings, first, draw, what, start)
+            return self.sampler(text, negative, settings, first, draw, what, begin)
         except NotFinite as error:
             if self.again is None:
                 raise
@@ -96,3 +100,14 @@ class PictureSampler:
                 raise
             log.warning("%s: once more in float32, on the CPU", in_words(error))
             return self.again.decoded(latent)
+
+    def encoded(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """An image (3, H, W) in [-1, 1] -> mean and standard deviation (1, z, h, w) of its latent."""
+        try:
+            mean, logvar = require_sound(np.stack(self.encode(image[None])), "a given picture")
+        except NotFinite as error:
+            if self.again is None or not self.again.decodes:
+                raise
+            log.warning("%s: once more in float32, on the CPU", in_words(error))
+            return self.again.encoded(image)
+        return self.scale_factor * mean, self.scale_factor * np.exp(0.5 * logvar)

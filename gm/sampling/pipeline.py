@@ -1,9 +1,10 @@
 """A model ready for sampling: base weights with any LoRA in them, loaded in the order that needs least memory, or kept
 loaded while LoRA come and go."""
 
+import json
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Iterable, Mapping, Optional, Sequence, Union
+from typing import ContextManager, Iterable, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from gm.checkpoint.lora_files import open_lora
 from gm.checkpoint.lora_stack import LoraStack, merged
 from gm.checkpoint.lora_strength import Strength, Strengths, as_strength
 from gm.config.types import SampleSettings
+from gm.encoding.compiling import keeping_graphs
 from gm.encoding.source import Source
 from gm.encoding.text import TextEmbedder, TextEmbedding, embed_apart, embed_in_full, load_embedder, unconditional
 from gm.models import sdxl
@@ -21,6 +23,7 @@ from gm.runtime import full_precision
 from gm.sampling.full_precision import in_float32
 from gm.sampling.lora_schedule import scheduled
 from gm.sampling.pictures import PictureSampler
+from gm.sampling.start import Start
 from gm.soundness import NotFinite
 
 
@@ -40,7 +43,7 @@ class Pipeline:
         self.base_shapes, self.read = self.weights.check(source.model), self.weights.read
         self.texts: dict[str, TextEmbedding] = {}
         self.embedder: Optional[TextEmbedder] = None
-        self.unloaded = _bytes_to_load(source, self.base_shapes)
+        self.unloaded = self.bytes = _bytes_to_load(source, self.base_shapes)
         self.added: object = ()  # the LoRA that `change_lora` put on; None while it is at work
         self.changed: set[str] = set()  # the weights that differ from those of the source for that
 
@@ -48,6 +51,11 @@ class Pipeline:
         """UserError where pictures like these, `rows` of them at once, cannot fit into the memory that there is now."""
         largest = max(settings, key=lambda one: one.height * one.width)
         memory.require_for_sampling(self.model, largest, rows, self.source.machine, self.unloaded)
+
+    def rows_that_fit(self, settings: SampleSettings, most: int) -> int:
+        """Pictures that are made at once where nobody says how many."""
+        machine = self.source.machine
+        return 1 if machine.device == "CPU" else memory.rows_that_fit(self.model, settings, machine, self.bytes, most)
 
     def embed(self, prompts: Iterable[str]) -> None:
         """Embed the prompts, in a process of its own, because the text encoders are not needed afterwards, unless they are
@@ -109,14 +117,34 @@ class Pipeline:
         self.now = replace(self.source, weight=weight, strengths=Strengths.of([*self.weights.stack.strengths, *strengths]))
         self.pictures.again = in_float32(self.now)
 
+    def keeping_graphs(self, batches: Sequence[tuple[SampleSettings, int]]) -> ContextManager[None]:
+        """In the body, the graphs of these batches, in this order, come from the folder that the source names, and are kept there.
+        Each a picture's settings and how many are made at once."""
+        shapes = [[one.height, one.width, count, one.guider, *one.guided_steps] for one, count in batches]
+        wanted = list(dict.fromkeys(json.dumps(shape) for shape in shapes))
+        return keeping_graphs(self.source.graphs, {**self.weights.decides(self.source, "UNet, VAE"), "batches": wanted})
+
     def sample(self, prompt: str, negative_prompt: str, settings: SampleSettings, seed: int, what: str) -> np.ndarray:
         """One picture (h, w, 3) uint8; both prompts must have been embedded.
 
         By itself, not in a batch: then the same seed gives the same pixels however many pictures are asked for.
         """
-        text = self.texts[prompt]
-        negative = self.texts[negative_prompt] if negative_prompt else unconditional(text)
-        return self.pictures(text, negative, settings, [seed], what)[0]
+        return self.sample_batch([prompt], [negative_prompt], settings, [seed], what)[0]
+
+    def sample_batch(
+        self,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str],
+        settings: SampleSettings,
+        seeds: Sequence[int],
+        what: str,
+        start: Start = Start(),
+    ) -> list[np.ndarray]:
+        """Pictures at once, each with texts and a seed of its own, whose texts are equally long. On the CPU a picture of a batch
+        differs from one alone by rounding: in 1 of 20,000 numbers, by 1 of 255."""
+        texts = [self.texts[prompt] for prompt in prompts]
+        negatives = [self.texts[one] if one else unconditional(text) for one, text in zip(negative_prompts, texts)]
+        return self.pictures(texts, negatives, settings, seeds, what, start)
 
 
 def _bytes_to_load(source: Source, shapes: Mapping[str, tuple]) -> int:

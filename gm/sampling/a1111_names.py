@@ -1,0 +1,44 @@
+"""Samplers and schedules as A1111 has them in its infotext, both ways. No MindSpore import."""
+
+from typing import Optional
+
+from gm.diffusion.names import OWN_SCHEDULE, SAMPLER_NAMES, named_sampler, named_schedule
+
+SCHEDULE_TYPES = {  # of DISCRETIZATIONS -> A1111's with the same noise levels, up to the rounding of a time step
+    "LegacyDDPMDiscretization": "SGM Uniform",
+    "EDMDiscretization": "Karras",
+    "Karras": "Karras",
+    "Exponential": "Exponential",
+    "Leading": "DDIM",
+    "Trailing": "Simple",
+    "Normal": "Normal",
+    "SGMUniform": "SGM Uniform",
+    "Simple": "Simple",
+    "AlignYourSteps": "Align Your Steps",
+}
+AUTOMATIC = {  # what A1111's schedule type Automatic is for a sampler; for others it is Normal (modules/sd_samplers_kdiffusion.py)
+    "DPMPP2MSampler": "Karras",
+    "DPMPPSDESampler": "Karras",
+    "DPMPP2SAncestralSampler": "Karras",
+    "DPMPP2MSDESampler": "Exponential",
+}
+READ = {"uniform": "Normal"}  # A1111's Uniform is evenly spaced in time step, both ends among them
+
+
+def to_a1111(sampler: str, discretization: str) -> tuple[str, Optional[str]]:
+    """Names of SAMPLERS and DISCRETIZATIONS -> A1111's "Sampler" and "Schedule type", None where it has no such. Karras stands in
+    the sampler's name too: A1111 takes it away there, and ComfyUI looks for it nowhere else."""
+    name, schedule = SAMPLER_NAMES.get(sampler, (sampler,))[0], SCHEDULE_TYPES.get(discretization)
+    return (f"{name} Karras" if schedule == "Karras" else name), schedule
+
+
+def from_a1111(sampler: str, schedule: Optional[str]) -> tuple[str, str]:
+    """A1111's "Sampler" and "Schedule type", None where it stands in the sampler's name or nowhere -> names of SAMPLERS and
+    DISCRETIZATIONS; ValueError with the end of a sentence for one that is not known."""
+    found, ending = named_sampler(sampler)
+    usual = OWN_SCHEDULE.get(found, "Normal")
+    if schedule is None:
+        return found, ending or usual
+    if schedule.lower() == "automatic":
+        return found, ending or AUTOMATIC.get(found, usual)
+    return found, READ.get(schedule.lower()) or named_schedule(schedule)
