@@ -22,8 +22,15 @@ from gm.errors import UserError
 SHOWN = 10  # problems in a message
 
 
-def load_config(path: str, overrides: Sequence[str] = (), training: bool = True, version: Optional[str] = None) -> Config:
-    """Read, override, check. `training` demands the sections optim and data and a LoRA to train; `version`, the YAML's.
+def load_config(
+    path: str,
+    overrides: Sequence[str] = (),
+    training: bool = True,
+    version: Optional[str] = None,
+    inpainting: bool = False,
+) -> Config:
+    """Read, override, check. `training` demands the sections optim and data and a LoRA to train; `version`, the YAML's;
+    `inpainting` lets the UNet see a mask and what is left of a picture.
 
     Raises UserError naming the key, what was given and what is accepted.
     """
@@ -35,7 +42,7 @@ def load_config(path: str, overrides: Sequence[str] = (), training: bool = True,
         raise UserError(f"--config {path}: " + "; ".join(problems[:SHOWN]) + more)
     if version is not None and version != values["version"]:
         raise UserError(f"--version {version} was given, but --config {path} is of {values['version']}: make them equal")
-    model = read_model(values["model"]["params"], path)
+    model = read_model(values["model"]["params"], path, inpainting)
     lora = read_lora(values["model"]["params"], path)
     optim = read_optim(values["optim"], lora, path) if values["optim"] else None
     lora = trained_networks(lora, optim)

@@ -28,7 +28,7 @@ OTHERWISE = {
 # flags that decide where, how fast and how often, not what
 NOT_OF_A_PICTURE = {
     *("device_target", "ms_mode", "jit_level", "max_device_memory"),
-    *("num_cols", "save_path", "like", "batch_size", "compile_cache_dir"),
+    *("num_cols", "save_path", "like", "batch_size", "compile_cache_dir", "save_init_latent"),
 }
 RECORDED = [one.name for one in fields(SampleOptions) if one.name not in OTHERWISE | NOT_OF_A_PICTURE]
 

@@ -117,10 +117,10 @@ class Pipeline:
         self.now = replace(self.source, weight=weight, strengths=Strengths.of([*self.weights.stack.strengths, *strengths]))
         self.pictures.again = in_float32(self.now)
 
-    def keeping_graphs(self, batches: Sequence[tuple[SampleSettings, int]]) -> ContextManager[None]:
+    def keeping_graphs(self, batches: Sequence[tuple]) -> ContextManager[None]:
         """In the body, the graphs of these batches, in this order, come from the folder that the source names, and are kept there.
-        Each a picture's settings and how many are made at once."""
-        shapes = [[one.height, one.width, count, one.guider, *one.guided_steps] for one, count in batches]
+        Each a picture's settings, how many are made at once, and what else decides which graphs there are."""
+        shapes = [[one.height, one.width, count, one.guider, *one.guided_steps, *more] for one, count, *more in batches]
         wanted = list(dict.fromkeys(json.dumps(shape) for shape in shapes))
         return keeping_graphs(self.source.graphs, {**self.weights.decides(self.source, "UNet, VAE"), "batches": wanted})
 
@@ -142,9 +142,14 @@ class Pipeline:
     ) -> list[np.ndarray]:
         """Pictures at once, each with texts and a seed of its own, whose texts are equally long. On the CPU a picture of a batch
         differs from one alone by rounding: in 1 of 20,000 numbers, by 1 of 255."""
+        return self.pictures(*self.texts_of(prompts, negative_prompts), settings, seeds, what, start)
+
+    def texts_of(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str]
+    ) -> tuple[list[TextEmbedding], list[TextEmbedding]]:
+        """The texts of pictures of one batch, which must have been embedded; an empty negative prompt is no text."""
         texts = [self.texts[prompt] for prompt in prompts]
-        negatives = [self.texts[one] if one else unconditional(text) for one, text in zip(negative_prompts, texts)]
-        return self.pictures(texts, negatives, settings, seeds, what, start)
+        return texts, [self.texts[one] if one else unconditional(text) for one, text in zip(negative_prompts, texts)]
 
 
 def _bytes_to_load(source: Source, shapes: Mapping[str, tuple]) -> int:
