@@ -50,6 +50,12 @@ def make_pictures(options: SampleOptions) -> None:
     given = {"strengths": options.strengths, "vae": options.vae, "graphs": options.compile_cache_dir}
     pipeline = Pipeline(source_of(config, options.weight, machine, options.max_tokens, **given))
 
+    pipeline.tell_of_lora([one.words for one in requests])
+    owns = dict.fromkeys(one.lora for one in requests)
+    has_own = any(owns)
+    for own in filter(None, owns):
+        pipeline.tell_of_lora([one.words for one in requests if one.lora == own], own)
+
     def save_beside(one: Asked, path: Path) -> None:
         if one.options.save_init_latent:
             save_noise(path.with_suffix(".npy"), first_noise(one.options, one.settings, one.column, channels))
@@ -64,12 +70,14 @@ def make_pictures(options: SampleOptions) -> None:
         pipeline.require_memory([one], size)
     folders = {"--save_path": options.save_path, "--compile_cache_dir": options.compile_cache_dir}
     make_writable(*((flag, Path(folder)) for flag, folder in folders.items() if folder))
-    pipeline.embed([text for one in requests for text in (one.options.prompt, one.options.negative_prompt) if text])
-    pipeline.load()
+    if not has_own:  # else those of each batch, with its LoRA
+        pipeline.embed([text for one in requests for text in (one.words, one.options.negative_prompt) if text])
+    pipeline.load(keep_text_encoders=has_own)
 
     def make(batch: Sequence[Asked], what: str) -> list:
-        asked = [one.options for one in batch]
-        texts = [one.prompt for one in asked], [one.negative_prompt for one in asked]
+        texts = [one.words for one in batch], [one.options.negative_prompt for one in batch]
+        if has_own:
+            pipeline.put_on(batch[0].lora, [*texts[0], *filter(None, texts[1])])
         return maker(batch, *pipeline.texts_of(*texts), what)
 
     maker = Maker(pipeline.pictures, multiple)

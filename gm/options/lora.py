@@ -109,6 +109,13 @@ class LoraOptions(LoraStrengthOptions):
         read=_each(schedule_of),
         group="LoRA",
     )
+    lora_dir: Optional[str] = option(
+        None,
+        "where the LoRA are that prompts of --prompt_style a1111 name, as in <lora:name:0.8>",
+        metavar="FOLDER",
+        shown="runs, and the folders of the LoRA of --weight",
+        group="LoRA",
+    )
 
     @property
     def strengths(self) -> Strengths:

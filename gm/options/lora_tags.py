@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import NamedTuple, Optional, Sequence
 
 from gm.checkpoint.lora_strength import Strength
+from gm.checkpoint.weights import split_weight_argument
 from gm.config.bounds import STRONGEST
+from gm.console import log
 from gm.errors import UserError, shown
 from gm.options.lora import blocks_of
+from gm.options.sample import SampleOptions
 from gm.texts import number
+
+OwnLora = tuple[tuple[str, Strength], ...]  # path and strength of each LoRA that a prompt asks for
 
 _TAG = re.compile(r"<(\w+):([^>]+)>")
 _KINDS = ("lora", "lyco")  # the second as the first
@@ -46,7 +51,7 @@ def _tag(text: str, items: Sequence[str]) -> LoraTag:
     named = dict(item.split("=", 1) for item in items if "=" in item)
     unknown = [key for key in named if key not in ("te", "unet", "lbw")]
     if unknown or not positional or len(positional) > 3:
-        what = f"{unknown[0]}=" if unknown else "a fourth value" if positional else "no name"
+        what = f"{unknown[0]}=" if unknown else "more than a name and two strengths" if positional else "no name"
         raise ValueError(f"{shown(text)} has {what}, which is not supported: give <lora:name:text:unet>, te=, unet= or lbw=")
     try:
         text_scale = _scale(named.get("te", positional[1] if len(positional) > 1 else "1"))
@@ -99,3 +104,27 @@ def find_lora(name: str, folders: Sequence[str]) -> str:
 def lora_folders(lora_dir: Optional[str], given: Sequence[str]) -> list[str]:
     """Where names are looked for: in --lora_dir, or else in runs and in the folders of the LoRA of --weight."""
     return [lora_dir] if lora_dir else list(dict.fromkeys([RUNS, *(str(Path(path).parent) for path in given)]))
+
+
+def own_lora(options: SampleOptions) -> tuple[str, OwnLora]:
+    """The prompt as the text encoders see it, and the LoRA that it asks for. UserError for those that cannot be put on."""
+    found = next((match for match in _TAG.finditer(options.prompt) if match[1] in _KINDS), None)
+    if getattr(options, "prompt_style", "plain") != "a1111":
+        if options.lora_dir:
+            raise UserError(
+                f"--lora_dir {options.lora_dir} is for the LoRA that prompts of --prompt_style a1111 name: give that, or leave it away"
+            )
+        if found:
+            log.warning("%s in the prompt is read as words: --prompt_style a1111 reads it as a LoRA", shown(found[0]))
+        return options.prompt, ()
+    try:
+        prompt, tags = without_tags(options.prompt)
+    except ValueError as error:
+        raise UserError(f"the prompt {shown(options.prompt)} cannot be read: {error}") from None
+    if tags and getattr(options, "add_pipeline", False):
+        raise UserError(
+            f"the prompt's {shown(found and found[0])} is for one model, but --add_pipeline adds one: name it in --weight"
+        )
+    _, given = split_weight_argument(options.weight)
+    folders = lora_folders(options.lora_dir, given)
+    return prompt, tuple((find_lora(tag.name, folders), tag.strength) for tag in tags)

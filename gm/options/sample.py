@@ -4,7 +4,7 @@ import secrets
 from dataclasses import dataclass, fields, replace
 from typing import Optional, Sequence
 
-from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD, STRONGEST
+from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD
 from gm.config.types import MAX_TOKENS, SampleSettings
 from gm.diffusion.names import named_sampler
 from gm.errors import require_multiple

@@ -15,6 +15,7 @@ from gm.config.types import SampleSettings
 from gm.console import bar, counting_steps, log
 from gm.ending import Interrupted, asked_to_stop, finishing
 from gm.errors import UserError
+from gm.options.lora_tags import OwnLora, own_lora
 from gm.options.prompts import is_prompt_file, read_prompt_lines
 from gm.options.sample import SampleOptions, sample_settings
 from gm.pictures import contact_sheet, next_number, numbered, save_new_png, sheets
@@ -34,11 +35,13 @@ class Asked:
     row: int  # of the contact sheet
     column: int  # there
     steps: int  # that are done for it
+    words: str  # its prompt as the text encoders see it
+    lora: OwnLora  # that its prompt asks for
 
     @property
     def kind(self) -> Hashable:
         """What pictures of one batch have in common."""
-        return self.settings, tuple(getattr(self.options, name) for name in RECORDED)
+        return self.settings, self.lora, tuple(getattr(self.options, name) for name in RECORDED)
 
 
 Make = Callable[[Sequence[Asked], str], list[np.ndarray]]  # pictures of one kind; the words say which are at work
@@ -51,8 +54,8 @@ def requests_of(options: SampleOptions, multiple: int) -> list[Asked]:
     lines = read_prompt_lines(options.prompt, "--prompt", multiple) if is_file else []
     rows = [sized(one, multiple) for one in ([options.of(line) for line in lines] if is_file else [options])]
     return [
-        Asked(replace(one, seed=one.seed + column), settings, row, column, steps_of(one, settings, multiple))
-        for row, (one, settings) in enumerate((one, sample_settings(one, multiple)) for one in rows)
+        Asked(replace(one, seed=one.seed + column), settings, row, column, steps_of(one, settings, multiple), *own)
+        for row, (one, settings, own) in enumerate((one, sample_settings(one, multiple), own_lora(one)) for one in rows)
         for column in range(one.num_cols)
     ]
 
