@@ -4,10 +4,11 @@ import secrets
 from dataclasses import dataclass, fields, replace
 from typing import Optional, Sequence
 
-from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD, STRONGEST
+from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD
 from gm.config.types import SampleSettings
 from gm.diffusion.names import named_sampler
 from gm.errors import require_multiple
+from gm.options.lora import LoraOptions
 from gm.options.model import ModelOptions
 from gm.options.noise import NoiseOptions
 from gm.options.output import OutputOptions
@@ -66,7 +67,7 @@ def _told_beside_the_negative_prompt(words: str) -> Optional[int]:
 
 @dataclass(frozen=True)
 class SampleOptions(
-    PromptTextOptions, StartOptions, RefinerOptions, OutputOptions, NoiseOptions, SamplerOptions, ModelOptions
+    PromptTextOptions, StartOptions, RefinerOptions, OutputOptions, LoraOptions, NoiseOptions, SamplerOptions, ModelOptions
 ):
     """What was asked of demo/sampling_without_streamlit.py."""
 
@@ -76,15 +77,6 @@ class SampleOptions(
         least=-1,
         most=LARGEST_SEED,
         group="machine",
-    )
-    lora_scale: Optional[tuple[float, ...]] = option(
-        None,
-        "strength of each LoRA of --weight, separated by commas",
-        metavar="NUMBER[,NUMBER]",
-        least=-STRONGEST,
-        most=STRONGEST,
-        shown="1 each",
-        group="model",
     )
     sd_xl_base_ratios: Optional[str] = option(
         None,
