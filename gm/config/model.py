@@ -18,8 +18,8 @@ from gm.config.types import (
 from gm.errors import UserError
 
 
-def read_model(params: Mapping[str, Any], path: str) -> ModelConfig:
-    """The three networks; UserError where their sizes do not fit together."""
+def read_model(params: Mapping[str, Any], path: str, inpainting: bool = False) -> ModelConfig:
+    """The three networks; UserError where their sizes do not fit together. `inpainting`: the UNet may be one for that."""
 
     def require(holds: bool, message: str) -> None:
         if not holds:
@@ -84,8 +84,13 @@ def read_model(params: Mapping[str, Any], path: str) -> ModelConfig:
     )
     require(len(vae.ch_mult) == 4, f"ch_mult has {len(vae.ch_mult)} levels, but a first stage that reduces 8 times has 4")
     require(vae.ch % 32 == 0, f"ch is {vae.ch}, but must be a multiple of 32")
+    inpaints = unet.in_channels == 2 * vae.embed_dim + 1
     require(
-        unet.in_channels == unet.out_channels == vae.embed_dim,
+        inpainting or not inpaints,
+        f"in_channels {unet.in_channels} is of an inpainting UNet, which only --task inpaint of the sampling command takes",
+    )
+    require(
+        (inpaints or unet.in_channels == unet.out_channels) and unet.out_channels == vae.embed_dim,
         f"in_channels {unet.in_channels}, out_channels {unet.out_channels} and embed_dim {vae.embed_dim} must be equal",
     )
     prediction, zero_terminal_snr = _prediction(params, path)

@@ -76,6 +76,7 @@ class TextEncoderConfig:
     heads: int
     layer_idx: int  # hidden_states[layer_idx] is the context; 0 is the embedding
     embed_dim: int = 0  # channels of the pooled output; open_clip only
+    learned: int = 0  # rows of the token table beyond CLIP's own: words of textual inversion
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,7 @@ class ConceptConfig:
 
 
 MAX_TOKENS = (75, 150, 225)
+PROMPT_STYLES = ("plain", "a1111", "comfyui")  # how a prompt is read
 
 
 @dataclass(frozen=True)

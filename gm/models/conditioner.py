@@ -18,7 +18,7 @@ from gm.models.kernels import reshape
 from gm.models.layers import TimestepEmbedding
 from gm.models.site import Site
 from gm.models.text_encoder import ClipTextModel, OpenClipTextModel
-from gm.models.tokenizer import CHUNK, CLIP_PAD, LENGTH, OPEN_CLIP_PAD, ClipTokenizer
+from gm.models.tokenizer import CHUNK, CLIP_PAD, LENGTH, OPEN_CLIP_PAD, ClipTokenizer, Words
 
 CONDITIONER_PREFIX = "conditioner."
 
@@ -99,9 +99,10 @@ class SizeEmbedding(nn.Cell):
         return ops.concat((pooled, self.sinusoids(sizes.reshape((-1,))).reshape((-1, self.width))), 1)
 
 
-def tokenize(prompts: Sequence[str], max_tokens: int = CHUNK) -> tuple[np.ndarray, np.ndarray]:
+def tokenize(prompts: Sequence[str], max_tokens: int = CHUNK, words: Words = {}) -> tuple[np.ndarray, np.ndarray]:
     """The ids of both encoders, (B, 77) int32 each, or (B, chunks * 77): they differ in what they pad with."""
-    return ClipTokenizer(CLIP_PAD, max_tokens)(prompts), ClipTokenizer(OPEN_CLIP_PAD, max_tokens)(prompts)
+    tokenizers = (ClipTokenizer(pad, max_tokens, words) for pad in (CLIP_PAD, OPEN_CLIP_PAD))
+    return tuple(tokenizer(prompts) for tokenizer in tokenizers)
 
 
 def context_length(max_tokens: int) -> int:

@@ -4,18 +4,16 @@ ids (chunks, 77) int32 for each encoder, weights (chunks, 77) float32, 1 for sta
 (`words`: name -> ids beyond the vocabulary) stand for several ids each.
 """
 
-import re
-from typing import Mapping, NamedTuple, Sequence
+from typing import NamedTuple, Sequence
 
 import numpy as np
 
 from gm.models.prompt_weights import Part, a1111_parts, comfyui_parts
-from gm.models.tokenizer import CHUNK, CLIP_PAD, LENGTH, OPEN_CLIP_PAD, ClipTokenizer, token_ids
+from gm.models.tokenizer import CHUNK, CLIP_PAD, LENGTH, OPEN_CLIP_PAD, ClipTokenizer, Words, split_at, token_ids
 
 BACKTRACK = 20  # A1111: a chunk ends at a comma that is at most so many tokens before its end
 LONG_WORD = 8  # ComfyUI: words of so many tokens are cut at the end of a chunk, shorter ones go to the next
 EMBEDDING = "embedding:"  # ComfyUI's mark of a learned word
-Words = Mapping[str, Sequence[int]]
 
 
 class Chunks(NamedTuple):
@@ -112,11 +110,11 @@ def _groups(text: str, words: Words) -> list[list[int]]:
     return groups
 
 
-def split_at(text: str, words: Words) -> list[str]:
-    """Plain text and names of learned words in turn, the first and the last plain, capitals as in `words`."""
-    if not words:
-        return [text]
-    names = {name.lower(): name for name in words}
-    longest_first = "|".join(re.escape(name) for name in sorted(words, key=len, reverse=True))
-    pieces = re.split(rf"(?<![^\W_])({longest_first})(?![^\W_])", text, flags=re.IGNORECASE)
-    return [names[piece.lower()] if number % 2 else piece for number, piece in enumerate(pieces)]
+def tokens_in(prompt: str, style: str, max_tokens: int = CHUNK, words: Words = {}) -> tuple[int, str]:
+    """How many tokens of a prompt count, and the text that is cut off; ValueError as `chunks_of`. Weighted styles cut nothing."""
+    if style == "plain":
+        ids, rest = ClipTokenizer(CLIP_PAD, max_tokens, words).fitting(prompt)
+        return len(ids), rest
+    parts = a1111_parts(prompt) if style == "a1111" else comfyui_parts(prompt)
+    rows = _a1111(parts, words) if style == "a1111" else _comfyui(parts, words)
+    return sum(len(row) for row in rows), ""

@@ -60,10 +60,10 @@ class ClipLayer(nn.Cell):
 
 
 class ClipEmbeddings(nn.Cell):
-    def __init__(self, width: int, dtype: ms.Type):
+    def __init__(self, config: TextEncoderConfig, dtype: ms.Type):
         super().__init__()
-        self.token_embedding = Embedding(VOCABULARY, width, dtype)
-        self.position_embedding = Embedding(LENGTH, width, dtype)
+        self.token_embedding = Embedding(VOCABULARY + config.learned, config.width, dtype)
+        self.position_embedding = Embedding(LENGTH, config.width, dtype)
 
     def construct(self, tokens: Tensor) -> Tensor:
         return self.token_embedding(tokens) + self.position_embedding.embedding_table
@@ -80,7 +80,7 @@ class ClipTextModel(nn.Cell):
 
     def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
-        self.embeddings = ClipEmbeddings(config.width, site.dtype)
+        self.embeddings = ClipEmbeddings(config, site.dtype)
         self.encoder = ClipLayers(site / "encoder", config)
         self.final_layer_norm = LayerNorm(config.width)  # in the checkpoint, not used by SDXL
         self.layer_idx = config.layer_idx
@@ -127,7 +127,7 @@ class OpenClipTextModel(nn.Cell):
     def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
         dtype = site.dtype
-        self.token_embedding = Embedding(VOCABULARY, config.width, dtype)
+        self.token_embedding = Embedding(VOCABULARY + config.learned, config.width, dtype)
         self.positional_embedding = Parameter(initializer(Normal(0.01), (LENGTH, config.width), dtype))
         self.transformer = OpenClipBlocks(site / "transformer", config)
         self.ln_final = LayerNorm(config.width)

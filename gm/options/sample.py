@@ -4,18 +4,20 @@ import secrets
 from dataclasses import dataclass, fields, replace
 from typing import Optional, Sequence
 
-from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD, STRONGEST
-from gm.config.types import MAX_TOKENS, SampleSettings
+from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD
+from gm.config.types import SampleSettings
 from gm.diffusion.names import named_sampler
 from gm.errors import UserError, require_multiple
+from gm.options.lora import LoraOptions
 from gm.options.model import ModelOptions
 from gm.options.noise import NoiseOptions
 from gm.options.output import OutputOptions
 from gm.options.parser import option, parse
+from gm.options.prompt_text import PromptTextOptions
 from gm.options.prompts import PromptLine
+from gm.options.refiner import RefinerOptions
 from gm.options.sampler import SamplerOptions
 from gm.options.start import StartOptions, require_start
-from gm.texts import any_prompt, prompt_text
 
 # name -> (width, height), the sizes SDXL was trained on (arXiv 2307.01952, appendix I), and two small ones
 SD_XL_BASE_RATIOS = {
@@ -64,7 +66,9 @@ def _told_beside_the_negative_prompt(words: str) -> Optional[int]:
 
 
 @dataclass(frozen=True)
-class SampleOptions(StartOptions, OutputOptions, NoiseOptions, SamplerOptions, ModelOptions):
+class SampleOptions(
+    PromptTextOptions, StartOptions, RefinerOptions, OutputOptions, LoraOptions, NoiseOptions, SamplerOptions, ModelOptions
+):
     """What was asked of demo/sampling_without_streamlit.py."""
 
     seed: int = option(
@@ -74,30 +78,6 @@ class SampleOptions(StartOptions, OutputOptions, NoiseOptions, SamplerOptions, M
         most=LARGEST_SEED,
         group="machine",
     )
-    lora_scale: Optional[tuple[float, ...]] = option(
-        None,
-        "strength of each LoRA of --weight, separated by commas",
-        metavar="NUMBER[,NUMBER]",
-        least=-STRONGEST,
-        most=STRONGEST,
-        shown="1 each",
-        group="model",
-    )
-    prompt: str = option(
-        "a photo of a dog on a beach",
-        "the prompt, or a file of prompts: .txt with one a line (--w --h --d --s --l --n --ss behind it), or .yaml",
-        read=prompt_text,
-        group="pictures",
-    )
-    negative_prompt: str = option("", "what the pictures should not show", read=any_prompt, group="pictures")
-    max_tokens: Optional[int] = option(
-        None,
-        "tokens that a prompt may have; longer ones are encoded in chunks of 75, as while training",
-        choices=MAX_TOKENS,
-        shown="the YAML's, else 75",
-        group="pictures",
-    )
-
     sd_xl_base_ratios: Optional[str] = option(
         None,
         "width / height, of the sizes SDXL was trained on",
@@ -153,6 +133,7 @@ def parse_sample(argv: Sequence[str]) -> SampleOptions:
     about = "Sample pictures from SDXL, with or without a LoRA."
     options = parse(SampleOptions, argv, "sampling_without_streamlit.py", about)
     require_start(options)
+    options.check_refiner()
     return options
 
 
@@ -163,6 +144,7 @@ def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
         require_multiple(flag, pixels, multiple)
     sampler, discretization = options.sampler_and_schedule()
     options.check_guidance()
+    options.require_prompt_options()
     original = options.orig_height or height, options.orig_width or width
     target = options.target_height or height, options.target_width or width
     sizes = (*original, options.crop_coords_top, options.crop_coords_left, *target)

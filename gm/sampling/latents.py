@@ -17,7 +17,7 @@ from gm.diffusion.samplers import sampler_of
 from gm.diffusion.schedule import sampling_sigmas
 from gm.diffusion.solver import Draw
 from gm.encoding.compiling import Compiling
-from gm.encoding.text import TextEmbedding
+from gm.encoding.text import TextEmbedding, same_length
 from gm.errors import UserError
 from gm.models.unet import UNet
 from gm.sampling.noise import NOISES
@@ -124,7 +124,8 @@ class _Run:
         inpainting UNet is given."""
         if both not in self.rows:
             texts = (self.negatives if both else []) + self.texts
-            context, pooled = (ms.from_numpy(np.stack(rows)) for rows in zip(*texts))
+            contexts, pooled = zip(*texts)
+            context, pooled = (ms.from_numpy(np.stack(rows)) for rows in (same_length(contexts), pooled))
             sizes = self.settings.sizes
             told = ([self.settings.negative_sizes or sizes] * self.count if both else []) + [sizes] * self.count
             self.rows[both] = context, pooled, np.asarray(told, np.float32), *self._given(len(texts))

@@ -3,45 +3,33 @@
 Either both share one schedule: the base stops with the noise of its last steps left, which the refiner takes away. Or the base
 comes to the end, and the refiner does the last steps once more on its latents with new noise.
 
-    options.check_refiner()
-    refiner = refiner_of(options, base.source)            # checks its files
-    refiner.check(settings)
+    refiner = refiner_of(options, config, base.source)    # checks its files
+    refiner.check(settings, start)
     base.embed(prompts), refiner.embed(prompts)
-    latents = first_latents(base, [Pass(...), ...])       # of all pictures, in a process of its own
+    latents = sampled_apart(base, batches, multiple, refiner.first)    # of all pictures, in a process of its own
     refiner.load()
-    pictures = refiner(latents, prompts, negative_prompts, settings, seeds, what)
+    pictures = refiner(batch, [latents[one] for one in batch], what)
 
 Both models at once are too much for many machines: the base's is only there while all latents are made.
 latents (B, z, h, w)
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Sequence
+from typing import Sequence
 
 import numpy as np
 
-from gm.config.load import load_config
-from gm.config.types import SampleSettings
-from gm.diffusion.samplers import SAMPLERS
+from gm.checkpoint.weights import split_weight_argument
+from gm.config.types import Config, SampleSettings
+from gm.diffusion.samplers import sampler_of
 from gm.diffusion.schedule import sampling_sigmas
 from gm.encoding.source import Source, source_of
-from gm.encoding.text import TextEmbedding
 from gm.errors import UserError
 from gm.options.refiner import REFINER, REFINER_WEIGHT, RefinerOptions
-from gm.process import run_in_subprocess
+from gm.sampling.jobs import Asked
+from gm.sampling.making import Sampled, kept
 from gm.sampling.pipeline import Pipeline
 from gm.sampling.start import Start, levels
-
-
-class Pass(NamedTuple):
-    """One batch of the first stage."""
-
-    prompts: Sequence[str]
-    negative_prompts: Sequence[str]
-    settings: SampleSettings
-    seeds: Sequence[int]
-    what: str  # in words
-    start: Start = Start()
 
 
 def told_scores(settings: SampleSettings, scores: tuple[float, float]) -> SampleSettings:
@@ -51,15 +39,15 @@ def told_scores(settings: SampleSettings, scores: tuple[float, float]) -> Sample
     return replace(settings, sizes=(*settings.sizes[:4], scores[0]), negative_sizes=(*negative[:4], scores[1]))
 
 
-def refiner_of(options: RefinerOptions, base: Source) -> "Refiner":
-    """The second stage that is asked for, its files checked. UserError where it does not go with the base."""
-    config = load_config(options.pipeline_config or REFINER, training=False)
+def refiner_of(options: RefinerOptions, config: Config, base: Source) -> "Refiner":
+    """The second stage that is asked for, of the YAML `config`, its files checked. UserError where it does not go with the base."""
     source = source_of(
         config,
         options.pipeline_weight or REFINER_WEIGHT,
         base.machine,
         base.max_tokens,
-        vae=base.vae or base.weight.split(",")[0],  # what the latents are of
+        vae=base.vae or split_weight_argument(base.weight)[0],  # what the latents are of
+        graphs=base.graphs,
         flags=("--pipeline_weight", "--pipeline_config"),
     )
     return Refiner(base, source, options)
@@ -90,29 +78,35 @@ class Refiner:
         if not model.is_refiner:
             raise UserError(f"--pipeline_config {where} is of a base: give the refiner's YAML, {REFINER}")
         if other.is_refiner:
-            raise UserError("--add_pipeline makes the last steps of a base's pictures with the refiner: give a base as --config")
+            raise UserError(
+                "--add_pipeline makes the last steps of a base's pictures with the refiner: give a base as --config"
+            )
         if (model.vae, model.scale_factor) != (other.vae, other.scale_factor):
-            raise UserError(f"--pipeline_config {where} has another first stage than --config: give a refiner of the same latents")
-        if options.switch is not None and model.zero_terminal_snr != other.zero_terminal_snr:
+            raise UserError(
+                f"--pipeline_config {where} has another first stage than --config: give a refiner of the same latents"
+            )
+        if options.refiner_starts is not None and model.zero_terminal_snr != other.zero_terminal_snr:
             raise UserError(
                 f"--pipeline_config {where} has other noise levels than --config (zero_terminal_snr), so the refiner cannot go on "
                 "where the base stops: give --finish_denoising False"
             )
-        self.shares = _Shares(1.0 if options.switch is None else options.switch, options.strength)
-        self.scores = options.scores
+        self.shares = _Shares(1.0 if options.refiner_starts is None else options.refiner_starts, options.refiner_strength)
+        self.scores = options.refiner_scores
         self.table = sampling_sigmas(model.num_timesteps, model.zero_terminal_snr)
         self.pipeline = Pipeline(source)
 
     def check(self, settings: SampleSettings, start: Start = Start()) -> None:
         """UserError where one of the stages has no step to do. `start`: of the base alone."""
-        first, drawn = self.shares.first(start), 0
-        second = self.shares.second(start, np.zeros((1, 1, 1, 1), np.float32), drawn)
-        for stage, one in (("base", first), ("refiner", second)):
+        second = self.shares.second(start, np.zeros((1, 1, 1, 1), np.float32), 0)
+        for stage, one in (("base", self.first(start)), ("refiner", second)):
             if len(levels(settings, self.table, one)) < 2:
-                share = f"switch after {self.shares.switch:g}" if self.shares.switch < 1.0 else f"strength {self.shares.strength:g}"
+                at = (
+                    f"refiner_switch {self.shares.switch:g}"
+                    if self.shares.switch < 1.0
+                    else f"stage2strength {self.shares.strength:g}"
+                )
                 raise UserError(
-                    f"of {settings.steps} steps the {share} leaves none to the {stage}: give --refiner_switch, "
-                    "--stage2strength or --sample_step with which both stages have some"
+                    f"--{at} leaves the {stage} none of {settings.steps} steps: give another, or more steps with --sample_step"
                 )
 
     def embed(self, prompts: Sequence[str]) -> None:
@@ -127,23 +121,15 @@ class Refiner:
         """What the base's last pass starts with, where it would start with this alone."""
         return self.shares.first(start)
 
-    def __call__(
-        self,
-        latents: np.ndarray,
-        prompts: Sequence[str],
-        negative_prompts: Sequence[str],
-        settings: SampleSettings,
-        seeds: Sequence[int],
-        what: str,
-        start: Start = Start(),
-    ) -> list[np.ndarray]:
-        """Pictures (h, w, 3) uint8 of latents that a pass of the base with `start`, and `first` of it, has made. The noise is
-        what comes in a seed's sequence after that of the base, so no noise is there twice."""
-        drawn = noises_of(settings, self.table, self.shares.first(start))
-        texts = self.pipeline.texts_of(prompts, negative_prompts)
-        return self.pipeline.pictures(
-            *texts, told_scores(settings, self.scores), seeds, what, self.shares.second(start, latents, drawn)
-        )
+    def __call__(self, batch: Sequence[Asked], sampled: Sequence[Sampled], what: str) -> list[np.ndarray]:
+        """Pictures (h, w, 3) uint8 of what the base has made with `first`. The noise is what comes in a seed's sequence after that
+        of the base, so no noise is there twice."""
+        one, latents = sampled[0], np.stack([one.latent for one in sampled])
+        texts = [asked.words for asked in batch], [asked.options.negative_prompt for asked in batch]
+        start = self.shares.second(one.start, latents, noises_of(one.settings, self.table, self.first(one.start)))
+        settings, seeds = told_scores(one.settings, self.scores), [asked.options.seed for asked in batch]
+        made = self.pipeline.pictures(*self.pipeline.texts_of(*texts), settings, seeds, what, start)
+        return [kept(asked, picture) for asked, picture in zip(batch, made)]
 
 
 def noises_of(settings: SampleSettings, table: np.ndarray, start: Start) -> int:
@@ -156,22 +142,6 @@ def noises_of(settings: SampleSettings, table: np.ndarray, start: Start) -> int:
         return nothing
 
     nothing = np.zeros((1, 1, 1, 1), np.float32)
-    SAMPLERS[settings.sampler](lambda x, sigma: nothing, nothing, levels(settings, table, start), draw, lambda steps: steps)
+    run = sampler_of(settings.sampler, table, settings.eta)
+    run(lambda x, sigma: nothing, nothing, levels(settings, table, start), draw, lambda steps: steps)
     return drawn
-
-
-def first_latents(base: Pipeline, passes: Sequence[Pass]) -> list[np.ndarray]:
-    """The latents of each pass, made in a process of its own, whose memory is free afterwards; the prompts must have been embedded."""
-    source = replace(base.source, machine=base.source.machine.beside())
-    return run_in_subprocess(_first_latents, source, base.texts, list(passes))
-
-
-def _first_latents(source: Source, texts: dict[str, TextEmbedding], passes: Sequence[Pass]) -> list[np.ndarray]:
-    source.machine.enter()
-    pipeline = Pipeline(source)
-    pipeline.texts = texts
-    pipeline.load()
-    return [
-        pipeline.pictures.latents(*pipeline.texts_of(one.prompts, one.negative_prompts), one.settings, one.seeds, one.what, one.start)
-        for one in passes
-    ]
