@@ -62,7 +62,7 @@ BAD_TEXT = [
     ("a dog --d -1", ", line 1: --d -1 is too small: at least 0"),
     ("a dog --l high", ", line 1: --l 'high' is not a number"),
     ("a dog --l nan", ", line 1: --l 'nan' is not a finite number"),
-    ("a dog --ss Oiler", ", line 1: --ss 'Oiler' is no sampler, known are EulerEDMSampler"),
+    ("a dog --ss Oiler", ", line 1: --ss 'Oiler' is no sampler, did you mean 'Euler'?"),
     ("\n\na dog --w 100", ", line 3: width 100 is not a multiple of 32: take 96 or 128"),
     ("a dog --h 20", ", line 1: height 20 is not a multiple of 32: take 32 or 64"),
     ("a dog\n--w 64", ", line 2: the prompt is empty"),

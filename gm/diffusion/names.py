@@ -72,3 +72,20 @@ def _unknown(name: str, what: str, known, others) -> str:
     spelled = {one.lower(): one for one in (*known, *others)}
     hint = f", did you mean {spelled[near[0]]!r}?" if near else f", known are {', '.join(known)}"
     return f"{(name if len(name) < 80 else name[:77] + '...')!r} is no {what}{hint}"
+
+
+def resolved(sampler: str, schedule: Optional[str] = None, usual: str = "LegacyDDPMDiscretization") -> tuple[str, str]:
+    """The keys of SAMPLERS and DISCRETIZATIONS for names that are known. Where neither says the schedule, it is the sampler's
+    own, or else `usual`. ValueError, a whole sentence, where the two say different ones."""
+    found, said = named_sampler(sampler)
+    asked = named_schedule(schedule) if schedule else None
+    if said and asked and said != asked:
+        raise ValueError(
+            f"the sampler {sampler!r} names a schedule, but the schedule {schedule!r} is given too: give one of them"
+        )
+    return found, asked or said or OWN_SCHEDULE.get(found, usual)
+
+
+def a1111_names(sampler: str, discretization: str) -> tuple[str, str]:
+    """A1111's "Sampler" and "Schedule type" of these keys; our own word where it has none."""
+    return SAMPLER_NAMES[sampler][0], SCHEDULE_NAMES[discretization][0]

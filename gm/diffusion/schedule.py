@@ -67,8 +67,9 @@ def exponential_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.nda
 def leading_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
     """diffusers' timestep_spacing "leading" with steps_offset 1, as its SDXL has it: the last time step is 1, the first below 999."""
     table = sampling_sigmas() if table is None else table
-    indices = np.arange(steps)[::-1] * (len(table) // steps) + 1
-    return np.append(table[np.minimum(indices, len(table) - 1)], 0.0)
+    between = len(table) // steps
+    indices = np.arange(steps)[::-1] * between + (1 if steps < len(table) else 0)
+    return np.append(table[indices], 0.0)
 
 
 def trailing_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
@@ -108,6 +109,7 @@ def align_your_steps_sigmas(steps: int, table: Optional[np.ndarray] = None) -> n
 def lcm_sigmas(steps: int, table: Optional[np.ndarray] = None, origin: int = 50) -> np.ndarray:
     """Of the `origin` time steps that a latent consistency model was distilled on (diffusers `LCMScheduler`), evenly chosen."""
     table = sampling_sigmas() if table is None else table
+    origin = max(origin, steps)
     known = (np.arange(1, origin + 1) * (len(table) // origin) - 1)[::-1]
     chosen = np.floor(np.linspace(0, origin, steps, endpoint=False)).astype(int)
     return np.append(table[known[chosen]], 0.0)

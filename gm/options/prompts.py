@@ -17,8 +17,9 @@ from typing import Callable, Mapping, Optional, Sequence
 from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, MOST_PROMPTS, MOST_STEPS, STRONGEST
 from gm.config.types import SampleSettings
 from gm.config.yaml_text import read_yaml_list
-from gm.diffusion.samplers import SAMPLERS
+from gm.diffusion.names import resolved
 from gm.errors import UserError, require_multiple, shortened, shown
+from gm.options.sampler import sampler_text
 from gm.texts import any_prompt, number, prompt_text, read_text
 
 OPTIONS = {  # of a line -> field of PromptLine
@@ -44,7 +45,7 @@ class PromptLine:
     seed: Optional[int] = None
     steps: Optional[int] = None  # of the sampler
     guidance_scale: Optional[float] = None
-    sampler: Optional[str] = None  # of gm.diffusion.samplers.SAMPLERS
+    sampler: Optional[str] = None  # as gm/diffusion/names.py knows it
 
     @property
     def prompts(self) -> list[str]:
@@ -54,13 +55,16 @@ class PromptLine:
     def settings(self, usual: SampleSettings) -> SampleSettings:
         """`usual` with what the line says instead. A picture of another size is nobody's crop either."""
         height, width = self.height or usual.height, self.width or usual.width
+        named = resolved(self.sampler, None, usual.discretization) if self.sampler else (usual.sampler, usual.discretization)
+        sampler, discretization = named
         same = (height, width) == (usual.height, usual.width)
         return replace(
             usual,
             height=height,
             width=width,
             sizes=usual.sizes if same else (height, width, 0, 0, height, width),
-            sampler=self.sampler or usual.sampler,
+            sampler=sampler,
+            discretization=discretization,
             steps=self.steps or usual.steps,
             guidance_scale=usual.guidance_scale if self.guidance_scale is None else self.guidance_scale,
         )
@@ -166,13 +170,6 @@ def _text(value: object) -> str:
     return value.strip()
 
 
-def _sampler(value: object) -> str:
-    name = _text(value)
-    if name not in SAMPLERS:
-        raise ValueError(f"{shown(name)} is no sampler, known are {', '.join(SAMPLERS)}")
-    return name
-
-
 def _number(kind: type, **bounds: float) -> Callable[[object], float]:
     return lambda value: number(value if isinstance(value, str) else repr(value), kind, **bounds)
 
@@ -185,5 +182,5 @@ READERS: Mapping[str, Callable] = {  # field of PromptLine -> its value from a f
     "seed": _number(int, least=0, most=LARGEST_SEED),
     "steps": _number(int, least=1, most=MOST_STEPS),
     "guidance_scale": _number(float, least=-STRONGEST, most=STRONGEST),
-    "sampler": _sampler,
+    "sampler": lambda value: sampler_text(_text(value)),
 }

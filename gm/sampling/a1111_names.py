@@ -1,4 +1,4 @@
-"""Samplers and schedules as A1111 has them in its infotext, both ways. No MindSpore import."""
+"""Samplers, schedules and upscalers as A1111 has them in its infotext, both ways. No MindSpore import."""
 
 from typing import Optional
 
@@ -21,6 +21,15 @@ AUTOMATIC = {  # what A1111's schedule type Automatic is for a sampler; for othe
     "DPMPPSDESampler": "Karras",
     "DPMPP2SAncestralSampler": "Karras",
     "DPMPP2MSDESampler": "Exponential",
+}
+HIRES_UPSCALERS = {  # of gm/sampling/enlarging.py -> A1111's
+    "latent": "Latent",
+    "latent-bicubic": "Latent (bicubic)",
+    "latent-nearest": "Latent (nearest)",
+    "latent-nearest-exact": "Latent (nearest-exact)",
+    "lanczos": "Lanczos",
+    "nearest": "Nearest",
+    "bicubic": "Bicubic",
 }
 READ = {"uniform": "Normal"}  # A1111's Uniform is evenly spaced in time step, both ends among them
 

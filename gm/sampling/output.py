@@ -13,7 +13,7 @@ from gm.config.types import SampleSettings
 from gm.options.parser import PATH_LISTS, PATHS, as_text
 from gm.options.sample import SampleOptions
 from gm.pictures import A1111
-from gm.sampling.a1111_names import to_a1111
+from gm.sampling.a1111_names import HIRES_UPSCALERS, to_a1111
 from gm.sampling.a1111_text import to_parameters
 
 FILES = "files"  # chunk: path -> its size and a digest of its ends
@@ -22,7 +22,7 @@ ENDS = 1 << 16  # bytes
 # flags that have other names in the chunks, or are in `in_words`
 OTHERWISE = {
     *("prompt", "negative_prompt", "seed", "height", "width", "sd_xl_base_ratios", "sampler", "sample_step", "guider"),
-    *("guidance_scale", "discretization", "crop_coords_top", "crop_coords_left", "weight"),
+    *("guidance_scale", "discretization", "schedule", "crop_coords_top", "crop_coords_left", "weight"),
     *("orig_height", "orig_width", "target_height", "target_width"),
 }
 # flags that decide where, how fast and how often, not what
@@ -102,10 +102,25 @@ def as_a1111(options: SampleOptions, settings: SampleSettings, prompt: str, seed
         "Size": f"{settings.width}x{settings.height}",
         "Model": _name(base),
         "VAE": _name(options.vae) if options.vae else None,
+        "Denoising strength": _strength(options),
+        **({} if options.hires_scale is None else _hires(options)),
+        "Mask blur": f"{options.blur:g}" if options.task == "inpaint" else None,
         "RNG": "CPU" if settings.noise in ("a1111-cpu", "torch") else None,
         "Version": VERSION,
     }
     return to_parameters(" ".join(words), options.negative_prompt, values)
+
+
+def _strength(options: SampleOptions) -> Optional[str]:
+    """Of the pass that begins with a picture, if there is one."""
+    if options.task != "txt2img":
+        return f"{options.start_strength:g}"
+    return None if options.hires_scale is None else f"{options.second_strength:g}"
+
+
+def _hires(options: SampleOptions) -> dict[str, object]:
+    upscaler = HIRES_UPSCALERS.get(options.hires_upscaler or "latent", options.hires_upscaler)
+    return {"Hires upscale": f"{options.hires_scale:g}", "Hires steps": options.hires_steps, "Hires upscaler": upscaler}
 
 
 def _name(path: str) -> str:
