@@ -25,6 +25,7 @@ from gm.files import make_writable
 from gm.options.parser import number
 from gm.options.prompts import is_prompt_file
 from gm.options.sample import SampleOptions, parse_sample, sample_settings
+from gm.options.start import StartOptions
 from gm.pictures import contact_sheet, numbered, save_new_png, sheets
 from gm.sampling.output import about
 from gm.sampling.shared_model import Choice, SharedModel
@@ -101,6 +102,9 @@ def options_of(spec: Mapping[str, object], argv: Sequence[str]) -> SampleOptions
     if len(scales) > 1 or any(not 0 <= scale <= STRONGEST for scale in scales):
         given = ",".join(f"{scale:g}" for scale in scales)
         raise UserError(f"--lora_scale {given}: the page has one strength for all LoRA, give one from 0 to {STRONGEST}")
+    begun = [one.name for one in fields(StartOptions) if getattr(options, one.name) != one.default]
+    if begun:
+        raise UserError(f"--{begun[0]} {getattr(options, begun[0])}: the page makes pictures from words, leave it away there")
     if options.seed > LARGEST_SEED:
         raise UserError(f"--seed {options.seed} is more than a browser can count: give at most {LARGEST_SEED}")
     return options
