@@ -40,18 +40,22 @@ def sized(options: SampleOptions, multiple: int) -> SampleOptions:
     scale = min(1.0, (LARGEST_AREA / (height * width)) ** 0.5)
     if options.height or options.width:
         scale = options.height / height if options.height else (options.width or width) / width
-    found = [max(1, round(side * scale / multiple)) * multiple for side in (height, width)]
+    found = [_nearest(side * scale, multiple) for side in (height, width)]
     height, width = options.height or found[0], options.width or found[1]
     if max(height, width) > LARGEST_SIDE:
         raise UserError(f"--img {options.img} would become {width} x {height} pixels: give --height and --width")
     return replace(options, height=height, width=width)
 
 
+def _nearest(pixels: float, multiple: int) -> int:
+    return max(1, int(pixels / multiple + 0.5)) * multiple
+
+
 def larger(options: SampleOptions, multiple: int) -> Optional[SampleSettings]:
     """How the second pass of a hires fix is sampled; None without one. UserError where it would be too large."""
     if options.hires_scale is None:
         return None
-    sides = [max(1, round(side * options.hires_scale / multiple)) * multiple for side in options.size()]
+    sides = [_nearest(side * options.hires_scale, multiple) for side in options.size()]
     if max(sides) > LARGEST_SIDE:
         raise UserError(
             f"--hires_scale {options.hires_scale:g} makes pictures of {sides[1]} x {sides[0]} pixels: give a smaller one, a side may "
