@@ -19,6 +19,7 @@ from gm.config.load import load_config
 from gm.console import log
 from gm.files import make_writable
 from gm.options.sample import SampleOptions, parse_sample
+from gm.sampling.given import first_noise, graphs_of, larger, require_given, save_noise
 from gm.sampling.jobs import Asked, Job, evenly, groups_of, requests_of
 from gm.sampling.like import with_like
 
@@ -29,29 +30,38 @@ def main(argv: Sequence[str]) -> None:
     options = asked.with_seed
     if options.seed != asked.seed:
         log.info("--seed %d: drawn at random", options.seed)
-    {"txt2img": text_to_image}[options.task](options)
+    make_pictures(options)
 
 
-def text_to_image(options: SampleOptions) -> None:
+def make_pictures(options: SampleOptions) -> None:
     """One PNG per picture and one contact sheet under --save_path."""
     runtime.quiet_environment()  # MindSpore is imported from here on
-    config = load_config(options.config, options.set, training=False)
-    requests = requests_of(options, config.model.unet.downsampling)
+    config = load_config(options.config, options.set, training=False, inpainting=options.task == "inpaint")
+    multiple, channels = config.model.unet.downsampling, config.model.vae.embed_dim
+    requests = requests_of(options, multiple)
+    for one in {one.kind: one for one in requests}.values():
+        require_given(one.options, one.settings, config.model)
     machine = runtime.start(options.machine, options.seed, [config.model])
 
     from gm.encoding.source import source_of
+    from gm.sampling.making import Maker
     from gm.sampling.pipeline import Pipeline
 
     given = {"scales": options.lora_scale or (), "vae": options.vae, "graphs": options.compile_cache_dir}
     pipeline = Pipeline(source_of(config, options.weight, machine, options.max_tokens, **given))
-    job = Job(requests, Path(options.save_path))
+
+    def save_beside(one: Asked, path: Path) -> None:
+        if one.options.save_init_latent:
+            save_noise(path.with_suffix(".npy"), first_noise(one.options, one.settings, one.column, channels))
+
+    job = Job(requests, Path(options.save_path), save_beside)
     groups = groups_of(requests)
-    sizes = [
-        evenly(len(group), options.batch_size or pipeline.rows_that_fit(requests[group[0]].settings, len(group)))
-        for group in groups
-    ]
-    for group, size in zip(groups, sizes):
-        pipeline.require_memory([requests[group[0]].settings], size)
+    kinds = [requests[group[0]] for group in groups]
+    largest = [larger(one.options, multiple) or one.settings for one in kinds]
+    fit = [options.batch_size or pipeline.rows_that_fit(one, len(group)) for one, group in zip(largest, groups)]
+    sizes = [evenly(len(group), most) for group, most in zip(groups, fit)]
+    for one, size in zip(largest, sizes):
+        pipeline.require_memory([one], size)
     folders = {"--save_path": options.save_path, "--compile_cache_dir": options.compile_cache_dir}
     make_writable(*((flag, Path(folder)) for flag, folder in folders.items() if folder))
     pipeline.embed([text for one in requests for text in (one.options.prompt, one.options.negative_prompt) if text])
@@ -60,9 +70,11 @@ def text_to_image(options: SampleOptions) -> None:
     def make(batch: Sequence[Asked], what: str) -> list:
         asked = [one.options for one in batch]
         texts = [one.prompt for one in asked], [one.negative_prompt for one in asked]
-        return pipeline.sample_batch(*texts, batch[0].settings, [one.seed for one in asked], what)
+        return maker(batch, *pipeline.texts_of(*texts), what)
 
-    with pipeline.keeping_graphs([(requests[group[0]].settings, size) for group, size in zip(groups, sizes)]):
+    maker = Maker(pipeline.pictures, multiple)
+    batches = [(one.settings, size, graphs_of(one.options, multiple)) for one, size in zip(kinds, sizes)]
+    with pipeline.keeping_graphs(batches):
         job.run(groups, sizes, make)
 
 

@@ -26,6 +26,7 @@ class Source:
     keeps_lora_apart: bool = False  # two more matrices beside a weight, as in training, instead of their sum; not with DoRA
     alpha: Optional[float] = None  # of a native LoRA that does not say its own; None: its rank
     max_tokens: int = 75  # of a prompt: 75, 150 or 225
+    flags: tuple[str, str] = ("--weight", "--config")  # that say its weights and its YAML, for messages
     graphs: Optional[str] = None  # the folder of --compile_cache_dir
 
     def open(self) -> "Weights":
@@ -33,7 +34,7 @@ class Source:
         base, stack = open_weights(self.weight, self.scales, self.model, self.alpha, self.use_lora, self.vae)
         apart = self.keeps_lora_apart and stack.can_stay_apart
         read = with_given_lora(base.read, stack.read) if apart else merged(base.read, stack)
-        return Weights(base=base, read=read, adapters=stack.adapters if apart else {}, files=stack.files)
+        return Weights(base=base, read=read, adapters=stack.adapters if apart else {}, files=stack.files, flags=self.flags)
 
 
 def source_of(config: Config, weight: str, machine: Runtime, max_tokens: Optional[int] = None, **more) -> Source:
@@ -60,6 +61,7 @@ class Weights:
     read: Callable[[str], np.ndarray]  # native name -> array, LoRA included
     adapters: Adapters  # the LoRA that stay apart
     files: Sequence  # LoraFile of each LoRA
+    flags: tuple[str, str] = ("--weight", "--config")
 
     def decides(self, source: Source, networks: str) -> Mapping[str, object]:
         """What the graphs of these networks follow from beside the shapes of a call: all but what the weights are filled with."""
@@ -70,7 +72,7 @@ class Weights:
     def check(self, model: ModelConfig) -> Mapping[str, tuple]:
         """The shapes of the base weights; UserError unless all files are of this model."""
         shapes, _ = sdxl.expected_shapes(model)
-        self.base.check(shapes)
+        self.base.check(shapes, *self.flags)
         for file in self.files:
             file.check_against_base(shapes)
         return shapes

@@ -16,7 +16,11 @@ from gm.data.masks import read_grey
 from gm.data.pixels import to_network
 from gm.data.transforms import place_crop, resized_part
 from gm.errors import UserError
+from gm.files import replacing
 from gm.options.sample import SampleOptions, sample_settings
+from gm.pictures import writing
+from gm.sampling.enlarging import OF_PICTURES
+from gm.sampling.noise import NOISES
 
 LATENT = 8  # pixels a side of one of a latent
 LARGEST_AREA = 1024 * 1024  # pixels of a picture whose size nobody says: what SDXL was trained on
@@ -32,7 +36,7 @@ def sized(options: SampleOptions, multiple: int) -> SampleOptions:
     nearest multiples of `multiple`. One side that is said leads to the other."""
     if options.img is None or options.sd_xl_base_ratios or options.height and options.width:
         return options
-    height, width = image_size(Path(options.img))
+    height, width = image_size(_file("img", options.img))
     scale = min(1.0, (LARGEST_AREA / (height * width)) ** 0.5)
     if options.height or options.width:
         scale = options.height / height if options.height else (options.width or width) / width
@@ -55,6 +59,19 @@ def larger(options: SampleOptions, multiple: int) -> Optional[SampleSettings]:
         )
     steps = options.hires_steps or options.sample_step
     return sample_settings(replace(options, height=sides[0], width=sides[1], sample_step=steps), multiple)
+
+
+def steps_of(options: SampleOptions, settings: SampleSettings, multiple: int) -> int:
+    """The sampling steps that are done for a picture."""
+    second = larger(options, multiple)
+    return int(settings.steps * options.start_strength) + (int(second.steps * options.second_strength) if second else 0)
+
+
+def graphs_of(options: SampleOptions, multiple: int) -> list:
+    """What beside a picture's own settings decides which graphs are compiled for it, and in which order."""
+    second = larger(options, multiple)
+    from_picture = [options.task] if options.img else []
+    return from_picture + ([second.height, second.width, options.hires_upscaler in OF_PICTURES] if second else [])
 
 
 # -- pictures and masks ----------------------------------------------------------------------------------------------------
@@ -92,12 +109,12 @@ class Given:
 def given(options: SampleOptions, settings: SampleSettings) -> Given:
     """--img and --mask, resized as --resize_mode says. UserError for a file that cannot be used."""
     assert options.img, "the task has a picture"
-    picture = read_image(Path(options.img))
+    picture = read_image(_file("img", options.img))
     size = settings.height, settings.width
     whole = resized(picture, size, options.resize_mode or "crop")
     if options.mask is None:
         return Given(whole)
-    mask = read_grey(Path(options.mask))
+    mask = read_grey(_file("mask", options.mask))
     if mask.shape != picture.shape[:2]:
         log.info(
             "--mask %s has %d x %d pixels, --img %d x %d: it is resized",
@@ -111,6 +128,12 @@ def given(options: SampleOptions, settings: SampleSettings) -> Given:
             "--img would be painted anew: make white what is to change"
         )
     return found
+
+
+def _file(flag: str, path: str) -> Path:
+    if not Path(path).is_file():
+        raise UserError(f"--{flag} {path} is no file: give a picture")
+    return Path(path)
 
 
 def resized(image: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
@@ -139,7 +162,7 @@ def blurred(mask: np.ndarray, deviation: float) -> np.ndarray:
     weights = (weights / weights.sum()).astype(np.float32)
     for axis in (0, 1):
         around = [(reach, reach) if one == axis else (0, 0) for one in (0, 1)]
-        wide = np.moveaxis(np.pad(mask, around, "symmetric"), axis, 0)
+        wide = np.moveaxis(np.pad(mask, around, "reflect"), axis, 0)
         length = mask.shape[axis]
         mask = np.moveaxis(sum(weight * wide[i : i + length] for i, weight in enumerate(weights)), 0, axis)
     return mask
@@ -170,6 +193,24 @@ def init_latents(options: SampleOptions, settings: SampleSettings, channels: int
     if not 0.5 < found.std() < 2:
         log.warning("%s has the standard deviation %.3g, noise has 1: is it a latent without noise?", said, found.std())
     return found
+
+
+def first_noise(options: SampleOptions, settings: SampleSettings, column: int, channels: int) -> np.ndarray:
+    """The unit-normal noise (z, h, w) that the picture with `options.seed` begins with, in this column of the pictures."""
+    given_noise = init_latents(options, settings, channels)
+    if given_noise is not None:
+        return given_noise[column if len(given_noise) > 1 else 0]
+    shape = channels, settings.height // LATENT, settings.width // LATENT
+    noise = NOISES[settings.noise](options.seed, shape)
+    if options.img:
+        noise.posterior()  # which is drawn before it
+    return noise.first()
+
+
+def save_noise(path: Path, noise: np.ndarray) -> None:
+    """Write it as .npy; appears under its name when it is whole."""
+    with writing(path), replacing(path) as unfinished, open(unfinished, "wb") as file:
+        np.save(file, noise)
 
 
 def _numbers(path: Path, said: str) -> np.ndarray:

@@ -18,6 +18,7 @@ from gm.errors import UserError
 from gm.options.prompts import is_prompt_file, read_prompt_lines
 from gm.options.sample import SampleOptions, line_flags, sample_settings
 from gm.pictures import contact_sheet, next_number, numbered, save_new_png, sheets
+from gm.sampling.given import sized, steps_of
 from gm.sampling.output import RECORDED, about
 
 # what MindSpore says where a device or the host has no more (its exceptions have no kind for that)
@@ -31,6 +32,8 @@ class Asked:
     options: SampleOptions  # its prompt and seed are this picture's
     settings: SampleSettings
     row: int  # of the contact sheet
+    column: int  # there
+    steps: int  # that are done for it
 
     @property
     def kind(self) -> Hashable:
@@ -46,9 +49,9 @@ def requests_of(options: SampleOptions, multiple: int) -> list[Asked]:
     pixels."""
     is_file = is_prompt_file(options.prompt)
     lines = read_prompt_lines(options.prompt, "--prompt", multiple, line_flags()) if is_file else []
-    rows = [options.of(line) for line in lines] if is_file else [options]
+    rows = [sized(one, multiple) for one in ([options.of(line) for line in lines] if is_file else [options])]
     return [
-        Asked(replace(one, seed=one.seed + column), settings, row)
+        Asked(replace(one, seed=one.seed + column), settings, row, column, steps_of(one, settings, multiple))
         for row, (one, settings) in enumerate((one, sample_settings(one, multiple)) for one in rows)
         for column in range(one.num_cols)
     ]
@@ -73,6 +76,7 @@ class Job:
 
     requests: Sequence[Asked]
     folder: Path
+    beside: Callable[[Asked, Path], None] = lambda one, path: None  # called with each picture's file
 
     def __post_init__(self) -> None:
         self.first = next_number(self.folder)
@@ -83,7 +87,7 @@ class Job:
     def run(self, groups: Sequence[Sequence[int]], sizes: Sequence[int], make: Make) -> Path:
         """Make each group in batches of its size, and return the contact sheet. What is finished is kept, with its sheet, when the
         command is told to end: Interrupted after the step. A batch that the memory is too small for is made in halves."""
-        total = sum(one.settings.steps for one in self.requests)
+        total = sum(one.steps for one in self.requests)
         try:
             with finishing("the step"), bar(None, "sampling", total=total, unit="step") as line:
                 for group, size in zip(groups, sizes):
@@ -98,7 +102,7 @@ class Job:
         while group:
             size = min(size, self.at_once or size)
             batch = group[:size]
-            done, steps = line.n, self.requests[batch[0]].settings.steps
+            done, steps = line.n, self.requests[batch[0]].steps
             what = self._what(batch)
             line.set_description(what, refresh=False)
 
@@ -139,6 +143,7 @@ class Job:
         text = about(one.options, one.settings, one.options.prompt, one.options.seed)
         path = save_new_png(names, picture, text)
         self.pictures[place], self.paths[place] = picture, path
+        self.beside(one, path)
         log.info("%s: seed %d, %r", path, one.options.seed, one.options.prompt)
 
     def sheet(self) -> Path:

@@ -58,7 +58,7 @@ class Pipeline:
     def embed(self, prompts: Iterable[str]) -> None:
         """Embed the prompts, in a process of its own, because the text encoders are not needed afterwards, unless they are
         kept here: then only what was not embedded the last time."""
-        prompts = list(dict.fromkeys(prompts))
+        prompts = list(dict.fromkeys([*prompts, *([""] if self.model.is_refiner else [])]))
         self.texts = {prompt: self.texts[prompt] for prompt in prompts if prompt in self.texts}
         new = [prompt for prompt in prompts if prompt not in self.texts]
         if new and self.embedder:
@@ -110,10 +110,10 @@ class Pipeline:
         self.now = replace(self.source, weight=",".join([self.source.weight, *map(str, paths)]), scales=scales)
         self.pictures.again = in_float32(self.now)
 
-    def keeping_graphs(self, batches: Sequence[tuple[SampleSettings, int]]) -> ContextManager[None]:
+    def keeping_graphs(self, batches: Sequence[tuple]) -> ContextManager[None]:
         """In the body, the graphs of these batches, in this order, come from the folder that the source names, and are kept there.
-        Each a picture's settings and how many are made at once."""
-        shapes = [[one.height, one.width, count, one.guider, *one.guided_steps] for one, count in batches]
+        Each a picture's settings, how many are made at once, and what else decides which graphs there are."""
+        shapes = [[one.height, one.width, count, one.guider, *one.guided_steps, *more] for one, count, *more in batches]
         wanted = list(dict.fromkeys(json.dumps(shape) for shape in shapes))
         return keeping_graphs(self.source.graphs, {**self.weights.decides(self.source, "UNet, VAE"), "batches": wanted})
 
@@ -135,9 +135,20 @@ class Pipeline:
     ) -> list[np.ndarray]:
         """Pictures at once, each with texts and a seed of its own, whose texts are equally long. On the CPU a picture of a batch
         differs from one alone by rounding: in 1 of 20,000 numbers, by 1 of 255."""
-        texts = [self.texts[prompt] for prompt in prompts]
-        negatives = [self.texts[one] if one else unconditional(text) for one, text in zip(negative_prompts, texts)]
+        texts, negatives = self.texts_of(prompts, negative_prompts)
         return self.pictures(texts, negatives, settings, seeds, what, start)
+
+    def texts_of(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str]
+    ) -> tuple[list[TextEmbedding], list[TextEmbedding]]:
+        """The embeddings of prompts and negative prompts. The base was trained with zeros for an empty negative prompt, the refiner
+        with its embedding (sgm `force_uc_zero_embeddings`)."""
+        texts = [self.texts[prompt] for prompt in prompts]
+        negatives = [
+            self.texts[one] if one or self.model.is_refiner else unconditional(text)
+            for one, text in zip(negative_prompts, texts)
+        ]
+        return texts, negatives
 
 
 def _bytes_to_load(source: Source, shapes: Mapping[str, tuple]) -> int:
