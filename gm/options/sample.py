@@ -183,6 +183,12 @@ def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
     target = options.target_height or height, options.target_width or width
     sizes = (*original, options.crop_coords_top, options.crop_coords_left, *target)
     negative = [getattr(options, f"negative_{name}") for name in TOLD]
+    for name, told in zip(TOLD, negative):
+        if told is not None and not options.has_guidance:
+            raise UserError(
+                f"--negative_{name} {told} has no effect, as there is no guidance: leave it out, or give --guider VanillaCFG and a "
+                "--guidance_scale"
+            )
     return SampleSettings(
         height=height,
         width=width,
@@ -198,4 +204,5 @@ def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
         guided_steps=(options.guidance_start, options.guidance_stop),
         discretization=discretization,
         noise=options.noise,
+        eta=options.eta,
     )
