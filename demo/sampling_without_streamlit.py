@@ -51,7 +51,7 @@ def text_to_image(options: SampleOptions) -> None:
     from gm.sampling.stages import Pass, first_latents, refiner_of, told_scores
 
     if config.model.is_refiner:
-        requests = [replace(one, settings=told_scores(one.settings, one.options.scores)) for one in requests]
+        requests = [replace(one, settings=told_scores(one.settings, one.options.refiner_scores)) for one in requests]
     given = {"scales": options.lora_scale or (), "vae": options.vae, "graphs": options.compile_cache_dir}
     pipeline = Pipeline(source_of(config, options.weight, machine, options.max_tokens, **given))
     refiner = refiner_of(options, second, pipeline.source) if second else None
