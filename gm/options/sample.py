@@ -13,6 +13,7 @@ from gm.options.noise import NoiseOptions
 from gm.options.output import OutputOptions
 from gm.options.parser import PATHS, fields_of, option, parse, reader_of
 from gm.options.prompts import PromptLine
+from gm.options.refiner import RefinerOptions
 from gm.options.sampler import SamplerOptions
 from gm.options.start import StartOptions, require_start
 from gm.texts import any_prompt, prompt_text
@@ -65,7 +66,7 @@ def _told_beside_the_negative_prompt(words: str) -> Optional[int]:
 
 
 @dataclass(frozen=True)
-class SampleOptions(StartOptions, OutputOptions, NoiseOptions, SamplerOptions, ModelOptions):
+class SampleOptions(StartOptions, RefinerOptions, OutputOptions, NoiseOptions, SamplerOptions, ModelOptions):
     """What was asked of demo/sampling_without_streamlit.py."""
 
     seed: int = option(
@@ -169,6 +170,7 @@ def parse_sample(argv: Sequence[str]) -> SampleOptions:
     about = "Sample pictures from SDXL, with or without a LoRA."
     options = parse(SampleOptions, argv, "sampling_without_streamlit.py", about)
     require_start(options)
+    options.check_refiner()
     return options
 
 
