@@ -19,6 +19,7 @@ from gm.checkpoint.lora_files import open_lora
 from gm.checkpoint.weights import split_weight_argument
 from gm.config.load import load_config
 from gm.config.types import Config
+from gm.diffusion.names import named_sampler
 from gm.diffusion.samplers import SAMPLERS
 from gm.errors import UserError
 from gm.files import make_writable
@@ -103,11 +104,17 @@ def options_of(spec: Mapping[str, object], argv: Sequence[str]) -> SampleOptions
         given = ",".join(f"{scale:g}" for scale in scales)
         raise UserError(f"--lora_scale {given}: the page has one strength for all LoRA, give one from 0 to {STRONGEST}")
     begun = [one.name for one in fields(StartOptions) if getattr(options, one.name) != one.default]
+    begun += [name for name in ("like", "batch_size", "compile_cache_dir") if getattr(options, name) is not None]
     if begun:
-        raise UserError(f"--{begun[0]} {getattr(options, begun[0])}: the page makes pictures from words, leave it away there")
+        raise UserError(
+            f"--{begun[0]} {getattr(options, begun[0])}: the page makes pictures from words, one by one: leave it away there"
+        )
     if options.seed > LARGEST_SEED:
         raise UserError(f"--seed {options.seed} is more than a browser can count: give at most {LARGEST_SEED}")
-    return options
+    sampler, schedule = named_sampler(options.sampler)
+    return replace(
+        options, sampler=sampler, schedule=options.schedule or options.discretization or schedule, discretization=None
+    )
 
 
 # -- what is asked -----------------------------------------------------------------------------------------------------
@@ -165,7 +172,7 @@ def ask(options: SampleOptions, multiple: int) -> Optional[SampleOptions]:
         width=checked("Width", wide, "width"),
         height=checked("Height", high, "height"),
         sampler=sampler,
-    )
+    ).with_seed
 
 
 def checked(label: str, value: object, flag: str, most: Optional[float] = None) -> Any:

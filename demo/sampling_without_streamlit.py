@@ -39,7 +39,7 @@ def make_pictures(options: SampleOptions) -> None:
     config = load_config(options.config, options.set, training=False, inpainting=options.task == "inpaint")
     multiple, channels = config.model.unet.downsampling, config.model.vae.embed_dim
     requests = requests_of(options, multiple)
-    for one in {one.settings: one for one in requests}.values():
+    for one in {one.kind: one for one in requests}.values():
         require_given(one.options, one.settings, config.model)
     machine = runtime.start(options.machine, options.seed, [config.model])
 

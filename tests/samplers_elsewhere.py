@@ -7,17 +7,15 @@ import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass
-from pathlib import Path
+from functools import reduce
 from types import ModuleType
-from typing import Mapping, Sequence
+from typing import Iterator, Mapping, Optional
 from unittest import mock
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from gm.diffusion.names import SAMPLER_NAMES
-from gm.diffusion.samplers import SAMPLERS
+from gm.diffusion.samplers import ETAS, sampler_of
 from gm.diffusion.schedule import DISCRETIZATIONS, sampling_sigmas
 
 TRAINING = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -29,9 +27,9 @@ def denoise(x, sigma: float):
     """The exact D of a mixture of three normal distributions, of numpy arrays or of tensors alike; not linear in x."""
     variance = SPREAD**2 + float(sigma) ** 2
     logits = [-((x - mean) ** 2) / (2 * variance) for mean in MEANS]
-    largest = logits[0]
-    exp = np.exp if isinstance(x, np.ndarray) else __import__("torch").exp
-    weights = [exp(one - largest) for one in logits]
+    library = np if isinstance(x, np.ndarray) else importlib.import_module("torch")
+    largest = reduce(library.maximum, logits)
+    weights = [library.exp(one - largest) for one in logits]
     found = sum(weight * (mean + SPREAD**2 / variance * (x - mean)) for weight, mean in zip(weights, MEANS)) / sum(weights)
     return found.astype(x.dtype) if isinstance(x, np.ndarray) else found
 
@@ -62,112 +60,127 @@ class Scheduler:
     schedule: str
     settings: Mapping[str, object]
     in_sigmas: bool = False  # its latents have unit weight, as ours; those of the others unit variance
-    draws: bool = False
+    ends_early: bool = False  # at the first level of the training schedule
 
 
 LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
 KARRAS = {"use_karras_sigmas": True}
 SCHEDULERS = {
     "EulerEDMSampler": Scheduler("EulerDiscreteScheduler", "Leading", LEADING, in_sigmas=True),
-    "EulerAncestralSampler": Scheduler("EulerAncestralDiscreteScheduler", "Leading", LEADING, in_sigmas=True, draws=True),
+    "EulerAncestralSampler": Scheduler("EulerAncestralDiscreteScheduler", "Leading", LEADING, in_sigmas=True),
     "HeunEDMSampler": Scheduler("HeunDiscreteScheduler", "Karras", KARRAS, in_sigmas=True),
     "LinearMultistepSampler": Scheduler("LMSDiscreteScheduler", "Karras", KARRAS, in_sigmas=True),
-    "DPMPP2MSampler": Scheduler("DPMSolverMultistepScheduler", "Karras", KARRAS | {"euler_at_final": True}),
-    "DPMPP2MSDESampler": Scheduler(
-        "DPMSolverMultistepScheduler",
-        "Karras",
-        KARRAS | {"algorithm_type": "sde-dpmsolver++", "euler_at_final": True},
-        draws=True,
-    ),
+    "DPMPP2MSampler": Scheduler("DPMSolverMultistepScheduler", "LeadingDPM", LEADING),
+    "DPMPPSDESampler": Scheduler("DPMSolverSDEScheduler", "Karras", KARRAS, in_sigmas=True),
+    "DPMPP2MSDESampler": Scheduler("DPMSolverMultistepScheduler", "Karras", KARRAS | {"algorithm_type": "sde-dpmsolver++"}),
     "UniPCSampler": Scheduler("UniPCMultistepScheduler", "Karras", KARRAS),
+    "UniPCBH1Sampler": Scheduler(  # which gives no number in a step to 0
+        "UniPCMultistepScheduler",
+        "Trailing",
+        {"timestep_spacing": "trailing", "solver_order": 3, "solver_type": "bh1", "final_sigmas_type": "sigma_min"},
+        ends_early=True,
+    ),
+    "UniPCBH2Sampler": Scheduler("UniPCMultistepScheduler", "Karras", KARRAS | {"solver_order": 3}),
     "DDIMSampler": Scheduler("DDIMScheduler", "Leading", LEADING | {"set_alpha_to_one": False, "clip_sample": False}),
-    "LCMSampler": Scheduler("LCMScheduler", "LCM", {}, draws=True),
-    "TCDSampler": Scheduler("TCDScheduler", "LCM", {}, draws=True),
+    "LCMSampler": Scheduler("LCMScheduler", "LCM", {}),
+    "TCDSampler": Scheduler("TCDScheduler", "LCM", {}),
 }
-K_DIFFUSION = {  # sampler -> its name there, and how often a step draws
-    "EulerEDMSampler": ("euler", 0),
-    "HeunEDMSampler": ("heun", 0),
-    "DPMPP2MSampler": ("dpmpp_2m", 0),
-    "LinearMultistepSampler": ("lms", 0),
-    "EulerAncestralSampler": ("euler_ancestral", 1),
-    "DPMPP2SAncestralSampler": ("dpmpp_2s_ancestral", 1),
-    "DPMPPSDESampler": ("dpmpp_sde", 2),
-    "DPMPP2MSDESampler": ("dpmpp_2m_sde", 1),
+K_DIFFUSION = {
+    "EulerEDMSampler": "euler",
+    "HeunEDMSampler": "heun",
+    "DPMPP2MSampler": "dpmpp_2m",
+    "LinearMultistepSampler": "lms",
+    "EulerAncestralSampler": "euler_ancestral",
+    "DPMPP2SAncestralSampler": "dpmpp_2s_ancestral",
+    "DPMPPSDESampler": "dpmpp_sde",
+    "DPMPP2MSDESampler": "dpmpp_2m_sde",
 }
 
 
-def ours(name: str, first: np.ndarray, sigmas: np.ndarray, later: Sequence[np.ndarray]) -> np.ndarray:
+@dataclass(frozen=True)
+class Pair:
+    """A sampler and what it is compared with."""
+
+    name: str
+    reference: str  # "k-diffusion" or "diffusers"
+    eta: Optional[float] = None
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """What the two are called."""
+        ours = SAMPLER_NAMES[self.name][0] + ("" if self.eta is None else f", eta {self.eta:g}")
+        theirs = f"sample_{K_DIFFUSION[self.name]}" if self.reference == "k-diffusion" else SCHEDULERS[self.name].kind
+        return ours, f"{self.reference} `{theirs}`"
+
+
+STEPS = (4, 20, 40)
+PAIRS = [
+    *(Pair(name, "k-diffusion") for name in K_DIFFUSION),
+    *(Pair(name, "k-diffusion", 0.5) for name in K_DIFFUSION if name in ETAS),
+    *(Pair(name, "diffusers") for name in SCHEDULERS),
+    *(Pair("DDIMSampler", "diffusers", eta) for eta in (0.5, 1.0)),
+    *(Pair("TCDSampler", "diffusers", eta) for eta in (0.0, 0.7, 1.0)),
+]
+
+
+def ours(pair: Pair, first: np.ndarray, sigmas: np.ndarray, later: Iterator[np.ndarray]) -> np.ndarray:
     """What our sampler makes of the latent `first` at sigmas[0]."""
-    queue = iter(later)
-    return SAMPLERS[name](denoise, first, sigmas, lambda *_: next(queue), lambda steps: steps)
+    run = sampler_of(pair.name, sampling_sigmas(), pair.eta)
+    return run(denoise, first, sigmas, lambda *_: next(later), lambda steps: steps)
 
 
-def of_k_diffusion(name: str, first: np.ndarray, sigmas: np.ndarray, later: Sequence[np.ndarray]) -> np.ndarray:
+def of_k_diffusion(pair: Pair, first: np.ndarray, sigmas: np.ndarray, later: Iterator[np.ndarray]) -> np.ndarray:
     """What k-diffusion's does, in double precision."""
     import torch
 
-    queue = iter(later)
-    sampler = getattr(k_diffusion(), f"sample_{K_DIFFUSION[name][0]}")
-    given = {"noise_sampler": lambda *_: torch.from_numpy(next(queue)).double()} if later else {}
+    given: dict[str, object] = {} if pair.eta is None else {"eta": pair.eta}
+    if pair.name in ETAS:
+        given["noise_sampler"] = lambda *_: torch.from_numpy(next(later)).double()
     start, levels = torch.from_numpy(first).double(), torch.from_numpy(np.asarray(sigmas))
+    sampler = getattr(k_diffusion(), f"sample_{K_DIFFUSION[pair.name]}")
     return sampler(lambda x, sigma: denoise(x, sigma[0]), start, levels, disable=True, **given).numpy()
 
 
-def of_diffusers(name: str, noise: np.ndarray, steps: int, later: Sequence[np.ndarray]) -> np.ndarray:
+def of_diffusers(pair: Pair, noise: np.ndarray, steps: int, later: Iterator[np.ndarray]) -> np.ndarray:
     """What diffusers' scheduler makes of unit-normal noise, in double precision."""
     import diffusers
     import torch
 
-    one = SCHEDULERS[name]
+    one = SCHEDULERS[pair.name]
     made = getattr(diffusers, one.kind)(**TRAINING, **one.settings)
     made.set_timesteps(steps)
-    queue = iter(later)
+    made.noise_sampler = lambda *_: torch.from_numpy(next(later)).double()
+    given = {} if pair.eta is None else {"eta": pair.eta}
     table, x = sampling_sigmas(), torch.from_numpy(noise).double() * float(made.init_noise_sigma)
     with mock.patch.object(
-        sys.modules[type(made).__module__], "randn_tensor", lambda *_, **__: torch.from_numpy(next(queue)), create=True
+        sys.modules[type(made).__module__], "randn_tensor", lambda *_, **__: torch.from_numpy(next(later)), create=True
     ):
         for number, t in enumerate(made.timesteps):
             place = getattr(made, "step_index", None) or number
             sigma = float(made.sigmas[place]) if hasattr(made, "sigmas") else float(table[int(t)])
+            if getattr(made, "mid_point_sigma", None) is not None:  # the second call of a step
+                sigma = float(made.mid_point_sigma)
             made.scale_model_input(x, t)
             latent = x if one.in_sigmas else x * (1 + sigma**2) ** 0.5
-            x = made.step((latent - denoise(latent, sigma)) / sigma, t, x, return_dict=False)[0]
-    return x.numpy()
+            x = made.step((latent - denoise(latent, sigma)) / sigma, t, x, return_dict=False, **given)[0]
+    return x.numpy() * (1 + sampling_sigmas()[0] ** 2) ** 0.5 if one.ends_early else x.numpy()
 
 
-def difference(name: str, reference: str, steps: int) -> float:
+def difference(pair: Pair, steps: int) -> float:
     """The largest between our sampler and the reference's, relative to the largest of its latent."""
     noise, *later = noises(1 + 2 * steps)
-    if reference == "k-diffusion":
+    left = [iter(later), iter(later)]
+    if pair.reference == "k-diffusion":
         sigmas = DISCRETIZATIONS["Karras"](steps)
-        first, later = noise * np.float32(sigmas[0]), later[: K_DIFFUSION[name][1] * steps]
-        expected = of_k_diffusion(name, first, sigmas, later)
+        first = noise * np.float32(sigmas[0])
+        expected = of_k_diffusion(pair, first, sigmas, left[0])
     else:
-        one = SCHEDULERS[name]
+        one = SCHEDULERS[pair.name]
         sigmas = DISCRETIZATIONS[one.schedule](steps)
+        sigmas[-1] = sampling_sigmas()[0] if one.ends_early else 0.0
         alone = one.in_sigmas and one.schedule != "Leading"  # diffusers scales the noise of "leading" steps alone so
         first = noise * np.float32(sigmas[0] if alone else (1 + sigmas[0] ** 2) ** 0.5)
-        expected = of_diffusers(name, noise, steps, later)
-    return float(np.abs(ours(name, first, sigmas, later) - expected).max() / np.abs(expected).max())
-
-
-STEPS = (4, 20, 40)
-PAIRS = [(name, "k-diffusion") for name in K_DIFFUSION] + [(name, "diffusers") for name in SCHEDULERS]
-
-
-def main() -> None:
-    """Write the table of docs/sampling.md to the screen."""
-    print("| sampler | reference | " + " | ".join(f"{steps} steps" for steps in STEPS) + " |")
-    print("|---|---|" + "---|" * len(STEPS))
-    for name, reference in sorted(PAIRS):
-        found = " | ".join(f"{difference(name, reference, steps):.0e}" for steps in STEPS)
-        words = (
-            f"k-diffusion `sample_{K_DIFFUSION[name][0]}`"
-            if reference == "k-diffusion"
-            else f"diffusers `{SCHEDULERS[name].kind}`"
-        )
-        print(f"| {SAMPLER_NAMES[name][0]} | {words} | {found} |")
-
-
-if __name__ == "__main__":
-    main()
+        expected = of_diffusers(pair, noise, steps, left[0])
+    found = ours(pair, first, sigmas, left[1])
+    assert 0 <= len(list(left[1])) - len(list(left[0])) <= 1, "one draws more often"  # diffusers also in a last step, times 0
+    return float(np.abs(found - expected).max() / np.abs(expected).max())

@@ -140,9 +140,7 @@ class BaseWeights:
             self._check_part(f"--vae {self.vae.path}", config, expected, lambda name: name.startswith(VAE_PREFIX))
             self._check_part(f"{flag} {self.file.path}", config, expected, lambda name: not name.startswith(VAE_PREFIX))
 
-    def _check_part(
-        self, given: str, config: str, expected: Mapping[str, tuple], is_of_part: Callable[[str], bool]
-    ) -> None:
+    def _check_part(self, given: str, config: str, expected: Mapping[str, tuple], is_of_part: Callable[[str], bool]) -> None:
         found, needed = ({n: shapes[n] for n in shapes if is_of_part(n)} for shapes in (self._shapes, expected))
         words = differences(found, needed)
         if words:

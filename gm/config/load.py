@@ -50,6 +50,11 @@ def load_config(
         raise UserError(
             f"--config {path} is of {own}, which this suite samples from and does not train: give a YAML of the base"
         )
+    if training and model.prediction == "x0":
+        raise UserError(
+            f"--config {path} has X0Scaling, of weights distilled to one step, which are sampled from and not trained: give "
+            f"scaling_config the target {t.EPS_SCALING}"
+        )
     lora = read_lora(values["model"]["params"], path)
     optim = read_optim(values["optim"], lora, path) if values["optim"] else None
     lora = trained_networks(lora, optim)

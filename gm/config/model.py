@@ -109,7 +109,7 @@ def read_model(params: Mapping[str, Any], path: str, inpainting: bool = False) -
 def _prediction(params: Mapping[str, Any], path: str) -> tuple[str, bool]:
     """What the UNet's output is, and whether the last noise level is noise alone."""
     denoiser = params["denoiser_config"]["params"]
-    prediction = "v" if denoiser["scaling_config"]["target"] == t.V_SCALING else "eps"
+    prediction = {t.EPS_SCALING: "eps", t.V_SCALING: "v", t.X0_SCALING: "x0"}[denoiser["scaling_config"]["target"]]
     zero_terminal_snr = bool(denoiser["discretization_config"]["params"]["zero_terminal_snr"])
     if zero_terminal_snr and prediction == "eps":
         raise UserError(

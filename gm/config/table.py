@@ -75,7 +75,7 @@ def anything(kind: type) -> Entry:
 _MODULES = "gm.modules.diffusionmodules"
 _WEIGHTING = f"{_MODULES}.denoiser_weighting"
 _LEGACY_DDPM = f"{_MODULES}.discretizer.LegacyDDPMDiscretization"
-EPS_SCALING, V_SCALING = f"{_MODULES}.denoiser_scaling.EpsScaling", f"{_MODULES}.denoiser_scaling.VScaling"
+EPS_SCALING, V_SCALING, X0_SCALING = (f"{_MODULES}.denoiser_scaling.{name}Scaling" for name in ("Eps", "V", "X0"))
 ENGINES = ("gm.models.diffusion.DiffusionEngineDreamBooth", "gm.models.diffusion.DiffusionEngine")
 UNET, UNET_LORA = f"{_MODULES}.openaimodel.UNetModel", f"{_MODULES}.openaimodel.UNetModel_lora"
 _EMBEDDERS = "gm.modules.embedders.modules"
@@ -250,7 +250,7 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
     f"{_MODULES}.denoiser.DiscreteDenoiser": {
         "num_idx": only(1000),
         "weighting_config": Entry(OneOf(tuple(f"{_WEIGHTING}.{name}" for name in WEIGHTINGS))),
-        "scaling_config": Entry(OneOf((EPS_SCALING, V_SCALING))),
+        "scaling_config": Entry(OneOf((EPS_SCALING, V_SCALING, X0_SCALING))),
         "discretization_config": Entry(OneOf((_LEGACY_DDPM,))),
     },
     **{
@@ -259,6 +259,7 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
     },
     EPS_SCALING: {},
     V_SCALING: {},
+    X0_SCALING: {},  # of distilled weights for one step; sgm has no such class
     _LEGACY_DDPM: {"zero_terminal_snr": Entry(bool, None)},  # default: False; of the sampler: as the denoiser's
     f"{_MODULES}.sigma_sampling.DiscreteSampling": {
         "num_idx": only(1000),

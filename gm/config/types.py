@@ -103,7 +103,7 @@ class ModelConfig:
     size_keys: Tuple[str, ...] = BASE_SIZES  # which numbers SDXL is told, in the vector's order
     scale_factor: float = 0.13025  # latent = scale_factor * VAE posterior sample
     num_timesteps: int = 1000  # indices of the training noise schedule
-    prediction: str = "eps"  # what the UNet's output is: "eps", the noise, or "v" (arXiv 2202.00512)
+    prediction: str = "eps"  # what the UNet's output is: "eps", the noise, "v" (arXiv 2202.00512) or "x0", the latent
     zero_terminal_snr: bool = False  # the last index is noise alone (arXiv 2305.08891)
 
     @property
@@ -289,6 +289,7 @@ class SampleSettings:
     guided_steps: Tuple[float, float] = (0.0, 1.0)  # shares of the steps between which there is guidance
     negative_sizes: Optional[Tuple[float, ...]] = None  # what SDXL is told beside the negative prompt; None: `sizes`
     noise: str = "native"  # whose pictures a seed gives: a name of gm/sampling/noise.py
+    eta: Optional[float] = None  # 0 ... 1, how much of a step's noise is fresh; None: what is usual for the sampler
 
     @classmethod
     def of(cls, height: int, width: int, steps: int) -> "SampleSettings":

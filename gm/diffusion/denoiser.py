@@ -31,12 +31,13 @@ class Denoiser(nn.Cell):
     """D(x; sigma) from F(x / sqrt(sigma^2 + 1)): sgm `DiscreteDenoiser`.
 
     F is the noise: D = x - sigma F (`EpsScaling`). F is v: D = x / (sigma^2 + 1) - sigma / sqrt(sigma^2 + 1) F (`VScaling`).
+    F is the latent: D = F (diffusers' prediction_type "sample").
     """
 
     def __init__(self, unet: nn.Cell, config: ModelConfig):
         super().__init__(auto_prefix=False)
         self.network = Network(unet, config)
-        self.is_v = config.prediction == "v"
+        self.is_v, self.is_x0 = config.prediction == "v", config.prediction == "x0"
 
     def construct(
         self,
@@ -52,6 +53,8 @@ class Denoiser(nn.Cell):
         root = ops.sqrt(sigma * sigma + 1.0)
         x = noised / root if given is None else ops.concat((noised / root, given), 1)
         output = self.network(x, timestep, context, pooled, sizes)
+        if self.is_x0:
+            return output.astype(noised.dtype)
         if self.is_v:
             return noised / (root * root) - sigma / root * output
         return noised - sigma * output

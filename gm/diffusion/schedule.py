@@ -72,6 +72,13 @@ def leading_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray
     return np.append(table[indices], 0.0)
 
 
+def leading_dpm_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
+    """The same spacing in diffusers' DPM-Solver and UniPC: the levels of one step more, without the last."""
+    table = sampling_sigmas() if table is None else table
+    indices = np.arange(1, steps + 1)[::-1] * max(len(table) // (steps + 1), 1)
+    return np.append(table[indices + min(1, len(table) - 1 - indices[0])], 0.0)
+
+
 def trailing_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
     """diffusers' timestep_spacing "trailing": the first time step is 999, the last as far from 0 as the steps are from each other
     (for zero terminal SNR and distilled weights, arXiv 2305.08891, section 3.3)."""
@@ -115,6 +122,15 @@ def lcm_sigmas(steps: int, table: Optional[np.ndarray] = None, origin: int = 50)
     return np.append(table[known[chosen]], 0.0)
 
 
+def beta_sigmas(steps: int, table: Optional[np.ndarray] = None, alpha: float = 0.6, beta: float = 0.6) -> np.ndarray:
+    """Between the bounds, spaced as the quantiles of a beta distribution, dense at both ends (arXiv 2407.12173; A1111's "Beta",
+    diffusers `use_beta_sigmas`)."""
+    from scipy.stats import beta as distribution  # MindSpore requires it; 0.3 s that nobody else waits for
+
+    smallest, largest = _bounds(table)
+    return np.append(smallest + distribution.ppf(1.0 - np.linspace(0, 1, steps), alpha, beta) * (largest - smallest), 0.0)
+
+
 def _bounds(table: Optional[np.ndarray]) -> np.ndarray:
     """The smallest and the largest sigma."""
     return (sampling_sigmas() if table is None else table)[[0, -1]]
@@ -136,15 +152,32 @@ DISCRETIZATIONS = {  # (steps, table) -> sigmas
     "Karras": karras_sigmas,
     "Exponential": exponential_sigmas,
     "Leading": leading_sigmas,
+    "LeadingDPM": leading_dpm_sigmas,
     "Trailing": trailing_sigmas,
     "Normal": normal_sigmas,
     "SGMUniform": sgm_uniform_sigmas,
     "Simple": simple_sigmas,
     "AlignYourSteps": align_your_steps_sigmas,
+    "Beta": beta_sigmas,
     "LCM": lcm_sigmas,
 }
+ROUNDED = ("LegacyDDPMDiscretization", "EDMDiscretization")  # whose levels sgm rounds to those of the training schedule
 
 
 def nearest_timestep(sigma: float, table: np.ndarray) -> int:
     """The index whose sigma is nearest (sgm `DiscreteDenoiser.sigma_to_idx`)."""
     return int(np.abs(table - sigma).argmin())
+
+
+def timestep_between(sigma: float, table: np.ndarray) -> float:
+    """The time step of a sigma, between two in log sigma (k-diffusion `DiscreteSchedule.sigma_to_t`, diffusers `_sigma_to_t`)."""
+    return float(np.interp(np.log(sigma), np.log(table), np.arange(len(table))))
+
+
+def usual_level(discretization: str, sigma: float, table: np.ndarray) -> tuple[float, float]:
+    """The level and the time step with which the network is asked at `sigma` where nobody else's picture is wanted: sgm takes the
+    nearest of the training schedule for its own schedules; for all others it is asked at `sigma` itself, as in k-diffusion."""
+    if discretization in ROUNDED:
+        index = nearest_timestep(sigma, table)
+        return float(table[index]), float(index)
+    return float(sigma), timestep_between(sigma, table)

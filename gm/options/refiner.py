@@ -69,19 +69,19 @@ class RefinerOptions:
                 raise UserError(f"--{name} is told to the refiner alone: give --add_pipeline True, or the refiner as --config")
 
     @property
-    def switch(self) -> Optional[float]:
+    def refiner_starts(self) -> Optional[float]:
         """Share of the steps after which the refiner goes on where the base stops; None where the base comes to the end."""
         if self.refiner_switch is not None:
             return self.refiner_switch
-        return None if self.finish_denoising is False else 1.0 - self.strength
+        return None if self.finish_denoising is False else 1.0 - self.refiner_strength
 
     @property
-    def strength(self) -> float:
+    def refiner_strength(self) -> float:
         """The refiner's share of the steps, where the base comes to the end."""
         return STRENGTH if self.stage2strength is None else self.stage2strength
 
     @property
-    def scores(self) -> tuple[float, float]:
+    def refiner_scores(self) -> tuple[float, float]:
         """The aesthetic scores beside the prompt and beside the negative prompt."""
         given = zip((self.aesthetic_score, self.negative_aesthetic_score), (GOOD, BAD))
         good, bad = (usual if score is None else score for score, usual in given)

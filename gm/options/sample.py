@@ -2,17 +2,18 @@
 
 import secrets
 from dataclasses import dataclass, fields, replace
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD, STRONGEST
 from gm.config.types import MAX_TOKENS, SampleSettings
 from gm.diffusion.names import named_sampler
-from gm.errors import require_multiple
+from gm.errors import UserError, require_multiple
 from gm.options.model import ModelOptions
 from gm.options.noise import NoiseOptions
 from gm.options.output import OutputOptions
-from gm.options.parser import option, parse
+from gm.options.parser import PATHS, fields_of, option, parse, reader_of
 from gm.options.prompts import PromptLine
+from gm.options.refiner import RefinerOptions
 from gm.options.sampler import SamplerOptions
 from gm.options.start import StartOptions, require_start
 from gm.texts import any_prompt, prompt_text
@@ -49,6 +50,7 @@ SD_XL_BASE_RATIOS = {
     "3.0": (1728, 576),
 }
 _PICTURE = "the picture's"
+OF_A_PICTURE = ("sampling", "size", "sizes SDXL is told", "hires fix")  # groups of flags
 TOLD = ("orig_height", "orig_width", "crop_coords_top", "crop_coords_left", "target_height", "target_width")
 
 
@@ -64,7 +66,7 @@ def _told_beside_the_negative_prompt(words: str) -> Optional[int]:
 
 
 @dataclass(frozen=True)
-class SampleOptions(StartOptions, OutputOptions, NoiseOptions, SamplerOptions, ModelOptions):
+class SampleOptions(StartOptions, RefinerOptions, OutputOptions, NoiseOptions, SamplerOptions, ModelOptions):
     """What was asked of demo/sampling_without_streamlit.py."""
 
     seed: int = option(
@@ -142,10 +144,25 @@ class SampleOptions(StartOptions, OutputOptions, NoiseOptions, SamplerOptions, M
         """These options for a prompt of a file, with what its line says instead."""
         names = {"steps": "sample_step"}
         given = {names.get(one.name, one.name): getattr(line, one.name) for one in fields(line)}
-        given = {name: value for name, value in given.items() if value is not None}
-        if line.sampler and named_sampler(line.sampler)[1]:
-            given |= {"schedule": None, "discretization": None}  # the line's name says it
-        return replace(self, **given)
+        further = dict(line.further)
+        given = {name: value for name, value in given.items() if value is not None and name in fields_of(SampleOptions)}
+        if line.sampler and named_sampler(line.sampler)[1] or {"schedule", "discretization"} & further.keys():
+            given |= {"schedule": None, "discretization": None}  # the line says it
+        found = replace(self, **{**given, **further})
+        try:
+            require_start(found)
+        except UserError as error:
+            raise UserError(f"{line.where}: {error}") from None
+        return found
+
+
+def line_flags() -> dict[str, Callable[[object], object]]:
+    """Flags that a prompt of a file may have a value of its own for -> their readers: those of one picture that name no file."""
+    names = [
+        name for name, flag in fields_of(SampleOptions).items() if flag.group in OF_A_PICTURE and flag.metavar not in PATHS
+    ]
+    said_otherwise = {*(one.name for one in fields(PromptLine)), "sample_step", "sd_xl_base_ratios"}
+    return {name: reader_of(SampleOptions, name) for name in (*names, "strength") if name not in said_otherwise}
 
 
 def parse_sample(argv: Sequence[str]) -> SampleOptions:
@@ -153,6 +170,7 @@ def parse_sample(argv: Sequence[str]) -> SampleOptions:
     about = "Sample pictures from SDXL, with or without a LoRA."
     options = parse(SampleOptions, argv, "sampling_without_streamlit.py", about)
     require_start(options)
+    options.check_refiner()
     return options
 
 
@@ -167,6 +185,12 @@ def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
     target = options.target_height or height, options.target_width or width
     sizes = (*original, options.crop_coords_top, options.crop_coords_left, *target)
     negative = [getattr(options, f"negative_{name}") for name in TOLD]
+    for name, told in zip(TOLD, negative):
+        if told is not None and not options.has_guidance:
+            raise UserError(
+                f"--negative_{name} {told} has no effect, as there is no guidance: leave it out, or give --guider VanillaCFG and a "
+                "--guidance_scale"
+            )
     return SampleSettings(
         height=height,
         width=width,
@@ -182,4 +206,5 @@ def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
         guided_steps=(options.guidance_start, options.guidance_stop),
         discretization=discretization,
         noise=options.noise,
+        eta=options.eta,
     )

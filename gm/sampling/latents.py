@@ -13,7 +13,7 @@ from gm.config.types import ModelConfig, SampleSettings
 from gm.console import bar
 from gm.diffusion.denoiser import Denoiser
 from gm.diffusion.guidance import guided, is_guided
-from gm.diffusion.samplers import SAMPLERS
+from gm.diffusion.samplers import sampler_of
 from gm.diffusion.schedule import sampling_sigmas
 from gm.diffusion.solver import Draw
 from gm.encoding.compiling import Compiling
@@ -86,8 +86,9 @@ class _Run:
                 self.sampler.before_step(self.place / self.settings.steps)
                 yield step
 
+        run = sampler_of(self.settings.sampler, self.sampler.table, self.settings.eta)
         with np.errstate(over="ignore"):
-            latents = SAMPLERS[self.settings.sampler](self.denoise, self.x, self.sigmas, draw, progress)
+            latents = run(self.denoise, self.x, self.sigmas, draw, progress)
         if self.start.mask is not None and self.start.until == 1.0:
             latents = self._kept(latents, 0.0)
         return self._checked(latents)
@@ -107,7 +108,8 @@ class _Run:
         return self.start.mask * x + (1.0 - self.start.mask) * given
 
     def _guided(self, x: np.ndarray, sigma: float) -> np.ndarray:
-        level = self.noise_of.asked(self.settings.sampler, sigma, self.sampler.table)
+        how = self.settings.sampler, self.settings.discretization
+        level = self.noise_of.asked(*how, sigma, self.sampler.table)
         if not is_guided(self.settings, self.place):
             return self._checked(self.sampler.denoise(x, level, *self._conditions(False)))
         both = self._checked(self.sampler.denoise(np.concatenate((x, x)), level, *self._conditions(True)))

@@ -30,6 +30,8 @@ ONE_TO_ONE = {  # A1111's names
     "Steps": "sample_step",
     "CFG scale": "guidance_scale",
     "Seed": "seed",
+    "Eta": "eta",
+    "Eta DDIM": "eta",
 }
 HIRES = {  # with a strength of its own
     "Hires upscale": "hires_scale",

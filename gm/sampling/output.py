@@ -99,6 +99,7 @@ def as_a1111(options: SampleOptions, settings: SampleSettings, prompt: str, seed
         "Schedule type": schedule,
         "CFG scale": f"{settings.guidance_scale:g}" if settings.guider != "IdentityGuider" else 1,
         "Seed": seed,
+        ("Eta DDIM" if settings.sampler == "DDIMSampler" else "Eta"): None if settings.eta is None else f"{settings.eta:g}",
         "Size": f"{settings.width}x{settings.height}",
         "Model": _name(base),
         "VAE": _name(options.vae) if options.vae else None,

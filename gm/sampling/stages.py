@@ -3,8 +3,7 @@
 Either both share one schedule: the base stops with the noise of its last steps left, which the refiner takes away. Or the base
 comes to the end, and the refiner does the last steps once more on its latents with new noise.
 
-    options.check_refiner()
-    refiner = refiner_of(options, base.source)            # checks its files
+    refiner = refiner_of(options, config, base.source)    # checks its files
     refiner.check(settings)
     base.embed(prompts), refiner.embed(prompts)
     latents = first_latents(base, [Pass(...), ...])       # of all pictures, in a process of its own
@@ -20,8 +19,8 @@ from typing import NamedTuple, Sequence
 
 import numpy as np
 
-from gm.config.load import load_config
-from gm.config.types import SampleSettings
+from gm.checkpoint.weights import split_weight_argument
+from gm.config.types import Config, SampleSettings
 from gm.diffusion.samplers import SAMPLERS
 from gm.diffusion.schedule import sampling_sigmas
 from gm.encoding.source import Source, source_of
@@ -51,22 +50,22 @@ def told_scores(settings: SampleSettings, scores: tuple[float, float]) -> Sample
     return replace(settings, sizes=(*settings.sizes[:4], scores[0]), negative_sizes=(*negative[:4], scores[1]))
 
 
-def refiner_of(options: RefinerOptions, base: Source) -> "Refiner":
-    """The second stage that is asked for, its files checked. UserError where it does not go with the base."""
-    config = load_config(options.pipeline_config or REFINER, training=False)
+def refiner_of(options: RefinerOptions, config: Config, base: Source) -> "Refiner":
+    """The second stage that is asked for, of the YAML `config`, its files checked. UserError where it does not go with the base."""
     source = source_of(
         config,
         options.pipeline_weight or REFINER_WEIGHT,
         base.machine,
         base.max_tokens,
-        vae=base.vae or base.weight.split(",")[0],  # what the latents are of
+        vae=base.vae or split_weight_argument(base.weight)[0],  # what the latents are of
+        graphs=base.graphs,
         flags=("--pipeline_weight", "--pipeline_config"),
     )
     return Refiner(base, source, options)
 
 
 @dataclass(frozen=True)
-class _Shares:
+class Shares:
     """Which steps each stage does."""
 
     switch: float  # 1.0: the base comes to the end
@@ -90,29 +89,35 @@ class Refiner:
         if not model.is_refiner:
             raise UserError(f"--pipeline_config {where} is of a base: give the refiner's YAML, {REFINER}")
         if other.is_refiner:
-            raise UserError("--add_pipeline makes the last steps of a base's pictures with the refiner: give a base as --config")
+            raise UserError(
+                "--add_pipeline makes the last steps of a base's pictures with the refiner: give a base as --config"
+            )
         if (model.vae, model.scale_factor) != (other.vae, other.scale_factor):
-            raise UserError(f"--pipeline_config {where} has another first stage than --config: give a refiner of the same latents")
-        if options.switch is not None and model.zero_terminal_snr != other.zero_terminal_snr:
+            raise UserError(
+                f"--pipeline_config {where} has another first stage than --config: give a refiner of the same latents"
+            )
+        if options.refiner_starts is not None and model.zero_terminal_snr != other.zero_terminal_snr:
             raise UserError(
                 f"--pipeline_config {where} has other noise levels than --config (zero_terminal_snr), so the refiner cannot go on "
                 "where the base stops: give --finish_denoising False"
             )
-        self.shares = _Shares(1.0 if options.switch is None else options.switch, options.strength)
-        self.scores = options.scores
+        self.shares = Shares(1.0 if options.refiner_starts is None else options.refiner_starts, options.refiner_strength)
+        self.scores = options.refiner_scores
         self.table = sampling_sigmas(model.num_timesteps, model.zero_terminal_snr)
         self.pipeline = Pipeline(source)
 
     def check(self, settings: SampleSettings, start: Start = Start()) -> None:
         """UserError where one of the stages has no step to do. `start`: of the base alone."""
-        first, drawn = self.shares.first(start), 0
-        second = self.shares.second(start, np.zeros((1, 1, 1, 1), np.float32), drawn)
-        for stage, one in (("base", first), ("refiner", second)):
+        second = self.shares.second(start, np.zeros((1, 1, 1, 1), np.float32), 0)
+        for stage, one in (("base", self.first(start)), ("refiner", second)):
             if len(levels(settings, self.table, one)) < 2:
-                share = f"switch after {self.shares.switch:g}" if self.shares.switch < 1.0 else f"strength {self.shares.strength:g}"
+                at = (
+                    f"refiner_switch {self.shares.switch:g}"
+                    if self.shares.switch < 1.0
+                    else f"stage2strength {self.shares.strength:g}"
+                )
                 raise UserError(
-                    f"of {settings.steps} steps the {share} leaves none to the {stage}: give --refiner_switch, "
-                    "--stage2strength or --sample_step with which both stages have some"
+                    f"--{at} leaves the {stage} none of {settings.steps} steps: give another, or more steps with --sample_step"
                 )
 
     def embed(self, prompts: Sequence[str]) -> None:
@@ -172,6 +177,8 @@ def _first_latents(source: Source, texts: dict[str, TextEmbedding], passes: Sequ
     pipeline.texts = texts
     pipeline.load()
     return [
-        pipeline.pictures.latents(*pipeline.texts_of(one.prompts, one.negative_prompts), one.settings, one.seeds, one.what, one.start)
+        pipeline.pictures.latents(
+            *pipeline.texts_of(one.prompts, one.negative_prompts), one.settings, one.seeds, one.what, one.start
+        )
         for one in passes
     ]
