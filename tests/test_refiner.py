@@ -18,6 +18,7 @@ from diffusers import (
 )
 from mindspore import Tensor
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 import diffusers_models
 import tiny
@@ -41,7 +42,6 @@ from gm.sampling.pictures import PictureSampler
 from gm.sampling.stages import Shares, noises_of, told_scores
 from gm.sampling.start import Start, drawn
 from modes import in_mode
-from safetensors.numpy import load_file, save_file
 from tools import make_random_checkpoint
 
 pytestmark = pytest.mark.xdist_group("refiner")
