@@ -20,12 +20,14 @@ from gm.checkpoint.lora_strength import Strength
 from gm.checkpoint.weights import split_weight_argument
 from gm.config.load import load_config
 from gm.config.types import Config
+from gm.diffusion.names import named_sampler
 from gm.diffusion.samplers import SAMPLERS
 from gm.errors import UserError
 from gm.files import make_writable
 from gm.options.parser import number
 from gm.options.prompts import is_prompt_file
 from gm.options.sample import SampleOptions, parse_sample, sample_settings
+from gm.options.start import StartOptions
 from gm.pictures import contact_sheet, numbered, save_new_png, sheets
 from gm.sampling.output import about
 from gm.sampling.shared_model import Choice, SharedModel
@@ -104,9 +106,18 @@ def options_of(spec: Mapping[str, object], argv: Sequence[str]) -> SampleOptions
         raise UserError(f"--lora_scale {given}: the page has one strength for all LoRA, give one from 0 to {STRONGEST}")
     if options.lora_schedule:
         raise UserError(f"--lora_schedule {options.lora_schedule}: the page adds LoRA to the weights, leave the schedule away")
+    begun = [one.name for one in fields(StartOptions) if getattr(options, one.name) != one.default]
+    begun += [name for name in ("like", "batch_size", "compile_cache_dir") if getattr(options, name) is not None]
+    if begun:
+        raise UserError(
+            f"--{begun[0]} {getattr(options, begun[0])}: the page makes pictures from words, one by one: leave it away there"
+        )
     if options.seed > LARGEST_SEED:
         raise UserError(f"--seed {options.seed} is more than a browser can count: give at most {LARGEST_SEED}")
-    return options
+    sampler, schedule = named_sampler(options.sampler)
+    return replace(
+        options, sampler=sampler, schedule=options.schedule or options.discretization or schedule, discretization=None
+    )
 
 
 # -- what is asked -----------------------------------------------------------------------------------------------------
@@ -165,7 +176,7 @@ def ask(options: SampleOptions, multiple: int) -> Optional[SampleOptions]:
         width=checked("Width", wide, "width"),
         height=checked("Height", high, "height"),
         sampler=sampler,
-    )
+    ).with_seed
 
 
 def checked(label: str, value: object, flag: str, most: Optional[float] = None) -> Any:

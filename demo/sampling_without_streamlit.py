@@ -46,7 +46,7 @@ def make_pictures(options: SampleOptions) -> None:
     options.check_scores(config.model.is_refiner)
     multiple, channels = config.model.unet.downsampling, config.model.vae.embed_dim
     requests = requests_of(options, multiple)
-    for one in {one.settings: one for one in requests}.values():
+    for one in {one.kind: one for one in requests}.values():
         require_given(one.options, one.settings, config.model)
     machine = runtime.start(options.machine, options.seed, [one.model for one in (config, second) if one])
 

@@ -91,7 +91,7 @@ def test_bad_flags_are_one_sentence(page, argv, words):
         ((), "Prompt", "  ", "the prompt is empty"),
         ((), "Width", 100, "width 100 is not a multiple of 32: take 96 or 128"),
         ((), "Prompt", "x" * 10_001, "the prompt is too long"),
-        ((), "Seed", -5, "Seed -5 is too small: at least 0"),
+        ((), "Seed", -5, "Seed -5 is too small: at least -1"),
         ((), "Pictures", 100, "Pictures 100 is too large: at most 16"),
         ((), "Pictures", 0, "Pictures 0 is too small: at least 1"),
         ((), "Steps", 0, "Steps 0 is too small: at least 1"),

@@ -2,7 +2,7 @@
 
 import secrets
 from dataclasses import dataclass, fields, replace
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD
 from gm.config.types import SampleSettings
@@ -12,7 +12,7 @@ from gm.options.lora import LoraOptions
 from gm.options.model import ModelOptions
 from gm.options.noise import NoiseOptions
 from gm.options.output import OutputOptions
-from gm.options.parser import option, parse
+from gm.options.parser import PATHS, fields_of, option, parse, reader_of
 from gm.options.prompt_text import PromptTextOptions
 from gm.options.prompts import PromptLine
 from gm.options.refiner import RefinerOptions
@@ -51,6 +51,7 @@ SD_XL_BASE_RATIOS = {
     "3.0": (1728, 576),
 }
 _PICTURE = "the picture's"
+OF_A_PICTURE = ("sampling", "size", "sizes SDXL is told", "hires fix")  # groups of flags
 TOLD = ("orig_height", "orig_width", "crop_coords_top", "crop_coords_left", "target_height", "target_width")
 
 
@@ -122,10 +123,25 @@ class SampleOptions(
         """These options for a prompt of a file, with what its line says instead."""
         names = {"steps": "sample_step"}
         given = {names.get(one.name, one.name): getattr(line, one.name) for one in fields(line)}
-        given = {name: value for name, value in given.items() if value is not None}
-        if line.sampler and named_sampler(line.sampler)[1]:
-            given |= {"schedule": None, "discretization": None}  # the line's name says it
-        return replace(self, **given)
+        further = dict(line.further)
+        given = {name: value for name, value in given.items() if value is not None and name in fields_of(SampleOptions)}
+        if line.sampler and named_sampler(line.sampler)[1] or {"schedule", "discretization"} & further.keys():
+            given |= {"schedule": None, "discretization": None}  # the line says it
+        found = replace(self, **{**given, **further})
+        try:
+            require_start(found)
+        except UserError as error:
+            raise UserError(f"{line.where}: {error}") from None
+        return found
+
+
+def line_flags() -> dict[str, Callable[[object], object]]:
+    """Flags that a prompt of a file may have a value of its own for -> their readers: those of one picture that name no file."""
+    names = [
+        name for name, flag in fields_of(SampleOptions).items() if flag.group in OF_A_PICTURE and flag.metavar not in PATHS
+    ]
+    said_otherwise = {*(one.name for one in fields(PromptLine)), "sample_step", "sd_xl_base_ratios"}
+    return {name: reader_of(SampleOptions, name) for name in (*names, "strength") if name not in said_otherwise}
 
 
 def parse_sample(argv: Sequence[str]) -> SampleOptions:

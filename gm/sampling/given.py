@@ -19,6 +19,7 @@ from gm.errors import UserError
 from gm.files import replacing
 from gm.options.sample import SampleOptions, sample_settings
 from gm.pictures import writing
+from gm.sampling.enlarging import OF_PICTURES
 from gm.sampling.noise import NOISES
 
 LATENT = 8  # pixels a side of one of a latent
@@ -39,18 +40,22 @@ def sized(options: SampleOptions, multiple: int) -> SampleOptions:
     scale = min(1.0, (LARGEST_AREA / (height * width)) ** 0.5)
     if options.height or options.width:
         scale = options.height / height if options.height else (options.width or width) / width
-    found = [max(1, round(side * scale / multiple)) * multiple for side in (height, width)]
+    found = [_nearest(side * scale, multiple) for side in (height, width)]
     height, width = options.height or found[0], options.width or found[1]
     if max(height, width) > LARGEST_SIDE:
         raise UserError(f"--img {options.img} would become {width} x {height} pixels: give --height and --width")
     return replace(options, height=height, width=width)
 
 
+def _nearest(pixels: float, multiple: int) -> int:
+    return max(1, int(pixels / multiple + 0.5)) * multiple
+
+
 def larger(options: SampleOptions, multiple: int) -> Optional[SampleSettings]:
     """How the second pass of a hires fix is sampled; None without one. UserError where it would be too large."""
     if options.hires_scale is None:
         return None
-    sides = [max(1, round(side * options.hires_scale / multiple)) * multiple for side in options.size()]
+    sides = [_nearest(side * options.hires_scale, multiple) for side in options.size()]
     if max(sides) > LARGEST_SIDE:
         raise UserError(
             f"--hires_scale {options.hires_scale:g} makes pictures of {sides[1]} x {sides[0]} pixels: give a smaller one, a side may "
@@ -69,8 +74,8 @@ def steps_of(options: SampleOptions, settings: SampleSettings, multiple: int) ->
 def graphs_of(options: SampleOptions, multiple: int) -> list:
     """What beside a picture's own settings decides which graphs are compiled for it, and in which order."""
     second = larger(options, multiple)
-    further = [second.height, second.width, second.steps, options.second_strength] if second else []
-    return [options.task, options.start_strength, *further, options.hires_upscaler]
+    from_picture = [options.task] if options.img else []
+    return from_picture + ([second.height, second.width, options.hires_upscaler in OF_PICTURES] if second else [])
 
 
 # -- pictures and masks ----------------------------------------------------------------------------------------------------
@@ -161,7 +166,7 @@ def blurred(mask: np.ndarray, deviation: float) -> np.ndarray:
     weights = (weights / weights.sum()).astype(np.float32)
     for axis in (0, 1):
         around = [(reach, reach) if one == axis else (0, 0) for one in (0, 1)]
-        wide = np.moveaxis(np.pad(mask, around, "symmetric"), axis, 0)
+        wide = np.moveaxis(np.pad(mask, around, "reflect"), axis, 0)
         length = mask.shape[axis]
         mask = np.moveaxis(sum(weight * wide[i : i + length] for i, weight in enumerate(weights)), 0, axis)
     return mask

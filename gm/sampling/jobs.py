@@ -17,7 +17,7 @@ from gm.ending import Interrupted, asked_to_stop, finishing
 from gm.errors import UserError
 from gm.options.lora_tags import OwnLora, own_lora
 from gm.options.prompts import is_prompt_file, read_prompt_lines
-from gm.options.sample import SampleOptions, sample_settings
+from gm.options.sample import SampleOptions, line_flags, sample_settings
 from gm.pictures import contact_sheet, next_number, numbered, save_new_png, sheets
 from gm.sampling.given import sized, steps_of
 from gm.sampling.output import RECORDED, about
@@ -51,7 +51,7 @@ def requests_of(options: SampleOptions, multiple: int) -> list[Asked]:
     """What is asked for, row by row of the contact sheet; UserError naming what is wrong with it. `multiple`: of a side, in
     pixels."""
     is_file = is_prompt_file(options.prompt)
-    lines = read_prompt_lines(options.prompt, "--prompt", multiple) if is_file else []
+    lines = read_prompt_lines(options.prompt, "--prompt", multiple, line_flags()) if is_file else []
     rows = [sized(one, multiple) for one in ([options.of(line) for line in lines] if is_file else [options])]
     return [
         Asked(replace(one, seed=one.seed + column), settings, row, column, steps_of(one, settings, multiple), *own)

@@ -54,7 +54,7 @@ def refiner_of(options: RefinerOptions, config: Config, base: Source) -> "Refine
 
 
 @dataclass(frozen=True)
-class _Shares:
+class Shares:
     """Which steps each stage does."""
 
     switch: float  # 1.0: the base comes to the end
@@ -90,7 +90,7 @@ class Refiner:
                 f"--pipeline_config {where} has other noise levels than --config (zero_terminal_snr), so the refiner cannot go on "
                 "where the base stops: give --finish_denoising False"
             )
-        self.shares = _Shares(1.0 if options.refiner_starts is None else options.refiner_starts, options.refiner_strength)
+        self.shares = Shares(1.0 if options.refiner_starts is None else options.refiner_starts, options.refiner_strength)
         self.scores = options.refiner_scores
         self.table = sampling_sigmas(model.num_timesteps, model.zero_terminal_snr)
         self.pipeline = Pipeline(source)
