@@ -23,9 +23,11 @@ from gm.config.types import Config
 from gm.diffusion.samplers import SAMPLERS
 from gm.errors import UserError
 from gm.files import make_writable
+from gm.options.lora_tags import own_lora
 from gm.options.parser import number
 from gm.options.prompts import is_prompt_file
 from gm.options.sample import SampleOptions, parse_sample, sample_settings
+from gm.options.start import StartOptions
 from gm.pictures import contact_sheet, numbered, save_new_png, sheets
 from gm.sampling.output import about
 from gm.sampling.shared_model import Choice, SharedModel
@@ -104,6 +106,9 @@ def options_of(spec: Mapping[str, object], argv: Sequence[str]) -> SampleOptions
         raise UserError(f"--lora_scale {given}: the page has one strength for all LoRA, give one from 0 to {STRONGEST}")
     if options.lora_schedule:
         raise UserError(f"--lora_schedule {options.lora_schedule}: the page adds LoRA to the weights, leave the schedule away")
+    begun = [one.name for one in fields(StartOptions) if getattr(options, one.name) != one.default]
+    if begun:
+        raise UserError(f"--{begun[0]} {getattr(options, begun[0])}: the page makes pictures from words, leave it away there")
     if options.seed > LARGEST_SEED:
         raise UserError(f"--seed {options.seed} is more than a browser can count: give at most {LARGEST_SEED}")
     return options
@@ -221,23 +226,25 @@ def make(options: SampleOptions, config: Config, status, gallery) -> None:
     for path in paths:
         with open_lora(path, config.model) as file:  # what is wrong with it is said before the model is loaded
             modules.append(file.modules)
-    strengths = strengths_of(options, modules)
+    words, own = own_lora(options)
+    for path, _ in own:
+        with open_lora(path, config.model):
+            pass
+    lora = [*zip(paths, strengths_of(options, modules)), *own]
     folder = Path(options.save_path)
     make_writable(("--save_path", folder))
     with status.container():
         display = Display(st.empty())
         st.button("Stop", help="The pictures that are done stay.")
-    prompts = [prompt for prompt in (options.prompt, options.negative_prompt) if prompt]
     with shared_model().open(Choice(config, base, options.vae, options.machine, options.max_tokens), display) as pipeline:
         start = time.monotonic()
         pipeline.call(display, "require_memory", [settings])
-        pipeline.call(display, "change_lora", paths, strengths)
-        pipeline.call(display, "embed", prompts)
-        names = ", ".join(Path(path).name for path in paths)
-        result = Result(options.prompt, f"LoRA {names} x {strengths[0]}" if paths else "no LoRA", options.num_cols)
+        pipeline.call(display, "put_on", lora, [words, *filter(None, [options.negative_prompt])])
+        named = ", ".join(f"{Path(path).name} x {strength}" for path, strength in lora)
+        result = Result(options.prompt, f"LoRA {named}" if lora else "no LoRA", options.num_cols)
         for i in range(options.num_cols):
             seed, what = options.seed + i, f"picture {i + 1} of {options.num_cols}"
-            pixels = pipeline.call(display, "sample", options.prompt, options.negative_prompt, settings, seed, what)
+            pixels = pipeline.call(display, "sample", words, options.negative_prompt, settings, seed, what)
             path = save_new_png(numbered(folder), pixels, about(options, settings, options.prompt, seed))
             result.pictures.append(Picture(seed, path, pixels))
             result.seconds = time.monotonic() - start

@@ -6,31 +6,28 @@ Text is embedded once, by transformers' encoders, for both.
 
 from dataclasses import replace
 
+import diffusers
 import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    StableDiffusionXLPipeline,
-)
+from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline
+from PIL import Image
 
 import diffusers_models
 import tiny
 from gm.checkpoint.weights import open_base
 from gm.config.load import load_config
 from gm.config.types import SampleSettings
+from gm.data.pixels import to_network
 from gm.encoding.text import TextEmbedding, unconditional
 from gm.models import sdxl
 from gm.models.conditioner import tokenize
 from gm.sampling.pictures import PictureSampler
+from gm.sampling.start import Start
 
 pytestmark = pytest.mark.xdist_group("same_seed")
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-LEADING = {**BETAS, "timestep_spacing": "leading", "steps_offset": 1}  # the scheduler of SDXL's own repository
 SEED = 2**32 + 5
 PROMPT, NEGATIVE = "a red dog with stripes", "blue"
 SMALL = tiny.ROOT / "configs/inference/small_sdxl.yaml", tiny.ROOT / "checkpoints/small_sdxl.safetensors", 64
@@ -62,14 +59,17 @@ class Both:
         states = first.hidden_states[self.model.text_encoders[0].layer_idx], second.hidden_states[-2]
         return TextEmbedding(torch.cat(states, -1)[0].numpy(), second.text_embeds[0].numpy())
 
-    def ours(self, seed: int, negative: bool = True, **settings) -> np.ndarray:
-        """The picture with --noise torch."""
-        how = replace(SampleSettings.square(self.pixels, STEPS), guidance_scale=SCALE, **{"noise": "torch", **settings})
+    def ours(
+        self, sampler: str, schedule: str, seed: int = SEED, negative: bool = True, noise: str = "torch", start=Start()
+    ) -> np.ndarray:
+        """Our picture."""
+        usual = SampleSettings.square(self.pixels, STEPS)
+        how = replace(usual, sampler=sampler, discretization=schedule, guidance_scale=SCALE, noise=noise)
         text = self.texts[PROMPT]
         other = self.texts[NEGATIVE] if negative else unconditional(text)
-        return self.pictures(text, other, how, [seed], "same seed")[0]
+        return self.pictures(text, other, how, [seed], "same seed", start)[0]
 
-    def theirs(self, scheduler, seed: int, negative: bool = True, kind=StableDiffusionXLPipeline, **more) -> np.ndarray:
+    def theirs(self, scheduler, seed: int = SEED, negative: bool = True, kind=StableDiffusionXLPipeline, **more) -> np.ndarray:
         """diffusers' picture with generator=torch.Generator("cpu").manual_seed(seed)."""
         pipe = kind(**self.modules, tokenizer=None, tokenizer_2=None, scheduler=scheduler)
         pipe.set_progress_bar_config(disable=True)
@@ -100,42 +100,60 @@ def golden_model(tiny_weights):
     return Both(tiny.INFERENCE, tiny_weights, 128)
 
 
-def trailing(kind, **more):
-    return kind(**BETAS, timestep_spacing="trailing", **more)
+def scheduler(kind: str, spacing: str = "leading", **more):
+    """diffusers' own, as SDXL's repository sets it up where nothing else is said."""
+    return getattr(diffusers, kind)(**BETAS, timestep_spacing=spacing, steps_offset=1, **more)
 
 
-def karras(kind, **more):
-    return kind(**LEADING, use_karras_sigmas=True, **more)
-
-
-WAYS = {  # ours, diffusers' scheduler
-    "Euler": ({"sampler": "EulerEDMSampler"}, trailing(EulerDiscreteScheduler)),
-    "Euler a": ({"sampler": "EulerAncestralSampler"}, trailing(EulerAncestralDiscreteScheduler)),
-    "Heun": ({"sampler": "HeunEDMSampler"}, trailing(HeunDiscreteScheduler)),
-    "DPM++ 2M Karras": (
-        {"sampler": "DPMPP2MSampler", "discretization": "EDMDiscretization"},
-        karras(DPMSolverMultistepScheduler),
-    ),
+KARRAS = {"use_karras_sigmas": True}
+WAYS = {  # our sampler and schedule, diffusers' scheduler
+    "Euler": ("EulerEDMSampler", "Leading", scheduler("EulerDiscreteScheduler")),
+    "Euler a": ("EulerAncestralSampler", "Leading", scheduler("EulerAncestralDiscreteScheduler")),
+    "DPM++ 2M Karras": ("DPMPP2MSampler", "Karras", scheduler("DPMSolverMultistepScheduler", **KARRAS)),
+    "DDIM": ("DDIMSampler", "Leading", scheduler("DDIMScheduler", clip_sample=False, set_alpha_to_one=False)),
 }
+MORE = {
+    "Euler trailing": ("EulerEDMSampler", "Trailing", scheduler("EulerDiscreteScheduler", "trailing")),
+    "Euler, our default": ("EulerEDMSampler", "LegacyDDPMDiscretization", scheduler("EulerDiscreteScheduler", "trailing")),
+    "Heun": ("HeunEDMSampler", "Leading", scheduler("HeunDiscreteScheduler")),
+    "LMS, normal": ("LinearMultistepSampler", "Normal", scheduler("LMSDiscreteScheduler", "linspace")),
+    "LMS": ("LinearMultistepSampler", "Trailing", scheduler("LMSDiscreteScheduler", "trailing")),
+    "UniPC Karras": ("UniPCSampler", "Karras", scheduler("UniPCMultistepScheduler", **KARRAS)),
+    "DPM++ 2M SDE Karras": (
+        "DPMPP2MSDESampler",
+        "Karras",
+        scheduler("DPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++", **KARRAS),
+    ),
+    "LCM": ("LCMSampler", "LCM", scheduler("LCMScheduler")),
+    "TCD": ("TCDSampler", "LCM", scheduler("TCDScheduler")),
+}
+ETA = {"TCD": {"eta": 0.3}}  # what the pipeline is called with beside
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("negative", [True, False], ids=["negative prompt", "none"])
 def test_pictures_are_those_of_diffusers(small, way, negative):
-    settings, scheduler = WAYS[way]
-    assert grey_levels(small.ours(SEED, negative, **settings), small.theirs(scheduler, SEED, negative)) <= 2
+    sampler, schedule, other = WAYS[way]
+    assert grey_levels(small.ours(sampler, schedule, SEED, negative), small.theirs(other, SEED, negative)) <= 2
+
+
+@pytest.mark.parametrize("way", MORE)
+def test_other_samplers_as_well(small, way):
+    sampler, schedule, other = MORE[way]
+    assert grey_levels(small.ours(sampler, schedule), small.theirs(other, **ETA.get(way, {}))) <= 2
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_pictures_of_the_golden_model_are_those_of_diffusers(golden_model, way):
-    settings, scheduler = WAYS[way]
-    assert grey_levels(golden_model.ours(SEED, **settings), golden_model.theirs(scheduler, SEED)) <= 2
+    sampler, schedule, other = WAYS[way]
+    assert grey_levels(golden_model.ours(sampler, schedule), golden_model.theirs(other)) <= 2
 
 
 def test_a_seed_is_diffusers_only_where_that_is_asked_for(small):
-    settings, scheduler = WAYS["Euler"]
-    assert grey_levels(small.ours(SEED, noise="native"), small.theirs(scheduler, SEED)) > 50
-    assert grey_levels(small.ours(SEED + 1), small.theirs(scheduler, SEED)) > 50
+    sampler, schedule, other = WAYS["Euler"]
+    expected = small.theirs(other)
+    assert grey_levels(small.ours(sampler, schedule, noise="native"), expected) > 50
+    assert grey_levels(small.ours(sampler, schedule, SEED + 1), expected) > 50
 
 
 def test_a_picture_does_not_depend_on_its_batch(small):
@@ -145,3 +163,33 @@ def test_a_picture_does_not_depend_on_its_batch(small):
     batch = small.pictures(text, unconditional(text), settings, [3, SEED], "batch")
     alone = small.pictures(text, unconditional(text), settings, [SEED], "alone")
     assert grey_levels(batch[1], alone[0]) <= 1
+
+
+def given(model: Both) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture to begin with, and the mean and spread of its latent."""
+    picture = model.ours("EulerEDMSampler", "Trailing", 4)
+    return picture, *model.pictures.encoded(to_network(picture))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_picture_from_a_picture(small, way):
+    """diffusers draws for the encoder first, then the noise, then the steps."""
+    sampler, schedule, other = WAYS[way]
+    picture, mean, spread = given(small)
+    ours = small.ours(sampler, schedule, start=Start(latent=mean, spread=spread, strength=0.7))
+    more = {"image": Image.fromarray(picture), "strength": 0.7}
+    assert grey_levels(ours, small.theirs(other, kind=StableDiffusionXLImg2ImgPipeline, **more)) <= 2
+
+
+@pytest.mark.parametrize("strength", [0.7, 1.0])
+def test_a_part_painted_anew(golden_model, strength):
+    """By an ancestral sampler: what diffusers draws for the masked picture as well comes before the steps."""
+    sampler, schedule, other = WAYS["Euler a"]
+    picture, mean, spread = given(golden_model)
+    mask = np.zeros((128, 128), np.uint8)
+    mask[32:96, 48:] = 255
+    on_latent = (mask[::8, ::8] / np.float32(255))[None, None]
+    ours = golden_model.ours(sampler, schedule, start=Start(latent=mean, spread=spread, strength=strength, mask=on_latent))
+    more = {"image": Image.fromarray(picture), "mask_image": Image.fromarray(mask), "strength": strength}
+    expected = golden_model.theirs(other, kind=StableDiffusionXLInpaintPipeline, **more, height=128, width=128)
+    assert grey_levels(ours, expected) <= 2

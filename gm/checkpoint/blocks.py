@@ -5,9 +5,10 @@ import re
 from dataclasses import dataclass
 from typing import Iterable, Sequence
 
-from gm.checkpoint.diffusers_rules import PARTS
+from gm.checkpoint.diffusers_rules import PARTS, REFINER_TEXT
 
 NETWORKS = dict(zip((prefix for prefix, _ in PARTS.values()), ("UNet", "VAE", "text encoder 1", "text encoder 2")))
+_PREFIXES = {**NETWORKS, REFINER_TEXT: "text encoder 2"}
 
 _BLOCKS = (
     re.compile(r"^((?:input|output)_blocks\.\d+)\."),
@@ -20,12 +21,12 @@ _BLOCKS = (
 
 def network_of(name: str) -> str:
     """The network's name; "other" for a name of none."""
-    return next((title for prefix, title in NETWORKS.items() if name.startswith(prefix)), "other")
+    return next((title for prefix, title in _PREFIXES.items() if name.startswith(prefix)), "other")
 
 
 def block_of(name: str) -> str:
     """The block within its network: input_blocks.4, middle_block, layer 3, or "ends" for what is in none."""
-    inner = next((name.removeprefix(prefix) for prefix in NETWORKS if name.startswith(prefix)), name)
+    inner = next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
     found = next((match for match in (pattern.search(inner) for pattern in _BLOCKS) if match), None)
     return found[1].replace(".", "layer ", 1) if found and found[1].startswith(".") else found[1] if found else "ends"
 

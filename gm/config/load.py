@@ -40,9 +40,16 @@ def load_config(
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(f"--config {path}: " + "; ".join(problems[:SHOWN]) + more)
-    if version is not None and version != values["version"]:
-        raise UserError(f"--version {version} was given, but --config {path} is of {values['version']}: make them equal")
     model = read_model(values["model"]["params"], path, inpainting)
+    own = t.REFINER_VERSION if model.is_refiner else t.BASE_VERSION
+    if values["version"] not in (None, own):
+        raise UserError(f"--config {path} has the version {values['version']}, but the emb_models of {own}: make them equal")
+    if version is not None and version != own:
+        raise UserError(f"--version {version} was given, but --config {path} is of {own}: make them equal")
+    if training and model.is_refiner:
+        raise UserError(
+            f"--config {path} is of {own}, which this suite samples from and does not train: give a YAML of the base"
+        )
     lora = read_lora(values["model"]["params"], path)
     optim = read_optim(values["optim"], lora, path) if values["optim"] else None
     lora = trained_networks(lora, optim)
@@ -57,7 +64,7 @@ def load_config(
             )
     require_frozen_text(data.masks if data else None, lora, path)
     return Config(
-        version=values["version"],
+        version=own,
         model=model,
         lora=lora,
         optim=optim,

@@ -89,16 +89,42 @@ class VAEConfig:
     embed_dim: int = 4
 
 
+SIZE_NUMBERS = {"original_size_as_tuple": 2, "crop_coords_top_left": 2, "target_size_as_tuple": 2, "aesthetic_score": 1}
+BASE_SIZES = ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple")
+REFINER_SIZES = ("original_size_as_tuple", "crop_coords_top_left", "aesthetic_score")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     unet: UNetConfig
-    text_encoders: Tuple[TextEncoderConfig, TextEncoderConfig]
+    text_encoders: Tuple[TextEncoderConfig, ...]  # "clip" and "open_clip", or of the refiner "open_clip" alone
     vae: VAEConfig
-    size_embed_dim: int = 256  # channels of each of the six size numbers in the vector
+    size_embed_dim: int = 256  # channels of each of the size numbers in the vector
+    size_keys: Tuple[str, ...] = BASE_SIZES  # which numbers SDXL is told, in the vector's order
     scale_factor: float = 0.13025  # latent = scale_factor * VAE posterior sample
     num_timesteps: int = 1000  # indices of the training noise schedule
     prediction: str = "eps"  # what the UNet's output is: "eps", the noise, or "v" (arXiv 2202.00512)
     zero_terminal_snr: bool = False  # the last index is noise alone (arXiv 2305.08891)
+
+    @property
+    def context_dim(self) -> int:
+        """Channels of the text context."""
+        return sum(encoder.width for encoder in self.text_encoders)
+
+    @property
+    def pooled_dim(self) -> int:
+        """Channels of the pooled text, which the last encoder gives."""
+        return self.text_encoders[-1].embed_dim
+
+    @property
+    def size_count(self) -> int:
+        """How many size numbers it is told."""
+        return sum(SIZE_NUMBERS[key] for key in self.size_keys)
+
+    @property
+    def is_refiner(self) -> bool:
+        """Whether it is SDXL's second model, which knows one text encoder and the aesthetic score."""
+        return self.size_keys == REFINER_SIZES
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Network output -> denoised latent, and the training loss: each formula once, for training and sampling.
 
 x0, noise, noised (B, z, h, w)   sigma (B, 1, 1, 1)   timestep (B,) float32, the index in the training schedule
-context (B, 77, c)   pooled (B, e)   sizes (B, 6)
+context (B, 77, c)   pooled (B, e)   sizes (B, s), s = 6, of the refiner 5
 alpha, std (B, 1, 1, 1): the weights of x0 and noise in a noised latent of unit variance, 1 and sigma / sqrt(sigma^2 + 1);
 at a level that is noise alone, where sigma is infinite, 0 and 1
 """
@@ -21,7 +21,7 @@ class Network(nn.Cell):
     def __init__(self, unet: nn.Cell, config: ModelConfig):
         super().__init__(auto_prefix=False)
         self.unet = unet
-        self.size_embedding = SizeEmbedding(config.size_embed_dim)
+        self.size_embedding = SizeEmbedding(config)
 
     def construct(self, x: Tensor, timestep: Tensor, context: Tensor, pooled: Tensor, sizes: Tensor) -> Tensor:
         return self.unet(x, timestep, context, self.size_embedding(pooled, sizes))

@@ -28,6 +28,7 @@ class Source:
     keeps_lora_apart: bool = False  # two more matrices beside a weight, as in training, instead of their sum; not with DoRA
     alpha: Optional[float] = None  # of a native LoRA that does not say its own; None: its rank
     max_tokens: int = 75  # of a prompt: 75, 150 or 225
+    flags: tuple[str, str] = ("--weight", "--config")  # that say its weights and its YAML, for messages
     graphs: Optional[str] = None  # the folder of --compile_cache_dir
 
     def open(self) -> "Weights":
@@ -35,7 +36,7 @@ class Source:
         base, stack = open_weights(self.weight, self.strengths, self.model, self.alpha, self.use_lora, self.vae)
         apart = (self.keeps_lora_apart or stack.is_scheduled) and stack.can_stay_apart
         read = with_given_lora(base.read, stack.read) if apart else merged(base.read, stack)
-        return Weights(base=base, read=read, adapters=stack.adapters if apart else {}, stack=stack)
+        return Weights(base=base, read=read, adapters=stack.adapters if apart else {}, stack=stack, flags=self.flags)
 
 
 def source_of(config: Config, weight: str, machine: Runtime, max_tokens: Optional[int] = None, **more) -> Source:
@@ -62,6 +63,7 @@ class Weights:
     read: Callable[[str], np.ndarray]  # native name -> array, LoRA included
     adapters: Adapters  # the LoRA that stay apart
     stack: LoraStack  # all LoRA
+    flags: tuple[str, str] = ("--weight", "--config")
 
     @property
     def files(self) -> Sequence[LoraFile]:
@@ -76,7 +78,7 @@ class Weights:
     def check(self, model: ModelConfig) -> Mapping[str, tuple]:
         """The shapes of the base weights; UserError unless all files are of this model."""
         shapes, _ = sdxl.expected_shapes(model)
-        self.base.check(shapes)
+        self.base.check(shapes, *self.flags)
         for file in self.files:
             file.check_against_base(shapes)
         return shapes

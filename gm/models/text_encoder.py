@@ -1,4 +1,5 @@
-"""SDXL's two text encoders: OpenAI CLIP ViT-L/14 (names of `transformers`) and OpenCLIP ViT-bigG/14 (of `open_clip`).
+"""SDXL's two text encoders: OpenAI CLIP ViT-L/14 (names of `transformers`) and OpenCLIP ViT-bigG/14 (of `open_clip`), which is
+the refiner's only one.
 
 tokens (B, 77) int32 -> context (B, 77, width), and for the second the pooled embedding (B, embed_dim).
 The second encoder's fused `in_proj` is four separate projections here; gm/checkpoint splits and joins it.

@@ -55,6 +55,11 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
+def token_ids(text: str) -> list[int]:
+    """The ids of a text by themselves."""
+    return _encoder().encode(clean(text), add_special_tokens=False).ids
+
+
 class ClipTokenizer:
     """Callable: prompts -> ids (B, chunks * 77) int32. A prompt that is too long is cut, with a warning that shows the rest.
 

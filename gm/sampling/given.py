@@ -19,6 +19,7 @@ from gm.errors import UserError
 from gm.files import replacing
 from gm.options.sample import SampleOptions, sample_settings
 from gm.pictures import writing
+from gm.sampling.enlarging import OF_PICTURES
 from gm.sampling.noise import NOISES
 
 LATENT = 8  # pixels a side of one of a latent
@@ -69,8 +70,8 @@ def steps_of(options: SampleOptions, settings: SampleSettings, multiple: int) ->
 def graphs_of(options: SampleOptions, multiple: int) -> list:
     """What beside a picture's own settings decides which graphs are compiled for it, and in which order."""
     second = larger(options, multiple)
-    further = [second.height, second.width, second.steps, options.second_strength] if second else []
-    return [options.task, options.start_strength, *further, options.hires_upscaler]
+    from_picture = [options.task] if options.img else []
+    return from_picture + ([second.height, second.width, options.hires_upscaler in OF_PICTURES] if second else [])
 
 
 # -- pictures and masks ----------------------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def blurred(mask: np.ndarray, deviation: float) -> np.ndarray:
     weights = (weights / weights.sum()).astype(np.float32)
     for axis in (0, 1):
         around = [(reach, reach) if one == axis else (0, 0) for one in (0, 1)]
-        wide = np.moveaxis(np.pad(mask, around, "symmetric"), axis, 0)
+        wide = np.moveaxis(np.pad(mask, around, "reflect"), axis, 0)
         length = mask.shape[axis]
         mask = np.moveaxis(sum(weight * wide[i : i + length] for i, weight in enumerate(weights)), 0, axis)
     return mask

@@ -102,7 +102,8 @@ class _Run:
         """x with the given picture, at the level sigma, where the mask is 0."""
         if self.start.mask is None or self.start.masked is not None:  # an inpainting UNet sees what is to be kept
             return x
-        given = self.start.latent + self.noise * np.float32(sigma)
+        given = self.start.latent if self.start.kept is None else self.start.kept
+        given = given + self.noise * np.float32(sigma)
         return self.start.mask * x + (1.0 - self.start.mask) * given
 
     def _guided(self, x: np.ndarray, sigma: float) -> np.ndarray:

@@ -30,7 +30,7 @@ StepNoise = Callable[[float, float], np.ndarray]  # (sigma before, sigma after) 
 SDE, SDE_2M = "DPMPPSDESampler", "DPMPP2MSDESampler"
 # diffusers' schedulers with sigmas, and its spacings "trailing" and "linspace"
 SIGMA_SPACE = ("EulerEDMSampler", "EulerAncestralSampler", "HeunEDMSampler", "LinearMultistepSampler", SDE)
-FROM_THE_LAST_INDEX = ("LegacyDDPMDiscretization",)
+FROM_THE_LAST_INDEX = ("LegacyDDPMDiscretization", "Trailing", "Normal")
 VARIANCE_PRESERVING = ("DDIMSampler", "UniPCSampler")  # A1111 runs them on latents of unit variance
 
 

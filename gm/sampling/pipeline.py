@@ -63,7 +63,7 @@ class Pipeline:
     def embed(self, prompts: Iterable[str]) -> None:
         """Embed the prompts, in a process of its own, because the text encoders are not needed afterwards, unless they are
         kept here: then only what was not embedded the last time."""
-        prompts = list(dict.fromkeys(prompts))
+        prompts = list(dict.fromkeys([*prompts, *([""] if self.model.is_refiner else [])]))
         self.texts = {prompt: self.texts[prompt] for prompt in prompts if prompt in self.texts}
         new = [prompt for prompt in prompts if prompt not in self.texts]
         if new and self.embedder:
@@ -171,14 +171,20 @@ class Pipeline:
     ) -> list[np.ndarray]:
         """Pictures at once, each with texts and a seed of its own, whose texts are equally long. On the CPU a picture of a batch
         differs from one alone by rounding: in 1 of 20,000 numbers, by 1 of 255."""
-        return self.pictures(*self.texts_of(prompts, negative_prompts), settings, seeds, what, start)
+        texts, negatives = self.texts_of(prompts, negative_prompts)
+        return self.pictures(texts, negatives, settings, seeds, what, start)
 
     def texts_of(
         self, prompts: Sequence[str], negative_prompts: Sequence[str]
     ) -> tuple[list[TextEmbedding], list[TextEmbedding]]:
-        """The texts of pictures of one batch, which must have been embedded; an empty negative prompt is no text."""
+        """The embeddings of prompts and negative prompts. The base was trained with zeros for an empty negative prompt, the refiner
+        with its embedding (sgm `force_uc_zero_embeddings`)."""
         texts = [self.texts[prompt] for prompt in prompts]
-        return texts, [self.texts[one] if one else unconditional(text) for one, text in zip(negative_prompts, texts)]
+        negatives = [
+            self.texts[one] if one or self.model.is_refiner else unconditional(text)
+            for one, text in zip(negative_prompts, texts)
+        ]
+        return texts, negatives
 
 
 def _bytes_to_load(source: Source, shapes: Mapping[str, tuple]) -> int:
