@@ -24,6 +24,7 @@ from gm.diffusion.names import named_sampler
 from gm.diffusion.samplers import SAMPLERS
 from gm.errors import UserError
 from gm.files import make_writable
+from gm.options.lora_tags import own_lora
 from gm.options.parser import number
 from gm.options.prompts import is_prompt_file
 from gm.options.sample import SampleOptions, parse_sample, sample_settings
@@ -233,23 +234,25 @@ def make(options: SampleOptions, config: Config, status, gallery) -> None:
     for path in paths:
         with open_lora(path, config.model) as file:  # what is wrong with it is said before the model is loaded
             modules.append(file.modules)
-    strengths = strengths_of(options, modules)
+    words, own = own_lora(options)
+    for path, _ in own:
+        with open_lora(path, config.model):
+            pass
+    lora = [*zip(paths, strengths_of(options, modules)), *own]
     folder = Path(options.save_path)
     make_writable(("--save_path", folder))
     with status.container():
         display = Display(st.empty())
         st.button("Stop", help="The pictures that are done stay.")
-    prompts = [prompt for prompt in (options.prompt, options.negative_prompt) if prompt]
     with shared_model().open(Choice(config, base, options.vae, options.machine, options.max_tokens), display) as pipeline:
         start = time.monotonic()
         pipeline.call(display, "require_memory", [settings])
-        pipeline.call(display, "change_lora", paths, strengths)
-        pipeline.call(display, "embed", prompts)
-        names = ", ".join(Path(path).name for path in paths)
-        result = Result(options.prompt, f"LoRA {names} x {strengths[0]}" if paths else "no LoRA", options.num_cols)
+        pipeline.call(display, "put_on", lora, [words, *filter(None, [options.negative_prompt])])
+        named = ", ".join(f"{Path(path).name} x {strength}" for path, strength in lora)
+        result = Result(options.prompt, f"LoRA {named}" if lora else "no LoRA", options.num_cols)
         for i in range(options.num_cols):
             seed, what = options.seed + i, f"picture {i + 1} of {options.num_cols}"
-            pixels = pipeline.call(display, "sample", options.prompt, options.negative_prompt, settings, seed, what)
+            pixels = pipeline.call(display, "sample", words, options.negative_prompt, settings, seed, what)
             path = save_new_png(numbered(folder), pixels, about(options, settings, options.prompt, seed))
             result.pictures.append(Picture(seed, path, pixels))
             result.seconds = time.monotonic() - start

@@ -22,10 +22,10 @@ def tell_of_lora(stack: LoraStack, prompts: Iterable[str]) -> None:
         lacking = [one for one in prompts if word and word not in words_of(one)]
         if lacking and (strength.unet or strength.text):
             log.warning(
-                "the prompt %s does not hold %r%s, but the LoRA %s was trained on %s",
+                "the prompt %s %s %r, but the LoRA %s was trained on %s",
                 shown(lacking[0]),
+                f"and {len(lacking) - 1} more lack" if len(lacking) > 1 else "lacks",
                 word,
-                f", nor do {len(lacking) - 1} more" if len(lacking) > 1 else "",
                 file.path,
                 shown(prompt),
             )
