@@ -15,6 +15,7 @@ import tiny
 from gm import runtime
 from gm.checkpoint.io import open_tensors
 from gm.checkpoint.lora_files import save_lora
+from gm.checkpoint.lora_strength import Strengths
 from gm.checkpoint.weights import open_base
 from gm.config.load import load_config
 from gm.errors import UserError
@@ -196,7 +197,7 @@ def test_lora_that_come_and_go(folder, tiny_weights):
     make_lora(Path(second), open_base(tiny_weights), lambda module: 2 * ("attn2.to_k" in module or ".ff." in module), seed=3)
 
     def loaded(weight, scales=()) -> Pipeline:
-        pipeline = Pipeline(Source(tiny.model(), str(weight), machine, scales))
+        pipeline = Pipeline(Source(tiny.model(), str(weight), machine, Strengths(scales)))
         pipeline.load(keep_text_encoders=True)
         return pipeline
 

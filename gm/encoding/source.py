@@ -6,7 +6,9 @@ from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
-from gm.checkpoint.lora_stack import merged, open_weights, with_given_lora
+from gm.checkpoint.lora_files import LoraFile
+from gm.checkpoint.lora_stack import LoraStack, merged, open_weights, with_given_lora
+from gm.checkpoint.lora_strength import Strengths
 from gm.checkpoint.weights import BaseWeights
 from gm.config.types import Adapters, Config, DataConfig, ModelConfig
 from gm.models import sdxl
@@ -20,7 +22,7 @@ class Source:
     model: ModelConfig
     weight: str  # base[,lora,...]
     machine: Runtime
-    scales: Sequence[float] = ()  # what each LoRA is multiplied by, that of a base + LoRA file first; () for 1 each
+    strengths: Strengths = Strengths()  # of each LoRA, that of a base + LoRA file first
     use_lora: bool = True  # False leaves aside LoRA that the base file holds
     vae: Optional[str] = None  # another first stage than the base's
     keeps_lora_apart: bool = False  # two more matrices beside a weight, as in training, instead of their sum; not with DoRA
@@ -31,10 +33,10 @@ class Source:
 
     def open(self) -> "Weights":
         """The files, opened; UserError when one is not what it should be. No array is read yet."""
-        base, stack = open_weights(self.weight, self.scales, self.model, self.alpha, self.use_lora, self.vae)
-        apart = self.keeps_lora_apart and stack.can_stay_apart
+        base, stack = open_weights(self.weight, self.strengths, self.model, self.alpha, self.use_lora, self.vae)
+        apart = (self.keeps_lora_apart or stack.is_scheduled) and stack.can_stay_apart
         read = with_given_lora(base.read, stack.read) if apart else merged(base.read, stack)
-        return Weights(base=base, read=read, adapters=stack.adapters if apart else {}, files=stack.files, flags=self.flags)
+        return Weights(base=base, read=read, adapters=stack.adapters if apart else {}, stack=stack, flags=self.flags)
 
 
 def source_of(config: Config, weight: str, machine: Runtime, max_tokens: Optional[int] = None, **more) -> Source:
@@ -60,12 +62,16 @@ class Weights:
     base: BaseWeights
     read: Callable[[str], np.ndarray]  # native name -> array, LoRA included
     adapters: Adapters  # the LoRA that stay apart
-    files: Sequence  # LoraFile of each LoRA
+    stack: LoraStack  # all LoRA
     flags: tuple[str, str] = ("--weight", "--config")
+
+    @property
+    def files(self) -> Sequence[LoraFile]:
+        return self.stack.files
 
     def decides(self, source: Source, networks: str) -> Mapping[str, object]:
         """What the graphs of these networks follow from beside the shapes of a call: all but what the weights are filled with."""
-        found = {key: value for key, value in asdict(source).items() if key not in ("weight", "scales", "vae", "graphs")}
+        found = {key: value for key, value in asdict(source).items() if key not in ("weight", "strengths", "vae", "graphs")}
         found |= {"networks": networks, "adapters": {name: asdict(adapter) for name, adapter in self.adapters.items()}}
         return json.loads(json.dumps(found, default=str))
 

@@ -4,10 +4,11 @@ import secrets
 from dataclasses import dataclass, fields, replace
 from typing import Callable, Optional, Sequence
 
-from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD, STRONGEST
+from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD
 from gm.config.types import MAX_TOKENS, SampleSettings
 from gm.diffusion.names import named_sampler
 from gm.errors import UserError, require_multiple
+from gm.options.lora import LoraOptions
 from gm.options.model import ModelOptions
 from gm.options.noise import NoiseOptions
 from gm.options.output import OutputOptions
@@ -66,7 +67,7 @@ def _told_beside_the_negative_prompt(words: str) -> Optional[int]:
 
 
 @dataclass(frozen=True)
-class SampleOptions(StartOptions, RefinerOptions, OutputOptions, NoiseOptions, SamplerOptions, ModelOptions):
+class SampleOptions(StartOptions, RefinerOptions, OutputOptions, LoraOptions, NoiseOptions, SamplerOptions, ModelOptions):
     """What was asked of demo/sampling_without_streamlit.py."""
 
     seed: int = option(
@@ -75,15 +76,6 @@ class SampleOptions(StartOptions, RefinerOptions, OutputOptions, NoiseOptions, S
         least=-1,
         most=LARGEST_SEED,
         group="machine",
-    )
-    lora_scale: Optional[tuple[float, ...]] = option(
-        None,
-        "strength of each LoRA of --weight, separated by commas",
-        metavar="NUMBER[,NUMBER]",
-        least=-STRONGEST,
-        most=STRONGEST,
-        shown="1 each",
-        group="model",
     )
     prompt: str = option(
         "a photo of a dog on a beach",
@@ -161,7 +153,12 @@ def line_flags() -> dict[str, Callable[[object], object]]:
     names = [
         name for name, flag in fields_of(SampleOptions).items() if flag.group in OF_A_PICTURE and flag.metavar not in PATHS
     ]
-    said_otherwise = {*(one.name for one in fields(PromptLine)), "sample_step", "sd_xl_base_ratios"}
+    said_otherwise = {
+        *(one.name for one in fields(PromptLine)),
+        "sample_step",
+        "sd_xl_base_ratios",
+        *fields_of(RefinerOptions),
+    }
     return {name: reader_of(SampleOptions, name) for name in (*names, "strength") if name not in said_otherwise}
 
 

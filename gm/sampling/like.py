@@ -53,7 +53,7 @@ SAYS_NOTHING = {
     "Size",
     "RNG",
 }
-FOLDERS = ("weight", "vae")  # what may be a folder of diffusers
+FOLDERS = ("weight", "vae", "lora_dir")  # what may be a folder of diffusers
 
 
 def with_like(argv: Sequence[str]) -> list[str]:

@@ -19,26 +19,38 @@ Posterior = tuple[np.ndarray, np.ndarray]  # mean and standard deviation (1, z, 
 class Maker:
     """Pictures that are asked for, in batches of one kind. A given picture is encoded once for each size."""
 
-    def __init__(self, pictures: PictureSampler, multiple: int):
-        """`multiple`: what a side must be a multiple of, in pixels."""
-        self.pictures, self.multiple = pictures, multiple
+    def __init__(self, pictures: PictureSampler, multiple: int, last: Callable[[Start], Start] = lambda start: start):
+        """`multiple`: what a side must be a multiple of, in pixels. `last`: what the last pass begins with, of what it would begin
+        with alone, where another network goes on."""
+        self.pictures, self.multiple, self.last = pictures, multiple, last
         self._known: dict[tuple, Any] = {}
 
     def __call__(
         self, batch: Sequence[Asked], texts: Sequence[TextEmbedding], negatives: Sequence[TextEmbedding], what: str
     ) -> list[np.ndarray]:
         """One picture (h, w, 3) uint8 for each; the texts are each one's."""
-        one, seeds = batch[0], [asked.options.seed for asked in batch]
-        sampled = self.pictures.latents(texts, negatives, one.settings, seeds, what, self.start(batch))
+        latents, _ = self.latents(batch, texts, negatives, what)
+        return self.finished(batch, self.pictures.decoded(latents))
+
+    def latents(
+        self, batch: Sequence[Asked], texts: Sequence[TextEmbedding], negatives: Sequence[TextEmbedding], what: str
+    ) -> tuple[np.ndarray, Start]:
+        """The latents (B, z, h, w), and what the last pass would have begun with alone."""
+        one, seeds, start = batch[0], [asked.options.seed for asked in batch], self.start(batch)
         second = larger(one.options, self.multiple)
+        first = start if second else self.last(start)
+        found = self.pictures.latents(texts, negatives, one.settings, seeds, what, first)
         if second:
-            start = self._second_start(one, sampled, (second.height, second.width))
-            sampled = self.pictures.latents(texts, negatives, second, seeds, f"{what}, enlarged", start)
-        made = self.pictures.decoded(sampled)
-        if one.options.mask:
-            begun = self._given(one)
-            made = [begun.kept(picture, one.options.blur) for picture in made]
-        return made
+            start = self._second_start(one, found, (second.height, second.width))
+            found = self.pictures.latents(texts, negatives, second, seeds, f"{what}, enlarged", self.last(start))
+        return found, start
+
+    def finished(self, batch: Sequence[Asked], made: list[np.ndarray]) -> list[np.ndarray]:
+        """The pictures, those with a mask put into the given one."""
+        if not batch[0].options.mask:
+            return made
+        begun = self._given(batch[0])
+        return [begun.kept(picture, batch[0].options.blur) for picture in made]
 
     def start(self, batch: Sequence[Asked]) -> Start:
         """What these pictures begin with."""

@@ -8,8 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Optional
 
+from gm.checkpoint.lora_strength import Strength
 from gm.checkpoint.weights import split_weight_argument
 from gm.config.types import SampleSettings
+from gm.options.lora_tags import tag_of
 from gm.options.parser import PATH_LISTS, PATHS, as_text
 from gm.options.sample import SampleOptions
 from gm.pictures import A1111
@@ -91,8 +93,9 @@ def as_a1111(options: SampleOptions, settings: SampleSettings, prompt: str, seed
     """The picture as A1111 says it, LoRA in the prompt; what it has no words for is left out."""
     base, lora = split_weight_argument(options.weight)
     scales = [*(options.lora_scale or ()), *[1.0] * len(lora)]
+    strengths = map(Strength, scales, options.lora_text_scale or scales)
     sampler, schedule = to_a1111(settings.sampler, settings.discretization)
-    words = [prompt, *(f"<lora:{_name(path)}:{scale:g}>" for path, scale in zip(lora, scales))]
+    words = [prompt, *(tag_of(_name(path), strength) for path, strength in zip(lora, strengths))]
     values = {
         "Steps": settings.steps,
         "Sampler": sampler,

@@ -3,18 +3,18 @@
 Either both share one schedule: the base stops with the noise of its last steps left, which the refiner takes away. Or the base
 comes to the end, and the refiner does the last steps once more on its latents with new noise.
 
-    refiner = refiner_of(options, config, base.source)    # checks its files
+    refiner = refiner_of(options, config, base.source)        # checks its files
     refiner.check(settings)
     base.embed(prompts), refiner.embed(prompts)
-    latents = first_latents(base, [Pass(...), ...])       # of all pictures, in a process of its own
+    begun = first_latents(base, batches, refiner.shares, 32)  # of all pictures, in a process of its own
     refiner.load()
-    pictures = refiner(latents, prompts, negative_prompts, settings, seeds, what)
+    pictures = refiner(begun of a batch, prompts, negative_prompts, settings, seeds, what)
 
 Both models at once are too much for many machines: the base's is only there while all latents are made.
 latents (B, z, h, w)
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, Sequence
 
 import numpy as np
@@ -28,19 +28,18 @@ from gm.encoding.text import TextEmbedding
 from gm.errors import UserError
 from gm.options.refiner import REFINER, REFINER_WEIGHT, RefinerOptions
 from gm.process import run_in_subprocess
+from gm.sampling.jobs import Asked
+from gm.sampling.making import Maker
 from gm.sampling.pipeline import Pipeline
 from gm.sampling.start import Start, levels
 
 
-class Pass(NamedTuple):
-    """One batch of the first stage."""
+class Begun(NamedTuple):
+    """What the first stage leaves of a picture."""
 
-    prompts: Sequence[str]
-    negative_prompts: Sequence[str]
-    settings: SampleSettings
-    seeds: Sequence[int]
-    what: str  # in words
-    start: Start = Start()
+    latent: np.ndarray  # (z, h, w)
+    start: Start  # of its batch: what its last pass would have begun with alone
+    row: int  # there
 
 
 def told_scores(settings: SampleSettings, scores: tuple[float, float]) -> SampleSettings:
@@ -108,8 +107,8 @@ class Refiner:
 
     def check(self, settings: SampleSettings, start: Start = Start()) -> None:
         """UserError where one of the stages has no step to do. `start`: of the base alone."""
-        second = self.shares.second(start, np.zeros((1, 1, 1, 1), np.float32), 0)
-        for stage, one in (("base", self.first(start)), ("refiner", second)):
+        second = self.shares.second(start, _nothing(), 0)
+        for stage, one in (("base", self.shares.first(start)), ("refiner", second)):
             if len(levels(settings, self.table, one)) < 2:
                 at = (
                     f"refiner_switch {self.shares.switch:g}"
@@ -128,27 +127,40 @@ class Refiner:
         """Load the refiner's UNet and the VAE."""
         self.pipeline.load()
 
-    def first(self, start: Start = Start()) -> Start:
-        """What the base's last pass starts with, where it would start with this alone."""
-        return self.shares.first(start)
+    def steps(self, settings: SampleSettings, start: Start = Start()) -> int:
+        """That it does of such pictures, `start` of the base alone."""
+        return len(levels(settings, self.table, self.shares.second(start, _nothing(), 0))) - 1
 
     def __call__(
         self,
-        latents: np.ndarray,
+        begun: Sequence[Begun],
         prompts: Sequence[str],
         negative_prompts: Sequence[str],
         settings: SampleSettings,
         seeds: Sequence[int],
         what: str,
-        start: Start = Start(),
     ) -> list[np.ndarray]:
-        """Pictures (h, w, 3) uint8 of latents that a pass of the base with `start`, and `first` of it, has made. The noise is
-        what comes in a seed's sequence after that of the base, so no noise is there twice."""
+        """Pictures (h, w, 3) uint8 of what the base has begun; `settings` of its last pass. The noise is what comes in a seed's
+        sequence after that of the base, so no noise is there twice."""
+        start = _joined([(one.start, one.row) for one in begun])
         drawn = noises_of(settings, self.table, self.shares.first(start))
+        second = self.shares.second(start, np.stack([one.latent for one in begun]), drawn)
         texts = self.pipeline.texts_of(prompts, negative_prompts)
-        return self.pipeline.pictures(
-            *texts, told_scores(settings, self.scores), seeds, what, self.shares.second(start, latents, drawn)
-        )
+        return self.pipeline.pictures(*texts, told_scores(settings, self.scores), seeds, what, second)
+
+
+def _joined(rows: Sequence[tuple[Start, int]]) -> Start:
+    """What these rows of batches start with together."""
+    first, _ = rows[0]
+    arrays = {one.name: getattr(first, one.name) for one in fields(first) if isinstance(getattr(first, one.name), np.ndarray)}
+    each = {
+        name: np.stack([getattr(start, name)[row] for start, row in rows]) for name, array in arrays.items() if len(array) > 1
+    }
+    return replace(first, **each)
+
+
+def _nothing() -> np.ndarray:
+    return np.zeros((1, 1, 1, 1), np.float32)
 
 
 def noises_of(settings: SampleSettings, table: np.ndarray, start: Start) -> int:
@@ -160,25 +172,38 @@ def noises_of(settings: SampleSettings, table: np.ndarray, start: Start) -> int:
         drawn += 1
         return nothing
 
-    nothing = np.zeros((1, 1, 1, 1), np.float32)
+    nothing = _nothing()
     SAMPLERS[settings.sampler](lambda x, sigma: nothing, nothing, levels(settings, table, start), draw, lambda steps: steps)
     return drawn
 
 
-def first_latents(base: Pipeline, passes: Sequence[Pass]) -> list[np.ndarray]:
-    """The latents of each pass, made in a process of its own, whose memory is free afterwards; the prompts must have been embedded."""
+def first_latents(
+    base: Pipeline, batches: Sequence[Sequence[Asked]], shares: Shares, multiple: int, graphs: Sequence[tuple] = ()
+) -> dict[Asked, Begun]:
+    """What the base makes of each picture, in a process of its own, whose memory is free afterwards; the prompts must have been
+    embedded. `multiple`: of a side, in pixels; `graphs`: as Pipeline.keeping_graphs."""
     source = replace(base.source, machine=base.source.machine.beside())
-    return run_in_subprocess(_first_latents, source, base.texts, list(passes))
+    made = run_in_subprocess(_first_latents, source, base.texts, list(batches), shares, multiple, list(graphs))
+    return {
+        one: Begun(latents[row], start, row) for batch, (latents, start) in zip(batches, made) for row, one in enumerate(batch)
+    }
 
 
-def _first_latents(source: Source, texts: dict[str, TextEmbedding], passes: Sequence[Pass]) -> list[np.ndarray]:
+def _first_latents(
+    source: Source,
+    texts: dict[str, TextEmbedding],
+    batches: Sequence[Sequence[Asked]],
+    shares: Shares,
+    multiple: int,
+    graphs: Sequence[tuple],
+) -> list[tuple[np.ndarray, Start]]:
     source.machine.enter()
     pipeline = Pipeline(source)
     pipeline.texts = texts
     pipeline.load()
-    return [
-        pipeline.pictures.latents(
-            *pipeline.texts_of(one.prompts, one.negative_prompts), one.settings, one.seeds, one.what, one.start
-        )
-        for one in passes
-    ]
+    maker, found = Maker(pipeline.pictures, multiple, shares.first), []
+    with pipeline.keeping_graphs(graphs):
+        for number, batch in enumerate(batches, 1):
+            given = pipeline.texts_of([one.words for one in batch], [one.options.negative_prompt for one in batch])
+            found.append(maker.latents(batch, *given, f"base {number}/{len(batches)}"))
+    return found
