@@ -55,7 +55,8 @@ def edm_sigmas(steps: int, table: Optional[np.ndarray] = None, rho: float = 7.0)
 
 def karras_sigmas(steps: int, table: Optional[np.ndarray] = None, rho: float = 7.0) -> np.ndarray:
     """`edm_sigmas` between the bounds themselves (k-diffusion `get_sigmas_karras`)."""
-    return np.append(_root_ramp(steps, *_bounds(table), rho), 0.0)
+    smallest, largest = _bounds(table)
+    return np.append(_root_ramp(steps, smallest, largest, rho), 0.0)
 
 
 def exponential_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
