@@ -119,6 +119,7 @@ def test_a_mask_of_another_size_is_resized(tmp_path, project_log):
     options = sized(options_of(*words, "--height", 48, "--width", 80), 8)
     found = given(options, sample_settings(options, 8))
     assert found.mask[:12].all() and not found.mask[13:].any() and found.mask.shape == (48, 80)
+    require_given(options, sample_settings(options, 8), tiny.model())
     assert "160 x 96 pixels, --img 80 x 48" in project_log.text
 
 

@@ -120,10 +120,6 @@ def given(options: SampleOptions, settings: SampleSettings) -> Given:
         return Given(whole)
     mask = read_grey(_file("mask", options.mask))
     if mask.shape != picture.shape[:2]:
-        log.info(
-            "--mask %s has %d x %d pixels, --img %d x %d: it is resized",
-            *(options.mask, *mask.shape[::-1], *picture.shape[1::-1]),
-        )
         mask = np.asarray(Image.fromarray(mask).resize(picture.shape[1::-1], Image.Resampling.LANCZOS))
     found = Given(whole, resized(mask, size, options.resize_mode or "crop") >= WHITE)
     if not found.latent_mask.any():
@@ -194,8 +190,6 @@ def init_latents(options: SampleOptions, settings: SampleSettings, channels: int
     found = found.astype(np.float32).reshape(-1, *wanted)
     if not np.isfinite(found).all():
         raise UserError(f"{said} holds numbers that are NaN or infinite: write it anew")
-    if not 0.5 < found.std() < 2:
-        log.warning("%s has the standard deviation %.3g, noise has 1: is it a latent without noise?", said, found.std())
     return found
 
 
@@ -238,17 +232,26 @@ def _numbers(path: Path, said: str) -> np.ndarray:
 
 
 def require_given(options: SampleOptions, settings: SampleSettings, model: ModelConfig) -> None:
-    """UserError, before anything is loaded, for files that cannot be used and strengths that leave no step."""
+    """UserError, before anything is loaded, for files that cannot be used and strengths that leave no step; what is odd is said."""
     _require_step("strength", options.start_strength, settings.steps)
     second = larger(options, model.unet.downsampling)
     if second:
         _require_step("hires_strength", options.second_strength, second.steps)
-    init_latents(options, settings, model.vae.embed_dim)
+    noise = init_latents(options, settings, model.vae.embed_dim)
+    if noise is not None and not 0.5 < noise.std() < 2:
+        words = "--init_latent_path %s has the standard deviation %.3g, noise has 1: is it a latent without noise?"
+        log.warning(words, options.init_latent_path, noise.std())
     if options.img is None:
         return
     mask = given(options, settings).mask
-    if mask is not None and mask.all():
+    if mask is None or options.mask is None:
+        return
+    if mask.all():
         log.warning("--mask %s is white everywhere: all of --img is painted anew", options.mask)
+    of_mask, of_picture = image_size(Path(options.mask)), image_size(Path(options.img))
+    if of_mask != of_picture:
+        words = "--mask %s has %d x %d pixels, --img %d x %d: it is resized"
+        log.info(words, options.mask, *of_mask[::-1], *of_picture[::-1])
 
 
 def _require_step(flag: str, strength: float, steps: int) -> None:
