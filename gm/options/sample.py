@@ -140,7 +140,12 @@ def line_flags() -> dict[str, Callable[[object], object]]:
     names = [
         name for name, flag in fields_of(SampleOptions).items() if flag.group in OF_A_PICTURE and flag.metavar not in PATHS
     ]
-    said_otherwise = {*(one.name for one in fields(PromptLine)), "sample_step", "sd_xl_base_ratios"}
+    said_otherwise = {
+        *(one.name for one in fields(PromptLine)),
+        "sample_step",
+        "sd_xl_base_ratios",
+        *fields_of(RefinerOptions),
+    }
     return {name: reader_of(SampleOptions, name) for name in (*names, "strength") if name not in said_otherwise}
 
 

@@ -87,6 +87,17 @@ class Job:
         self.paths: dict[int, Path] = {}
         self.at_once: Optional[int] = None  # since the memory has been too small for more
 
+    def batches(self, groups: Sequence[Sequence[int]], sizes: Sequence[int]) -> Iterator[list[Asked]]:
+        """What `run` makes at once, where the memory is enough; each is filled to its size."""
+        for group, size in zip(groups, sizes):
+            for first in range(0, len(group), size):
+                yield self._filled(group[first : first + size], size)
+
+    def _filled(self, batch: Sequence[int], size: int) -> list[Asked]:
+        """With the last once more, which nobody sees: no graph is compiled for it alone."""
+        asked = [self.requests[place] for place in batch]
+        return [*asked, *asked[-1:] * (size - len(batch))]
+
     def run(self, groups: Sequence[Sequence[int]], sizes: Sequence[int], make: Make) -> Path:
         """Make each group in batches of its size, and return the contact sheet. What is finished is kept, with its sheet, when the
         command is told to end: Interrupted after the step. A batch that the memory is too small for is made in halves."""
@@ -110,9 +121,8 @@ class Job:
             line.set_description(what, refresh=False)
 
             try:
-                asked = [self.requests[place] for place in batch]
                 with counting_steps(partial(_count, line, len(batch))):
-                    pictures = make([*asked, *asked[-1:] * (size - len(batch))], what)  # no graph for the last alone
+                    pictures = make(self._filled(batch, size), what)
             except (MemoryError, RuntimeError) as error:
                 line.n = done
                 self._halve(size, error)

@@ -64,7 +64,7 @@ def with_like(argv: Sequence[str]) -> list[str]:
         return list(argv)
     said = f"--like {path}"
     given = {word.split("=", 1)[0][2:] for word in argv if word.startswith("--")}
-    found = _flags(path, said, "img" in given)
+    found = _flags(path, said, given)
     words = [f"--{name}={text}" for name, text in found]
     try:
         parse(SampleOptions, words, "", "")  # which of them go together is seen when all are there
@@ -103,7 +103,8 @@ def _names_schedule(sampler: str) -> bool:
         return False
 
 
-def _flags(path: str, said: str, has_picture: bool) -> Given:
+def _flags(path: str, said: str, given: set[str]) -> Given:
+    """`given`: flags of the command line."""
     try:
         path_text(path)
     except ValueError as error:
@@ -114,7 +115,7 @@ def _flags(path: str, said: str, has_picture: bool) -> Given:
     if all(name in texts for name in OURS):
         found = list(_of_ours(texts, said))
     elif A1111 in texts:
-        found = list(_of_a1111(texts[A1111], said, has_picture))
+        found = list(_of_a1111(texts[A1111], said, given))
     else:
         raise UserError(f"{said} does not say how it was made: give a PNG that this suite or A1111 has made")
     prompt = dict(found).get("prompt", "")
@@ -174,8 +175,8 @@ def _list(text: str, said: str) -> list[str]:
     return found
 
 
-def _of_a1111(text: str, said: str, has_picture: bool) -> Iterator[tuple[str, str]]:
-    """`has_picture`: what to begin with is given here; the text does not hold it."""
+def _of_a1111(text: str, said: str, given: set[str]) -> Iterator[tuple[str, str]]:
+    """`given`: flags of the command line: a picture to begin with, and where LoRA are, are not in the text."""
     prompt, negative, values = from_parameters(text)
     left = {name: value for name, value in values.items() if name not in ONE_TO_ONE and name not in SAYS_NOTHING}
     networks = [one.strip() for text in (prompt, negative) for one in NETWORKS.findall(text)]
@@ -194,7 +195,7 @@ def _of_a1111(text: str, said: str, has_picture: bool) -> Iterator[tuple[str, st
     if "Hires upscale" in values and values.get("Hires upscaler") in UPSCALERS:
         hires = [(flag, left.pop(name)) for name, flag in HIRES.items() if name in left]
         yield from ((flag, UPSCALERS.get(value, value)) for flag, value in hires if (flag, value) != ("hires_steps", "0"))
-    elif "Denoising strength" in values and has_picture:
+    elif "Denoising strength" in values and "img" in given:
         yield from (("task", "img2img"), ("strength", left.pop("Denoising strength")))
     if values.get("RNG") == "CPU":
         yield "noise", "a1111-cpu"

@@ -105,19 +105,20 @@ def kept(asked: Asked, picture: np.ndarray) -> np.ndarray:
 
 
 def sampled_apart(
-    base: Pipeline, batches: Sequence[Sequence[Asked]], multiple: int, last: Callable[[Start], Start]
+    base: Pipeline, batches: Sequence[Sequence[Asked]], multiple: int, last: Callable[[Start], Start], graphs: Sequence[tuple]
 ) -> dict[Asked, Sampled]:
     """`Maker.sampled` of all batches in a process of its own, whose memory is free afterwards; the prompts must have been embedded,
-    unless they have LoRA of their own."""
+    unless they have LoRA of their own. `graphs`: as Pipeline.keeping_graphs."""
     source = replace(base.source, machine=base.source.machine.beside())
-    found = run_in_subprocess(_sampled, source, base.texts, list(batches), multiple, last)
+    found = run_in_subprocess(_sampled, source, base.texts, list(batches), multiple, last, list(graphs))
     return {asked: one for batch, latents in zip(batches, found) for asked, one in zip(batch, latents)}
 
 
-def _sampled(source: Source, texts, batches, multiple: int, last: Callable[[Start], Start]) -> list[list[Sampled]]:
+def _sampled(source: Source, texts, batches, multiple: int, last, graphs) -> list[list[Sampled]]:
     source.machine.enter()
     pipeline = Pipeline(source)
     pipeline.texts = texts
     pipeline.load(keep_text_encoders=any(batch[0].lora for batch in batches))
     maker = Maker(pipeline, multiple, last)
-    return [maker.sampled(batch, f"base {number}/{len(batches)}") for number, batch in enumerate(batches, 1)]
+    with pipeline.keeping_graphs(graphs):
+        return [maker.sampled(batch, f"base {number}/{len(batches)}") for number, batch in enumerate(batches, 1)]

@@ -13,6 +13,7 @@ from gm.checkpoint.weights import split_weight_argument
 from gm.config.types import SampleSettings
 from gm.options.lora_tags import tag_of
 from gm.options.parser import PATH_LISTS, PATHS, as_text
+from gm.options.refiner import REFINER_WEIGHT
 from gm.options.sample import SampleOptions
 from gm.pictures import A1111
 from gm.sampling.a1111_names import HIRES_UPSCALERS, to_a1111
@@ -108,6 +109,7 @@ def as_a1111(options: SampleOptions, settings: SampleSettings, prompt: str, seed
         "VAE": _name(options.vae) if options.vae else None,
         "Denoising strength": _strength(options),
         **({} if options.hires_scale is None else _hires(options)),
+        **(_refiner(options) if options.add_pipeline and options.refiner_starts is not None else {}),
         "Mask blur": f"{options.blur:g}" if options.task == "inpaint" else None,
         "RNG": "CPU" if settings.noise in ("a1111-cpu", "torch") else None,
         "Version": VERSION,
@@ -125,6 +127,11 @@ def _strength(options: SampleOptions) -> Optional[str]:
 def _hires(options: SampleOptions) -> dict[str, object]:
     upscaler = HIRES_UPSCALERS.get(options.hires_upscaler or "latent", options.hires_upscaler)
     return {"Hires upscale": f"{options.hires_scale:g}", "Hires steps": options.hires_steps, "Hires upscaler": upscaler}
+
+
+def _refiner(options: SampleOptions) -> dict[str, object]:
+    weight, _ = split_weight_argument(options.pipeline_weight or REFINER_WEIGHT)
+    return {"Refiner": _name(weight), "Refiner switch at": f"{options.refiner_starts:g}"}
 
 
 def _name(path: str) -> str:

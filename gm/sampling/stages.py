@@ -5,9 +5,9 @@ comes to the end, and the refiner does the last steps once more on its latents w
 
     refiner = refiner_of(options, config, base.source)    # checks its files
     refiner.check(settings, start)
-    base.embed(prompts), refiner.embed(prompts)
-    latents = sampled_apart(base, batches, multiple, refiner.first)    # of all pictures, in a process of its own
-    refiner.load()
+    base.embed(prompts), refiner.pipeline.embed(prompts)
+    latents = sampled_apart(base, batches, multiple, refiner.shares.first, graphs)    # of all, in a process of its own
+    refiner.pipeline.load()
     pictures = refiner(batch, [latents[one] for one in batch], what)
 
 Both models at once are too much for many machines: the base's is only there while all latents are made.
@@ -51,6 +51,9 @@ def refiner_of(options: RefinerOptions, config: Config, base: Source) -> "Refine
         flags=("--pipeline_weight", "--pipeline_config"),
     )
     return Refiner(base, source, options)
+
+
+NOTHING = np.zeros((1, 1, 1, 1), np.float32)  # a latent that only counts
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ class Refiner:
 
     def check(self, settings: SampleSettings, start: Start = Start()) -> None:
         """UserError where one of the stages has no step to do. `start`: of the base alone."""
-        second = self.shares.second(start, np.zeros((1, 1, 1, 1), np.float32), 0)
-        for stage, one in (("base", self.first(start)), ("refiner", second)):
+        second = self.shares.second(start, NOTHING, 0)
+        for stage, one in (("base", self.shares.first(start)), ("refiner", second)):
             if len(levels(settings, self.table, one)) < 2:
                 at = (
                     f"refiner_switch {self.shares.switch:g}"
@@ -109,24 +112,16 @@ class Refiner:
                     f"--{at} leaves the {stage} none of {settings.steps} steps: give another, or more steps with --sample_step"
                 )
 
-    def embed(self, prompts: Sequence[str]) -> None:
-        """Embed the prompts, with the refiner's own encoder, in a process of its own."""
-        self.pipeline.embed(prompts)
-
-    def load(self) -> None:
-        """Load the refiner's UNet and the VAE."""
-        self.pipeline.load()
-
-    def first(self, start: Start = Start()) -> Start:
-        """What the base's last pass starts with, where it would start with this alone."""
-        return self.shares.first(start)
+    def steps(self, settings: SampleSettings, start: Start = Start()) -> int:
+        """That it does of such pictures, `start` of the base alone."""
+        return len(levels(settings, self.table, self.shares.second(start, NOTHING, 0))) - 1
 
     def __call__(self, batch: Sequence[Asked], sampled: Sequence[Sampled], what: str) -> list[np.ndarray]:
-        """Pictures (h, w, 3) uint8 of what the base has made with `first`. The noise is what comes in a seed's sequence after that
+        """Pictures (h, w, 3) uint8 of what the base has made. The noise is what comes in a seed's sequence after that
         of the base, so no noise is there twice."""
         one, latents = sampled[0], np.stack([one.latent for one in sampled])
         texts = [asked.words for asked in batch], [asked.options.negative_prompt for asked in batch]
-        start = self.shares.second(one.start, latents, noises_of(one.settings, self.table, self.first(one.start)))
+        start = self.shares.second(one.start, latents, noises_of(one.settings, self.table, self.shares.first(one.start)))
         settings, seeds = told_scores(one.settings, self.scores), [asked.options.seed for asked in batch]
         made = self.pipeline.pictures(*self.pipeline.texts_of(*texts), settings, seeds, what, start)
         return [kept(asked, picture) for asked, picture in zip(batch, made)]
@@ -139,9 +134,8 @@ def noises_of(settings: SampleSettings, table: np.ndarray, start: Start) -> int:
     def draw(sigma: float, following: float) -> np.ndarray:
         nonlocal drawn
         drawn += 1
-        return nothing
+        return NOTHING
 
-    nothing = np.zeros((1, 1, 1, 1), np.float32)
     run = sampler_of(settings.sampler, table, settings.eta)
-    run(lambda x, sigma: nothing, nothing, levels(settings, table, start), draw, lambda steps: steps)
+    run(lambda x, sigma: NOTHING, NOTHING, levels(settings, table, start), draw, lambda steps: steps)
     return drawn
