@@ -14,13 +14,13 @@ from gm.config.types import SampleSettings
 from gm.console import log
 from gm.diffusion.names import named_sampler, resolved
 from gm.errors import UserError, one_line, shortened, shown
-from gm.options.parser import PATH_LISTS, PATHS, fields_of, parse
+from gm.options.parser import fields_of, parse
 from gm.options.prompts import is_prompt_file
 from gm.options.sample import SampleOptions
 from gm.pictures import A1111, text_of
 from gm.sampling.a1111_names import HIRES_UPSCALERS, from_a1111
 from gm.sampling.a1111_text import from_parameters
-from gm.sampling.output import FILES, RECORDED, file_digest
+from gm.sampling.output import FILES, RECORDED, file_digest, files_in
 from gm.texts import path_text
 
 Given = Sequence[tuple[str, str]]  # (flag without its --, text), in their order
@@ -179,9 +179,13 @@ def _of_a1111(text: str, said: str, given: set[str]) -> Iterator[tuple[str, str]
     """`given`: flags of the command line: a picture to begin with, and where LoRA are, are not in the text."""
     prompt, negative, values = from_parameters(text)
     left = {name: value for name, value in values.items() if name not in ONE_TO_ONE and name not in SAYS_NOTHING}
-    networks = [one.strip() for text in (prompt, negative) for one in NETWORKS.findall(text)]
-    prompt, negative = (NETWORKS.sub("", one).strip() for one in (prompt, negative))
-    yield from (("prompt", prompt), ("negative_prompt", negative))
+    networks = []
+    if "lora_dir" not in given:  # else they are looked for there
+        networks = [one.strip() for text in (prompt, negative) for one in NETWORKS.findall(text)]
+        prompt, negative = (NETWORKS.sub("", one).strip() for one in (prompt, negative))
+    yield from (("prompt", prompt), ("negative_prompt", negative), ("prompt_style", "a1111"))
+    if values.get("Clip skip") in ("1", "2"):  # which A1111 does not look at for SDXL, whose layer is the last but one
+        del left["Clip skip"]
     yield from ((flag, values[name]) for name, flag in ONE_TO_ONE.items() if name in values)
     if "Sampler" in values:
         try:
@@ -212,11 +216,10 @@ def _tell_of_files(path: str, said: str, taken: Given) -> None:
     """Say which files the picture has chosen; UserError where one is not there. Warns of one that has changed."""
     digests = _digests(text_of(Path(path)).get(FILES, "{}"))
     for name, text in taken:
-        metavar = fields_of(SampleOptions)[name].metavar
-        if metavar not in (*PATHS, *PATH_LISTS):
-            continue
-        log.info("%s: --%s %s", said, name, text)
-        for file in text.split(",") if metavar in PATH_LISTS else [text]:
+        files = files_in(text, fields_of(SampleOptions)[name].metavar)
+        if files:
+            log.info("%s: --%s %s", said, name, text)
+        for file in files:
             if not (Path(file).is_file() or name in FOLDERS and Path(file).is_dir()):
                 raise UserError(f"{said} was made with {shown(file)}, which is not there: give --{name}")
             if file in digests and file_digest(file) != digests[file]:
