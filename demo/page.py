@@ -109,6 +109,7 @@ def options_of(spec: Mapping[str, object], argv: Sequence[str]) -> SampleOptions
         raise UserError(f"--lora_schedule {options.lora_schedule}: the page adds LoRA to the weights, leave the schedule away")
     begun = [one.name for one in fields(StartOptions) if getattr(options, one.name) != one.default]
     begun += [name for name in ("like", "batch_size", "compile_cache_dir") if getattr(options, name) is not None]
+    begun += ["add_pipeline"] if options.add_pipeline else []
     if begun:
         raise UserError(
             f"--{begun[0]} {getattr(options, begun[0])}: the page makes pictures from words, one by one: leave it away there"
@@ -244,8 +245,10 @@ def make(options: SampleOptions, config: Config, status, gallery) -> None:
     with status.container():
         display = Display(st.empty())
         st.button("Stop", help="The pictures that are done stay.")
-    with shared_model().open(Choice(config, base, options.vae, options.machine, options.max_tokens), display) as pipeline:
+    of_text = options.max_tokens, options.prompt_style, options.clip_skip, options.embedding
+    with shared_model().open(Choice(config, base, options.vae, options.machine, *of_text), display) as pipeline:
         start = time.monotonic()
+        pipeline.call(display, "require_readable", [words, options.negative_prompt])
         pipeline.call(display, "require_memory", [settings])
         pipeline.call(display, "put_on", lora, [words, *filter(None, [options.negative_prompt])])
         named = ", ".join(f"{Path(path).name} x {strength}" for path, strength in lora)

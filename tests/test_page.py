@@ -98,6 +98,7 @@ def test_bad_flags_are_one_sentence(page, argv, words):
         ((), "Height", -128, "Height -128 is too small: at least 1"),
         (("--batch_size", 2), None, None, "--batch_size 2: the page makes pictures from words, one by one"),
         (("--like", "a.png"), None, None, "--like a.png: the page makes pictures from words, one by one"),
+        (("--add_pipeline", "True"), None, None, "--add_pipeline True: the page makes pictures from words, one by one"),
         (("--seed", 2**53), None, None, "--seed 9007199254740992 is more than a browser can count"),
         (("--save_path", "runs/big_lora.ckpt"), None, None, "cannot be written to (File exists)"),
     ],

@@ -26,6 +26,9 @@ class Choice:
     vae: Optional[str]  # another first stage than the base's
     machine: Runtime
     max_tokens: Optional[int] = None  # of a prompt; None: the YAML's
+    prompt_style: str = "plain"  # this and the next as in gm/encoding/source.py
+    clip_skip: int = 0
+    embeddings: tuple[str, ...] = ()
 
 
 class SharedModel:
@@ -67,6 +70,7 @@ def load(choice: Choice):
     from gm.sampling.pipeline import Pipeline
 
     with console.waiting("checking the weights"):
-        pipeline = Pipeline(source_of(choice.config, choice.weight, machine, choice.max_tokens, vae=choice.vae))
+        same = {name: getattr(choice, name) for name in ("vae", "prompt_style", "clip_skip", "embeddings")}
+        pipeline = Pipeline(source_of(choice.config, choice.weight, machine, choice.max_tokens, **same))
     pipeline.load(keep_text_encoders=True)
     return pipeline
