@@ -37,7 +37,7 @@ VARIANCE_PRESERVING = (
     "UniPCBH1Sampler",
     "UniPCBH2Sampler",
 )  # A1111 runs them on latents of unit variance
-BELOW_THE_LAST_INDEX = ("Leading",)
+BELOW_THE_LAST_INDEX = ("Leading", "LeadingDPM")
 
 
 class NativeNoise:
