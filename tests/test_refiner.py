@@ -36,8 +36,11 @@ from gm.encoding.text import TextEmbedder, TextEmbedding
 from gm.errors import UserError
 from gm.models import sdxl
 from gm.models.conditioner import SizeEmbedding, tokenize
-from gm.options.sample import parse_sample
+from gm.options.sample import parse_sample, sample_settings
+from gm.pictures import save_png, text_of
+from gm.sampling.like import with_like
 from gm.sampling.noise import NOISES
+from gm.sampling.output import about
 from gm.sampling.pictures import PictureSampler
 from gm.sampling.stages import Shares, noises_of, told_scores
 from gm.sampling.start import Start, drawn
@@ -48,7 +51,7 @@ pytestmark = pytest.mark.xdist_group("refiner")
 FULL = tiny.ROOT / "configs/inference/sd_xl_refiner.yaml"
 TINY = tiny.ROOT / "configs/inference/tiny_sdxl_refiner.yaml"
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "trailing"}
-PIXELS, STEPS, SCALE, SEED = 128, 6, 5.0, 7
+PIXELS, STEPS, SCALE, SEED = 128, 4, 5.0, 7
 PROMPT, NEGATIVE = "a red dog with stripes", "blue"
 
 
@@ -298,14 +301,14 @@ def command(tiny_weights, weights, run, tmp_path, kept_networks):
 
 EULER, ANCESTRAL = EulerDiscreteScheduler(**BETAS), EulerAncestralDiscreteScheduler(**BETAS)
 WAYS = {  # flags, diffusers' scheduler, what its base and its refiner are given, negative prompt
-    "ensemble": (["--refiner_switch", 0.6], EULER, {"denoising_end": 0.6}, {"denoising_start": 0.6}, NEGATIVE),
+    "ensemble": (["--refiner_switch", 0.7], EULER, {"denoising_end": 0.7}, {"denoising_start": 0.7}, NEGATIVE),
     "ensemble, Euler a": (
         ["--sampler", "EulerAncestralSampler", "--stage2strength", 0.5],
         *(ANCESTRAL, {"denoising_end": 0.5}, {"denoising_start": 0.5}, ""),
     ),
     "whole picture": (
-        ["--finish_denoising", False, "--stage2strength", 0.4, "--aesthetic_score", 7, "--negative_aesthetic_score", 1],
-        *(EULER, {}, {"strength": 0.4, "aesthetic_score": 7.0, "negative_aesthetic_score": 1.0}, NEGATIVE),
+        ["--finish_denoising", False, "--stage2strength", 0.5, "--aesthetic_score", 7, "--negative_aesthetic_score", 1],
+        *(EULER, {}, {"strength": 0.5, "aesthetic_score": 7.0, "negative_aesthetic_score": 1.0}, NEGATIVE),
     ),
 }
 
@@ -323,29 +326,25 @@ def test_pictures_of_both_stages_are_diffusers(command, theirs, way):
 
 
 def test_prompt_files_batches_and_lora_of_the_base(command, tiny_weights, base_shapes, tmp_path):
-    """A LoRA of --weight changes what the base makes; pictures of a batch are those that are made alone, but for rounding."""
+    """Both stages of two prompts at once; a LoRA of --weight changes what the base makes."""
     module = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q"
     outputs, inputs = base_shapes[f"{module}.weight"]
     lora = {
         f"{module}.lora_A.weight": np.ones((1, inputs), np.float32),
-        f"{module}.lora_B.weight": np.ones((outputs, 1), np.float32),
+        f"{module}.lora_B.weight": np.linspace(-9, 9, outputs, dtype=np.float32)[:, None],
     }
     save_file(lora, tmp_path / "lora.safetensors")
     (tmp_path / "prompts.txt").write_text(f"{PROMPT}\n{NEGATIVE} --d {SEED + 1}\n")
-    few = ["--add_pipeline", True, "--refiner_switch", 0.5, "--sample_step", 2, "--noise", "native"]
+    few = ["--add_pipeline", True, "--refiner_switch", 0.5, "--sample_step", 2, "--guider", "IdentityGuider"]
+    few += ["--height", 64, "--width", 64, "--prompt", tmp_path / "prompts.txt", "--batch_size", 2]
     pictures = {}
-    for name, more in {
-        "batch": ["--prompt", tmp_path / "prompts.txt", "--batch_size", 2],
-        "alone": ["--prompt", NEGATIVE, "--seed", SEED + 1],
-        "lora": ["--prompt", NEGATIVE, "--seed", SEED + 1, "--weight", f"{tiny_weights},{tmp_path / 'lora.safetensors'}"],
-    }.items():
+    for name, more in {"base": [], "lora": ["--weight", f"{tiny_weights},{tmp_path / 'lora.safetensors'}"]}.items():
         status, said, found = command(*few, *more, at=tmp_path / name)
         assert status == 0, said
         pictures[name] = [np.asarray(Image.open(path)).astype(int) for path in found]
-    assert [len(found) for found in pictures.values()] == [2, 1, 1]
-    assert np.abs(pictures["batch"][1] - pictures["alone"][0]).max() <= 1
-    assert np.abs(pictures["batch"][0] - pictures["alone"][0]).max() > 20
-    assert np.abs(pictures["lora"][0] - pictures["alone"][0]).max() > 2
+    assert [len(found) for found in pictures.values()] == [2, 2]
+    assert np.abs(pictures["base"][0] - pictures["base"][1]).max() > 20
+    assert all(np.abs(one - other).max() > 5 for one, other in zip(*pictures.values()))
 
 
 def test_a_mask_is_kept_in_the_second_stage(model, weights, tiny_weights):
@@ -363,6 +362,8 @@ def test_a_mask_is_kept_in_the_second_stage(model, weights, tiny_weights):
         pictures = PictureSampler(unet, sdxl.build_vae(model), model)
         for shares in (Shares(0.75, 0.15), Shares(1.0, 0.25)):
             assert shares.first(given).mask is mask
+            unseen = shares.second(Start(mask=mask, masked=picture), latents, 1)  # of an inpainting UNet, at strength 1
+            assert unseen.mask is None and unseen.latent is latents and unseen.drawn == 2
             second = shares.second(given, latents, noises_of(settings, pictures.sampler.table, shares.first(given)))
             found = pictures.latents(text, text, settings, [SEED], "masked", second)
             assert np.array_equal(found[..., 3:], picture[..., 3:])
@@ -386,6 +387,29 @@ def test_no_noise_is_there_twice(name):
     again = [NOISES[name](SEED, shape)]
     start, first = drawn(Start(latent=np.zeros((1, *shape)), since=0.8, drawn=5), again)
     assert first is None and start.latent is not None and np.array_equal(again[0].next(), used[5])
+
+
+def test_a_picture_says_how_its_stages_were_made(weights, tmp_path):
+    """A1111's words for the refiner; --like repeats it, with what is given beside it; a picture of the refiner alone as well."""
+
+    def saved(*words) -> list:
+        options = parse_sample(["--prompt", PROMPT, "--aesthetic_score", "7", *map(str, words)])
+        how = sample_settings(options, 8)
+        how = how if options.add_pipeline else told_scores(how, options.refiner_scores)
+        save_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8), about(options, how, PROMPT, 3))
+        return ["--like", str(tmp_path / "a.png"), "--weight", str(weights)]
+
+    like = saved("--add_pipeline", True, "--pipeline_weight", weights, "--refiner_switch", 0.8)
+    assert "Refiner: sd_xl_refiner, Refiner switch at: 0.8" in text_of(tmp_path / "a.png")["parameters"]
+    again = parse_sample(with_like(like))
+    assert (again.add_pipeline, again.pipeline_weight, again.refiner_starts) == (True, str(weights), 0.8)
+    assert (again.refiner_scores, again.seed) == ((7.0, 2.5), 3)
+    again = parse_sample(with_like([*like, "--finish_denoising", "False", "--stage2strength", "0.3"]))
+    assert (again.refiner_starts, again.refiner_strength) == (None, 0.3)
+    again = parse_sample(with_like([*like, "--add_pipeline", "False", "--prompt", "b"]))
+    assert not again.add_pipeline and again.pipeline_weight is None and again.prompt == "b"
+    again = parse_sample(with_like(saved("--config", TINY, "--orig_height", 500)))
+    assert (again.config, again.orig_height, again.target_height, again.aesthetic_score) == (str(TINY), 500, None, 7.0)
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------------
@@ -422,10 +446,10 @@ REFUSED = {  # more flags -> the end of the sentence; {folder}: of the case
     "base weights": ([*ADDED, "--pipeline_weight", "{base}"], "does not fit the model of --pipeline_config"),
     "lora of the base": ([*ADDED, "--pipeline_weight", "{weights},{lora}"], "was made for another model"),
     "lora alone": ([*ADDED, "--pipeline_weight", "{lora}"], "(--pipeline_weight base,lora takes both)"),
-    "no step": ([*ADDED, "--refiner_switch", 0.95], "--refiner_switch 0.95 leaves the refiner none of 6 steps"),
+    "no step": ([*ADDED, "--refiner_switch", 0.95], "--refiner_switch 0.95 leaves the refiner none of 4 steps"),
     "no pass": (
         [*ADDED, "--finish_denoising", False, "--stage2strength", 0.1],
-        "--stage2strength 0.1 leaves the refiner none of 6 steps",
+        "--stage2strength 0.1 leaves the refiner none of 4 steps",
     ),
     "levels": (
         [*ADDED, "--set", f"{DENOISER}.discretization_config.params.zero_terminal_snr=True", "--set", V_SCALING],

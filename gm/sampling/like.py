@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Iterator, Mapping, Optional, Sequence
 
 from gm.checkpoint.json_text import parse_json
-from gm.config.types import SampleSettings
+from gm.config.types import REFINER_SIZES, SIZE_NUMBERS
 from gm.console import log
 from gm.diffusion.names import named_sampler, resolved
 from gm.errors import UserError, one_line, shortened, shown
 from gm.options.parser import PATH_LISTS, PATHS, fields_of, parse
 from gm.options.prompts import is_prompt_file
+from gm.options.refiner import RefinerOptions
 from gm.options.sample import SampleOptions
 from gm.pictures import A1111, text_of
 from gm.sampling.a1111_names import HIRES_UPSCALERS, from_a1111
@@ -26,6 +27,8 @@ from gm.texts import path_text
 Given = Sequence[tuple[str, str]]  # (flag without its --, text), in their order
 OURS = ("seed", "sampler", "guider", "size")  # a picture of this suite has these chunks
 TOLD = ("orig_height", "orig_width", "crop_coords_top", "crop_coords_left", "target_height", "target_width")
+SIZES_OF_REFINER = sum(SIZE_NUMBERS[key] for key in REFINER_SIZES)
+STAGES = {"stage2strength", "finish_denoising", "refiner_switch"}  # which say the same in two ways
 ONE_TO_ONE = {  # A1111's names
     "Steps": "sample_step",
     "CFG scale": "guidance_scale",
@@ -53,7 +56,7 @@ SAYS_NOTHING = {
     "Size",
     "RNG",
 }
-FOLDERS = ("weight", "vae", "lora_dir")  # what may be a folder of diffusers
+FOLDERS = ("weight", "vae", "lora_dir", "pipeline_weight")  # what may be a folder of diffusers
 
 
 def with_like(argv: Sequence[str]) -> list[str]:
@@ -71,6 +74,8 @@ def with_like(argv: Sequence[str]) -> list[str]:
     except UserError as error:
         raise UserError(f"{said} says what this version does not take: {error}") from None
     replaced = _replaced(given, _value_of(argv, "--sampler"))
+    if (_value_of(argv, "--add_pipeline") or "").lower() == "false":
+        replaced |= set(fields_of(RefinerOptions))
     taken = [(name, text) for name, text in found if name not in replaced]
     _tell_of_files(path, said, taken)
     return [*(f"--{name}={text}" for name, text in taken), *argv]
@@ -93,7 +98,8 @@ def _replaced(given: set[str], sampler: Optional[str]) -> set[str]:
     of_schedule = {"discretization"} if says_schedule or given & {"schedule", "discretization"} else set()
     of_lora = {name for name in RECORDED if name.startswith("lora_")} if "weight" in given else set()
     of_size = {"height", "width"} if "sd_xl_base_ratios" in given else set()
-    return given | of_lora | of_size | of_schedule
+    of_stages = STAGES if given & STAGES else set()
+    return given | of_lora | of_size | of_schedule | of_stages
 
 
 def _names_schedule(sampler: str) -> bool:
@@ -140,8 +146,10 @@ def _of_ours(texts: Mapping[str, str], said: str) -> Iterator[tuple[str, str]]:
             yield names.get(name, name), texts[name]
     width, height = _numbers(texts["size"], "x", 2, said)
     yield from (("width", width), ("height", height))
-    usual = SampleSettings.of(1, 1, 1).sizes
-    told = _numbers(texts.get("sizes", ""), ",", len(usual), said) if "sizes" in texts else []
+    sizes = texts.get("sizes", "")
+    of_refiner = sizes.count(",") + 1 == SIZES_OF_REFINER  # the last is a score, which has a chunk of its own
+    told = _numbers(sizes, ",", SIZES_OF_REFINER if of_refiner else len(TOLD), said) if sizes else []
+    told = told[:-1] if of_refiner else told
     own = (height, width, "0", "0", height, width)
     yield from ((flag, number) for flag, number, same in zip(TOLD, told, own) if number != same)
     for name in RECORDED:

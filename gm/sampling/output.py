@@ -13,6 +13,7 @@ from gm.checkpoint.weights import split_weight_argument
 from gm.config.types import SampleSettings
 from gm.options.lora_tags import tag_of
 from gm.options.parser import PATH_LISTS, PATHS, as_text
+from gm.options.refiner import REFINER_WEIGHT
 from gm.options.sample import SampleOptions
 from gm.pictures import A1111
 from gm.sampling.a1111_names import HIRES_UPSCALERS, to_a1111
@@ -109,6 +110,7 @@ def as_a1111(options: SampleOptions, settings: SampleSettings, prompt: str, seed
         "Denoising strength": _strength(options),
         **({} if options.hires_scale is None else _hires(options)),
         "Mask blur": f"{options.blur:g}" if options.task == "inpaint" else None,
+        **_second_stage(options),
         "RNG": "CPU" if settings.noise in ("a1111-cpu", "torch") else None,
         "Version": VERSION,
     }
@@ -120,6 +122,14 @@ def _strength(options: SampleOptions) -> Optional[str]:
     if options.task != "txt2img":
         return f"{options.start_strength:g}"
     return None if options.hires_scale is None else f"{options.second_strength:g}"
+
+
+def _second_stage(options: SampleOptions) -> dict[str, object]:
+    """Of the refiner that goes on where the base stops; A1111 knows no other."""
+    if not options.add_pipeline or options.refiner_starts is None:
+        return {}
+    refiner, _ = split_weight_argument(options.pipeline_weight or REFINER_WEIGHT)
+    return {"Refiner": _name(refiner), "Refiner switch at": f"{options.refiner_starts:g}"}
 
 
 def _hires(options: SampleOptions) -> dict[str, object]:

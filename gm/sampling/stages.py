@@ -47,7 +47,7 @@ def refiner_of(options: RefinerOptions, config: Config, base: Source) -> "Refine
         base.machine,
         base.max_tokens,
         vae=base.vae or split_weight_argument(base.weight)[0],  # what the latents are of
-        graphs=base.graphs,
+        **{name: getattr(base, name) for name in ("graphs", "prompt_style", "clip_skip", "embeddings")},
         flags=("--pipeline_weight", "--pipeline_config"),
     )
     return Refiner(base, source, options)
@@ -67,9 +67,12 @@ class Shares:
         return replace(start, until=self.switch) if self.switch < 1.0 else start
 
     def second(self, start: Start, latents: np.ndarray, drawn: int) -> Start:
-        kept = start.latent if start.mask is not None else None
         rest = {"since": self.switch} if self.switch < 1.0 else {"strength": self.strength}
-        return Start(latent=latents, spread=start.spread, mask=start.mask, kept=kept, drawn=drawn, **rest)
+        if start.mask is None:
+            return Start(latent=latents, spread=start.spread, drawn=drawn, **rest)
+        if start.latent is None:  # an inpainting UNet that has not looked at the picture: only pixels are put back
+            return Start(latent=latents, drawn=drawn + 1, **rest)  # one was drawn for what is not masked
+        return Start(latent=latents, spread=start.spread, mask=start.mask, kept=start.latent, drawn=drawn, **rest)
 
 
 class Refiner:
