@@ -43,8 +43,20 @@ class Pair:
 
 
 PAIRS = (
-    Pair("EulerEDMSampler", "NormalDiscretization", "euler", "normal"),
-    Pair("EulerEDMSampler", "KarrasDiscretization", "euler", "karras"),
+    Pair("EulerEDMSampler", "Normal", "euler", "normal"),
+    Pair("EulerEDMSampler", "Karras", "euler", "karras"),
+    Pair("EulerEDMSampler", "SGMUniform", "euler", "sgm_uniform"),
+    Pair("EulerEDMSampler", "Simple", "euler", "simple"),
+    Pair("EulerAncestralSampler", "Normal", "euler_ancestral", "normal"),
+    Pair("HeunEDMSampler", "Karras", "heun", "karras"),
+    Pair("DPMPP2MSampler", "Karras", "dpmpp_2m", "karras"),
+    Pair("DPMPP2SAncestralSampler", "Karras", "dpmpp_2s_ancestral", "karras"),
+    Pair("DPMPPSDESampler", "Karras", "dpmpp_sde", "karras"),
+    Pair("DPMPP2MSDESampler", "Exponential", "dpmpp_2m_sde", "exponential"),
+    Pair("LinearMultistepSampler", "Normal", "lms", "normal"),
+    Pair("LCMSampler", "SGMUniform", "lcm", "sgm_uniform"),
+    Pair("EulerEDMSampler", "Leading", "ddim", "ddim_uniform"),  # its "ddim" is Euler's method
+    Pair("UniPCSampler", "Normal", "uni_pc_bh2", "normal"),  # not the same: of order 3 there, of order 2 in diffusers
 )
 
 
@@ -145,7 +157,8 @@ class Theirs:
         empty = self.torch.zeros(1, self.channels, options.size // 8, options.size // 8)
         noise = self.sample.prepare_noise(empty, options.seed)
         how = (options.steps, options.scale, pair.theirs, pair.scheduler, *self.texts, empty)
-        made = self.sample.sample(self.model, noise, *how, disable_pbar=True, seed=options.seed)
+        with self.torch.inference_mode():
+            made = self.sample.sample(self.model, noise, *how, disable_pbar=True, seed=options.seed)
         return made.numpy() * self.scale_factor
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest_plugins = ["kept_networks", "lora_samples", "small"]
+pytest_plugins = ["kept_networks", "lora_samples", "refiner", "small"]
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

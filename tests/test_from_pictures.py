@@ -2,6 +2,7 @@
 should."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,8 +124,9 @@ class Pictures:
 
 def made_by(pictures: Pictures, *words, batches: int = 1):
     requests = requests_of(options_of("--height", 64, "--width", 64, *words), 8)
-    maker = Maker(pictures, 8)
-    return [maker(requests, [TEXT] * len(requests), [TEXT] * len(requests), "test") for _ in range(batches)][-1]
+    texts = [TEXT] * len(requests)
+    maker = Maker(SimpleNamespace(pictures=pictures, embedder=None, texts_of=lambda *_: (texts, texts)), 8)
+    return [maker(requests, "test") for _ in range(batches)][-1]
 
 
 def test_a_latent_is_enlarged_between_the_passes():

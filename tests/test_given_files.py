@@ -271,6 +271,12 @@ def test_files_that_cannot_be_used(files, monkeypatch, case):
     assert message in str(caught.value)
 
 
+def test_a_hires_fix_says_its_two_sizes(project_log):
+    options = options_of("--height", 64, "--width", 96, "--hires_scale", 1.5)
+    require_given(options, sample_settings(options, 32), tiny.model())
+    assert "of 96 x 64 pixels, then 160 x 96" in project_log.text
+
+
 def test_what_is_odd_is_said(files, monkeypatch, project_log, tmp_path):
     monkeypatch.chdir(files)
     white(tmp_path / "all.png", 0, 0, 64, 64, size=(64, 64))

@@ -1,6 +1,8 @@
 """The UNet of nine channels, which sees the mask and what is left of the picture: its pictures are those of diffusers' own pipeline,
 to two grey levels. It is that of tests/small.py with random numbers for the five channels more."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from diffusers import StableDiffusionXLInpaintPipeline
@@ -9,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 import tiny
 from gm.config.load import load_config
-from gm.options.sample import parse_sample, sample_settings
-from gm.sampling.jobs import Asked
+from gm.options.sample import parse_sample
+from gm.sampling.jobs import requests_of
 from gm.sampling.making import Maker
 from small import SMALL, UNET
 from test_same_seed import NEGATIVE, PROMPT, SCALE, SEED, STEPS, WAYS, Both, grey_levels
@@ -46,14 +48,15 @@ def test_pictures_are_those_of_diffusers(model, tmp_path, way, strength):
     words += ("--height", PIXELS, "--width", PIXELS, "--sampler", sampler, "--discretization", schedule, "--noise", "torch")
     words += ("--sample_step", STEPS, "--guidance_scale", SCALE, "--seed", SEED)
     options = parse_sample([str(word) for word in words])
-    asked = Asked(options, sample_settings(options, 8), 0, 0, STEPS)
-    maker = Maker(model.pictures, 8)
+    (asked,) = requests_of(options, 8)
     text, negative = model.texts[PROMPT], model.texts[NEGATIVE]
+    embedded = SimpleNamespace(pictures=model.pictures, embedder=None, texts_of=lambda *_: ([text], [negative]))
+    maker = Maker(embedded, 8)
     latents = model.pictures.latents(text, negative, asked.settings, [SEED], "nine", maker.start([asked]))
     (ours,) = model.pictures.decoded(latents)
     more = {"image": Image.fromarray(picture), "mask_image": Image.fromarray(mask), "strength": strength}
     theirs = model.theirs(scheduler, kind=StableDiffusionXLInpaintPipeline, **more, height=PIXELS, width=PIXELS)
     assert grey_levels(ours, theirs) <= 2
-    (whole,) = maker([asked], [text], [negative], "nine")
+    (whole,) = maker([asked], "nine")
     assert np.array_equal(whole[:, :9], picture[:, :9])
     assert grey_levels(whole[28:36, 32:], ours[28:36, 32:]) <= 1, "far within the mask it is what was painted"

@@ -310,7 +310,6 @@ def test_a_prompts_own_lora(base, tmp_path, monkeypatch, project_log):
         (options("<lora:cat>"), "<lora:cat> names no file of runs"),
         (options("<lora:dog:x>"), "cannot be read: in '<lora:dog:x>' 'x' is not a number"),
         (options("a dog", "plain", lora_dir="x"), "--lora_dir x is for the LoRA that prompts of --prompt_style a1111 name"),
-        (options("<lora:dog>", add_pipeline=True), "--add_pipeline"),
     ):
         with pytest.raises(UserError) as told:
             own_lora(wrong)

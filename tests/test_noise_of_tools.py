@@ -165,6 +165,7 @@ def test_time_steps_between_those_of_the_schedule():
     ("a1111-cpu", "EulerEDMSampler", "EDMDiscretization", True),
     ("a1111-cpu", "DDIMSampler", "LegacyDDPMDiscretization", False),
     ("comfyui", "EulerEDMSampler", "LegacyDDPMDiscretization", False),
+    ("comfyui", "EulerEDMSampler", "Leading", True),
 ])  # fmt: skip
 def test_how_strong_the_first_noise_is(name, sampler, discretization, is_alone):
     expected = 14.6 if is_alone else math.hypot(1, 14.6)

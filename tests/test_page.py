@@ -96,6 +96,8 @@ def test_bad_flags_are_one_sentence(page, argv, words):
         ((), "Pictures", 0, "Pictures 0 is too small: at least 1"),
         ((), "Steps", 0, "Steps 0 is too small: at least 1"),
         ((), "Height", -128, "Height -128 is too small: at least 1"),
+        (("--batch_size", 2), None, None, "--batch_size 2: the page makes pictures from words, one by one"),
+        (("--like", "a.png"), None, None, "--like a.png: the page makes pictures from words, one by one"),
         (("--seed", 2**53), None, None, "--seed 9007199254740992 is more than a browser can count"),
         (("--save_path", "runs/big_lora.ckpt"), None, None, "cannot be written to (File exists)"),
     ],

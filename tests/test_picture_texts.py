@@ -123,7 +123,14 @@ def test_other_tools_find_their_text(tmp_path, prompt):
     path = made(tmp_path, "--prompt", prompt, "--sample_step", 9, "--weight", "x/my, base.safetensors", "--width", 96)
     found = from_parameters(text_of(path)["parameters"])
     assert found.prompt.startswith(prompt) and found.negative_prompt == ""
-    assert {"Steps": "9", "Sampler": "Euler", "CFG scale": "5", "Seed": "5", "Size": "96x1024"}.items() <= found.values.items()
+    assert {
+        "Steps": "9",
+        "Sampler": "Euler",
+        "CFG scale": "5",
+        "Seed": "5",
+        "Size": "96x1024",
+        "Clip skip": "2",
+    }.items() <= found.values.items()
     seen = comfyui_texts(path)
     assert seen["prompt"] == "", "which it would take for its own graph"
     head, _, last = seen["parameters"].rpartition("\nSteps:")
@@ -219,6 +226,8 @@ def test_files_are_said_and_must_be_there(tmp_path, weight, project_log):
     with pytest.raises(UserError, match="was made with .*lora.ckpt.*, which is not there: give --weight"):
         like(path)
     assert like(path, "--weight", weight).lora_scale is None, "it was for other LoRA"
+    path = made(tmp_path, "--weight", weight, "--embedding", f"my={weight}")
+    assert like(path).embedding == (f"my={weight}",) and file_digest(str(weight)) in text_of(path)["files"]
 
 
 BAD = {  # a chunk instead -> words
@@ -296,6 +305,7 @@ def test_hires_and_strength_of_a1111(tmp_path, project_log):
     assert (found.prompt, found.hires_scale, found.hires_steps, found.hires_strength) == ("a dog", 2, 5, 0.4)
     assert found.hires_upscaler == "latent-bicubic" and project_log.text.count("not taken over: <lora:style:0.8>\n") == 1
     save_png(path, NOISE, {"parameters": text.replace("Latent (bicubic)", "R-ESRGAN 4x+")})
+    assert like(path, "--lora_dir", tmp_path).prompt == "a dog <lora:style:0.8>" and found.prompt_style == "a1111"
     assert like(path).hires_scale is None and "Hires upscaler: R-ESRGAN 4x+" in project_log.text
     save_png(path, NOISE, {"parameters": text.partition(", Hires")[0]})
     assert like(path).strength is None and "Denoising strength: 0.4" in project_log.text

@@ -113,3 +113,19 @@ def test_the_time_steps_of_a_consistent_trajectory_are_the_models():
         levels.append(float(x.std()))
     assert np.allclose(asked[1:], levels, rtol=1e-4)
     assert np.allclose(found, x * table[0] / sigmas[-2] / np.sqrt(1 + table[0] ** 2), rtol=1e-3, atol=1e-6)
+
+
+def test_a_step_alone_of_hyper_sd():
+    """LCMScheduler with timesteps=[800], as its model card has it."""
+    import diffusers
+    import torch
+
+    scheduler = diffusers.LCMScheduler(**TRAINING)
+    scheduler.set_timesteps(timesteps=[800])
+    sigmas, noise = DISCRETIZATIONS["HyperSD"](1), noises(1)[0]
+    x, scale = torch.from_numpy(noise).double(), (1 + sigmas[0] ** 2) ** 0.5
+    output = (x * scale - denoise(x * scale, sigmas[0])) / sigmas[0]
+    expected = scheduler.step(output, scheduler.timesteps[0], x, return_dict=False)[0].numpy()
+    found = SAMPLERS["LCMSampler"](denoise, noise * np.float32(scale), sigmas, lambda *_: pytest.fail(), lambda steps: steps)
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    assert np.array_equal(DISCRETIZATIONS["HyperSD"](4), DISCRETIZATIONS["Trailing"](4))

@@ -40,6 +40,7 @@ SCHEDULE_NAMES: Mapping[str, tuple[str, ...]] = {  # A1111's "Schedule type" fir
     "AlignYourSteps": ("Align Your Steps", "AYS"),
     "Beta": ("Beta",),
     "LCM": ("LCM",),
+    "HyperSD": ("Hyper-SD",),
 }
 OWN_SCHEDULE = {"LCMSampler": "LCM", "TCDSampler": "LCM", "DDIMSampler": "Leading"}  # where none is asked for
 AUTOMATIC = "Automatic"  # a schedule that is the sampler's own in A1111 (modules/sd_samplers_kdiffusion.py)

@@ -55,7 +55,8 @@ def edm_sigmas(steps: int, table: Optional[np.ndarray] = None, rho: float = 7.0)
 
 def karras_sigmas(steps: int, table: Optional[np.ndarray] = None, rho: float = 7.0) -> np.ndarray:
     """`edm_sigmas` between the bounds themselves (k-diffusion `get_sigmas_karras`)."""
-    return np.append(_root_ramp(steps, *_bounds(table), rho), 0.0)
+    smallest, largest = _bounds(table)
+    return np.append(_root_ramp(steps, smallest, largest, rho), 0.0)
 
 
 def exponential_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
@@ -131,6 +132,12 @@ def beta_sigmas(steps: int, table: Optional[np.ndarray] = None, alpha: float = 0
     return np.append(smallest + distribution.ppf(1.0 - np.linspace(0, 1, steps), alpha, beta) * (largest - smallest), 0.0)
 
 
+def hyper_sd_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
+    """`trailing_sigmas`, but a step alone begins at time step 800 (arXiv 2404.13686; the model card, for the UNet of one step)."""
+    table = sampling_sigmas() if table is None else table
+    return trailing_sigmas(steps, table) if steps > 1 else np.array([table[len(table) * 4 // 5], 0.0])
+
+
 def _bounds(table: Optional[np.ndarray]) -> np.ndarray:
     """The smallest and the largest sigma."""
     return (sampling_sigmas() if table is None else table)[[0, -1]]
@@ -160,6 +167,7 @@ DISCRETIZATIONS = {  # (steps, table) -> sigmas
     "AlignYourSteps": align_your_steps_sigmas,
     "Beta": beta_sigmas,
     "LCM": lcm_sigmas,
+    "HyperSD": hyper_sd_sigmas,
 }
 ROUNDED = ("LegacyDDPMDiscretization", "EDMDiscretization")  # whose levels sgm rounds to those of the training schedule
 

@@ -109,7 +109,7 @@ def lora_folders(lora_dir: Optional[str], given: Sequence[str]) -> list[str]:
 def own_lora(options: SampleOptions) -> tuple[str, OwnLora]:
     """The prompt as the text encoders see it, and the LoRA that it asks for. UserError for those that cannot be put on."""
     found = next((match for match in _TAG.finditer(options.prompt) if match[1] in _KINDS), None)
-    if getattr(options, "prompt_style", "plain") != "a1111":
+    if options.prompt_style != "a1111":
         if options.lora_dir:
             raise UserError(
                 f"--lora_dir {options.lora_dir} is for the LoRA that prompts of --prompt_style a1111 name: give that, or leave it away"
@@ -121,10 +121,6 @@ def own_lora(options: SampleOptions) -> tuple[str, OwnLora]:
         prompt, tags = without_tags(options.prompt)
     except ValueError as error:
         raise UserError(f"the prompt {shown(options.prompt)} cannot be read: {error}") from None
-    if tags and getattr(options, "add_pipeline", False):
-        raise UserError(
-            f"the prompt's {shown(found and found[0])} is for one model, but --add_pipeline adds one: name it in --weight"
-        )
     _, given = split_weight_argument(options.weight)
     folders = lora_folders(options.lora_dir, given)
     return prompt, tuple((find_lora(tag.name, folders), tag.strength) for tag in tags)

@@ -237,6 +237,8 @@ def require_given(options: SampleOptions, settings: SampleSettings, model: Model
     second = larger(options, model.unet.downsampling)
     if second:
         _require_step("hires_strength", options.second_strength, second.steps)
+        words = "hires fix: pictures of %d x %d pixels, then %d x %d: the graphs are compiled for both sizes"
+        log.info(words, settings.width, settings.height, second.width, second.height)
     noise = init_latents(options, settings, model.vae.embed_dim)
     if noise is not None and not 0.5 < noise.std() < 2:
         words = "--init_latent_path %s has the standard deviation %.3g, noise has 1: is it a latent without noise?"

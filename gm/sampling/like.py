@@ -14,14 +14,14 @@ from gm.config.types import REFINER_SIZES, SIZE_NUMBERS
 from gm.console import log
 from gm.diffusion.names import named_sampler, resolved
 from gm.errors import UserError, one_line, shortened, shown
-from gm.options.parser import PATH_LISTS, PATHS, fields_of, parse
+from gm.options.parser import fields_of, parse
 from gm.options.prompts import is_prompt_file
 from gm.options.refiner import RefinerOptions
 from gm.options.sample import SampleOptions
 from gm.pictures import A1111, text_of
 from gm.sampling.a1111_names import HIRES_UPSCALERS, from_a1111
 from gm.sampling.a1111_text import from_parameters
-from gm.sampling.output import FILES, RECORDED, file_digest
+from gm.sampling.output import FILES, RECORDED, file_digest, files_in
 from gm.texts import path_text
 
 Given = Sequence[tuple[str, str]]  # (flag without its --, text), in their order
@@ -67,7 +67,7 @@ def with_like(argv: Sequence[str]) -> list[str]:
         return list(argv)
     said = f"--like {path}"
     given = {word.split("=", 1)[0][2:] for word in argv if word.startswith("--")}
-    found = _flags(path, said, "img" in given)
+    found = _flags(path, said, given)
     words = [f"--{name}={text}" for name, text in found]
     try:
         parse(SampleOptions, words, "", "")  # which of them go together is seen when all are there
@@ -109,7 +109,8 @@ def _names_schedule(sampler: str) -> bool:
         return False
 
 
-def _flags(path: str, said: str, has_picture: bool) -> Given:
+def _flags(path: str, said: str, given: set[str]) -> Given:
+    """`given`: flags of the command line."""
     try:
         path_text(path)
     except ValueError as error:
@@ -120,7 +121,7 @@ def _flags(path: str, said: str, has_picture: bool) -> Given:
     if all(name in texts for name in OURS):
         found = list(_of_ours(texts, said))
     elif A1111 in texts:
-        found = list(_of_a1111(texts[A1111], said, has_picture))
+        found = list(_of_a1111(texts[A1111], said, given))
     else:
         raise UserError(f"{said} does not say how it was made: give a PNG that this suite or A1111 has made")
     prompt = dict(found).get("prompt", "")
@@ -182,13 +183,17 @@ def _list(text: str, said: str) -> list[str]:
     return found
 
 
-def _of_a1111(text: str, said: str, has_picture: bool) -> Iterator[tuple[str, str]]:
-    """`has_picture`: what to begin with is given here; the text does not hold it."""
+def _of_a1111(text: str, said: str, given: set[str]) -> Iterator[tuple[str, str]]:
+    """`given`: flags of the command line: a picture to begin with, and where LoRA are, are not in the text."""
     prompt, negative, values = from_parameters(text)
     left = {name: value for name, value in values.items() if name not in ONE_TO_ONE and name not in SAYS_NOTHING}
-    networks = [one.strip() for text in (prompt, negative) for one in NETWORKS.findall(text)]
-    prompt, negative = (NETWORKS.sub("", one).strip() for one in (prompt, negative))
-    yield from (("prompt", prompt), ("negative_prompt", negative))
+    networks = []
+    if "lora_dir" not in given:  # else they are looked for there
+        networks = [one.strip() for text in (prompt, negative) for one in NETWORKS.findall(text)]
+        prompt, negative = (NETWORKS.sub("", one).strip() for one in (prompt, negative))
+    yield from (("prompt", prompt), ("negative_prompt", negative), ("prompt_style", "a1111"))
+    if values.get("Clip skip") in ("1", "2"):  # which A1111 does not look at for SDXL, whose layer is the last but one
+        del left["Clip skip"]
     yield from ((flag, values[name]) for name, flag in ONE_TO_ONE.items() if name in values)
     if "Sampler" in values:
         try:
@@ -202,7 +207,7 @@ def _of_a1111(text: str, said: str, has_picture: bool) -> Iterator[tuple[str, st
     if "Hires upscale" in values and values.get("Hires upscaler") in UPSCALERS:
         hires = [(flag, left.pop(name)) for name, flag in HIRES.items() if name in left]
         yield from ((flag, UPSCALERS.get(value, value)) for flag, value in hires if (flag, value) != ("hires_steps", "0"))
-    elif "Denoising strength" in values and has_picture:
+    elif "Denoising strength" in values and "img" in given:
         yield from (("task", "img2img"), ("strength", left.pop("Denoising strength")))
     if values.get("RNG") == "CPU":
         yield "noise", "a1111-cpu"
@@ -219,11 +224,10 @@ def _tell_of_files(path: str, said: str, taken: Given) -> None:
     """Say which files the picture has chosen; UserError where one is not there. Warns of one that has changed."""
     digests = _digests(text_of(Path(path)).get(FILES, "{}"))
     for name, text in taken:
-        metavar = fields_of(SampleOptions)[name].metavar
-        if metavar not in (*PATHS, *PATH_LISTS):
-            continue
-        log.info("%s: --%s %s", said, name, text)
-        for file in text.split(",") if metavar in PATH_LISTS else [text]:
+        files = files_in(text, fields_of(SampleOptions)[name].metavar)
+        if files:
+            log.info("%s: --%s %s", said, name, text)
+        for file in files:
             if not (Path(file).is_file() or name in FOLDERS and Path(file).is_dir()):
                 raise UserError(f"{said} was made with {shown(file)}, which is not there: give --{name}")
             if file in digests and file_digest(file) != digests[file]:

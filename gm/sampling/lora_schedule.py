@@ -30,8 +30,12 @@ class LoraSchedule:
         self.written = factors
 
 
+def unchanged(share: float) -> None:
+    """Before each step, where no LoRA has a schedule."""
+
+
 def scheduled(pictures: PictureSampler, weights: Weights) -> PictureSampler:
     """`pictures`, whose UNet has these weights, with LoRA that follow their schedules where they have any; returns it."""
-    if weights.stack.is_scheduled:
-        pictures.sampler.before_step = LoraSchedule(pictures.sampler.denoiser.cell, weights.stack)
+    stack, sampler = weights.stack, pictures.sampler
+    sampler.before_step = LoraSchedule(sampler.denoiser.cell, stack) if stack.is_scheduled else unchanged
     return pictures

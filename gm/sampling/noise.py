@@ -37,6 +37,7 @@ VARIANCE_PRESERVING = (
     "UniPCBH1Sampler",
     "UniPCBH2Sampler",
 )  # A1111 runs them on latents of unit variance
+BELOW_THE_LAST_INDEX = ("Leading",)
 
 
 class NativeNoise:
@@ -137,11 +138,15 @@ class ComfyNoise(TorchNoise):
     """ComfyUI. Its encoder gives the mean."""
 
     brownian = (SDE, SDE_2M)
-    strength = staticmethod(NativeNoise.strength)
 
     def __init__(self, seed: int, shape: tuple[int, int, int]):
         super().__init__(seed, shape)
         self.later = TorchGenerator(seed + 1)
+
+    @staticmethod
+    def strength(sampler: str, discretization: str, sigma: float) -> float:
+        """Below the largest level the noise is alone."""
+        return sigma if discretization in BELOW_THE_LAST_INDEX else math.sqrt(1.0 + sigma**2)
 
     def next(self) -> np.ndarray:
         return self.later.normal(self.shape)
@@ -151,8 +156,9 @@ class ComfyNoise(TorchNoise):
 
     @classmethod
     def asked(cls, sampler: str, discretization: str, sigma: float, table: np.ndarray) -> tuple[float, float]:
-        """At `sigma` itself, with the time step that is nearest in log sigma."""
-        return float(sigma), float(np.abs(np.log(table) - math.log(sigma)).argmin())
+        """At `sigma` itself, with the time step that is nearest in log sigma; in float32, which decides half way."""
+        distances = np.log(np.float32(sigma)) - np.log(table).astype(np.float32)
+        return float(sigma), float(np.abs(distances).argmin())
 
 
 NOISES = {"native": NativeNoise, "torch": TorchNoise, "a1111-cpu": A1111Noise, "comfyui": ComfyNoise}

@@ -12,7 +12,7 @@ from gm.checkpoint.lora_strength import Strength
 from gm.checkpoint.weights import split_weight_argument
 from gm.config.types import SampleSettings
 from gm.options.lora_tags import tag_of
-from gm.options.parser import PATH_LISTS, PATHS, as_text
+from gm.options.parser import PATH_LISTS, PATHS, as_text, fields_of
 from gm.options.refiner import REFINER_WEIGHT
 from gm.options.sample import SampleOptions
 from gm.pictures import A1111
@@ -21,6 +21,7 @@ from gm.sampling.a1111_text import to_parameters
 
 FILES = "files"  # chunk: path -> its size and a digest of its ends
 VERSION = "sdxl-dreambooth-mindspore"
+NAMED_FILES = "FILE[,FILE]"  # metavar of a flag whose files may have names before them: NAME=FILE
 ENDS = 1 << 16  # bytes
 # flags that have other names in the chunks, or are in `in_words`
 OTHERWISE = {
@@ -67,11 +68,18 @@ def about(options: SampleOptions, settings: SampleSettings, prompt: str, seed: i
 def paths_of(options: SampleOptions) -> list[str]:
     """The files that a picture is made from."""
     found = []
-    for one in fields(options):
-        value, metavar = getattr(options, one.name), one.metadata["flag"].metavar
-        if one.name in (*RECORDED, "weight") and value is not None and metavar in (*PATHS, *PATH_LISTS):
-            found += str(value).split(",") if metavar in PATH_LISTS else [str(value)]
+    for name, flag in fields_of(SampleOptions).items():
+        value = getattr(options, name)
+        if name in (*RECORDED, "weight") and value:
+            found += files_in(",".join(map(str, value)) if isinstance(value, tuple) else str(value), flag.metavar)
     return found
+
+
+def files_in(text: str, metavar: Optional[str]) -> list[str]:
+    """The files that the text of a flag names; none where its metavar is not of files."""
+    if metavar == NAMED_FILES:
+        return [part if Path(part).exists() else part.partition("=")[2] or part for part in text.split(",")]
+    return text.split(",") if metavar in PATH_LISTS else [text] if metavar in PATHS else []
 
 
 @lru_cache(maxsize=256)
@@ -107,6 +115,7 @@ def as_a1111(options: SampleOptions, settings: SampleSettings, prompt: str, seed
         "Size": f"{settings.width}x{settings.height}",
         "Model": _name(base),
         "VAE": _name(options.vae) if options.vae else None,
+        "Clip skip": options.clip_skip + 2,  # counted from the last layer; SDXL's own is the last but one
         "Denoising strength": _strength(options),
         **({} if options.hires_scale is None else _hires(options)),
         "Mask blur": f"{options.blur:g}" if options.task == "inpaint" else None,
