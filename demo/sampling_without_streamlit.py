@@ -39,14 +39,15 @@ def make_pictures(options: SampleOptions) -> None:
     config = load_config(options.config, options.set, training=False, inpainting=options.task == "inpaint")
     second = load_config(options.pipeline_config or REFINER, training=False) if options.add_pipeline else None
     options.check_scores(config.model.is_refiner)
-    requests = requests_of(options, config.model.unet.downsampling)
+    multiple = max(one.model.unet.downsampling for one in (config, second) if one)
+    requests = requests_of(options, multiple)
     for one in {one.kind: one for one in requests}.values():
         require_given(one.options, one.settings, config.model)
     machine = runtime.start(options.machine, options.seed, [one.model for one in (config, second) if one])
 
     from gm.sampling.command import Command
 
-    Command(options, config, second, machine, requests).run()
+    Command(options, config, second, machine, requests, multiple).run()
 
 
 if __name__ == "__main__":

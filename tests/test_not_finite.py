@@ -257,7 +257,7 @@ def test_what_is_not_finite_in_float32_is_refused(changed, monkeypatch, factors,
 def test_a_prompt_is_named(monkeypatch):
     class Embeds(TextEmbedder):
         def __init__(self):
-            self.max_tokens, self.call = 75, self.compute
+            self.max_tokens, self.style, self.words, self.call = 75, "plain", {}, self.compute
             self.compute.__func__.cell = Cell()
 
         def compute(self, *tokens):

@@ -37,10 +37,16 @@ class Command:
     """Making it checks files, texts and memory, and writes nothing; `run` makes the pictures."""
 
     def __init__(
-        self, options: SampleOptions, config: Config, second: Optional[Config], machine: Runtime, requests: Sequence[Asked]
+        self,
+        options: SampleOptions,
+        config: Config,
+        second: Optional[Config],
+        machine: Runtime,
+        requests: Sequence[Asked],
+        multiple: int,
     ):
-        """`second`: of the refiner, where it makes the last steps."""
-        self.options, self.multiple = options, config.model.unet.downsampling
+        """`second`: of the refiner, where it makes the last steps. `multiple`: of a side, in pixels, which all networks take."""
+        self.options, self.multiple = options, multiple
         self.channels = config.model.vae.embed_dim
         if config.model.is_refiner:
             requests = [replace(one, settings=told_scores(one.settings, one.options.refiner_scores)) for one in requests]
