@@ -75,7 +75,7 @@ def test_conditioner(golden, read, setting):
     context = np.stack([texts[prompt].context for prompt in setting["prompts"]])
     assert tiny.relative_error(context, golden["cond.context"]) < 1e-4
     pooled = np.stack([texts[prompt].pooled for prompt in setting["prompts"]])
-    vector = SizeEmbedding(256)(Tensor(pooled), Tensor(tiny.sizes(golden))).asnumpy()
+    vector = SizeEmbedding(tiny.model())(Tensor(pooled), Tensor(tiny.sizes(golden))).asnumpy()
     assert tiny.relative_error(vector, golden["cond.vector"]) < 1e-4
 
 
