@@ -9,22 +9,26 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 import streamlit as st
 
 from gm import console
 from gm.checkpoint.lora_files import open_lora
+from gm.checkpoint.lora_strength import Strength
 from gm.checkpoint.weights import split_weight_argument
 from gm.config.load import load_config
 from gm.config.types import Config
+from gm.diffusion.names import named_sampler
 from gm.diffusion.samplers import SAMPLERS
 from gm.errors import UserError
 from gm.files import make_writable
+from gm.options.lora_tags import own_lora
 from gm.options.parser import number
 from gm.options.prompts import is_prompt_file
 from gm.options.sample import SampleOptions, parse_sample, sample_settings
+from gm.options.start import StartOptions
 from gm.pictures import contact_sheet, numbered, save_new_png, sheets
 from gm.sampling.output import about
 from gm.sampling.shared_model import Choice, SharedModel
@@ -101,9 +105,20 @@ def options_of(spec: Mapping[str, object], argv: Sequence[str]) -> SampleOptions
     if len(scales) > 1 or any(not 0 <= scale <= STRONGEST for scale in scales):
         given = ",".join(f"{scale:g}" for scale in scales)
         raise UserError(f"--lora_scale {given}: the page has one strength for all LoRA, give one from 0 to {STRONGEST}")
+    if options.lora_schedule:
+        raise UserError(f"--lora_schedule {options.lora_schedule}: the page adds LoRA to the weights, leave the schedule away")
+    begun = [one.name for one in fields(StartOptions) if getattr(options, one.name) != one.default]
+    begun += [name for name in ("like", "batch_size", "compile_cache_dir") if getattr(options, name) is not None]
+    if begun:
+        raise UserError(
+            f"--{begun[0]} {getattr(options, begun[0])}: the page makes pictures from words, one by one: leave it away there"
+        )
     if options.seed > LARGEST_SEED:
         raise UserError(f"--seed {options.seed} is more than a browser can count: give at most {LARGEST_SEED}")
-    return options
+    sampler, schedule = named_sampler(options.sampler)
+    return replace(
+        options, sampler=sampler, schedule=options.schedule or options.discretization or schedule, discretization=None
+    )
 
 
 # -- what is asked -----------------------------------------------------------------------------------------------------
@@ -137,7 +152,8 @@ def ask(options: SampleOptions, multiple: int) -> Optional[SampleOptions]:
             left, right = st.columns(2)
             wide = left.number_input("Width", value=width, step=multiple)
             high = right.number_input("Height", value=height, step=multiple)
-            sampler = st.selectbox("Sampler", list(SAMPLERS), list(SAMPLERS).index(options.sampler))
+            samplers = list(dict.fromkeys([*SAMPLERS, options.sampler]))  # a name of the command may say the schedule as well
+            sampler = st.selectbox("Sampler", samplers, samplers.index(options.sampler))
     if not Path(base).exists():
         raise UserError(f"the weights {base} are not there: checkpoints/README.md says where to get them")
     if not pressed:
@@ -161,7 +177,7 @@ def ask(options: SampleOptions, multiple: int) -> Optional[SampleOptions]:
         width=checked("Width", wide, "width"),
         height=checked("Height", high, "height"),
         sampler=sampler,
-    )
+    ).with_seed
 
 
 def checked(label: str, value: object, flag: str, most: Optional[float] = None) -> Any:
@@ -214,26 +230,29 @@ def make(options: SampleOptions, config: Config, status, gallery) -> None:
     """Sample what was asked for, and save it as the command line does; it is the session's result."""
     settings = sample_settings(options, config.model.unet.downsampling)
     base, paths = split_weight_argument(options.weight)
+    modules = []
     for path in paths:
-        with open_lora(path, config.model):  # what is wrong with it is said before the model is loaded
+        with open_lora(path, config.model) as file:  # what is wrong with it is said before the model is loaded
+            modules.append(file.modules)
+    words, own = own_lora(options)
+    for path, _ in own:
+        with open_lora(path, config.model):
             pass
+    lora = [*zip(paths, strengths_of(options, modules)), *own]
     folder = Path(options.save_path)
     make_writable(("--save_path", folder))
     with status.container():
         display = Display(st.empty())
         st.button("Stop", help="The pictures that are done stay.")
-    strength = options.lora_scale[0] if paths else 1.0
-    prompts = [prompt for prompt in (options.prompt, options.negative_prompt) if prompt]
     with shared_model().open(Choice(config, base, options.vae, options.machine, options.max_tokens), display) as pipeline:
         start = time.monotonic()
         pipeline.call(display, "require_memory", [settings])
-        pipeline.call(display, "change_lora", paths, strength)
-        pipeline.call(display, "embed", prompts)
-        names = ", ".join(Path(path).name for path in paths)
-        result = Result(options.prompt, f"LoRA {names} x {strength:g}" if paths else "no LoRA", options.num_cols)
+        pipeline.call(display, "put_on", lora, [words, *filter(None, [options.negative_prompt])])
+        named = ", ".join(f"{Path(path).name} x {strength}" for path, strength in lora)
+        result = Result(options.prompt, f"LoRA {named}" if lora else "no LoRA", options.num_cols)
         for i in range(options.num_cols):
             seed, what = options.seed + i, f"picture {i + 1} of {options.num_cols}"
-            pixels = pipeline.call(display, "sample", options.prompt, options.negative_prompt, settings, seed, what)
+            pixels = pipeline.call(display, "sample", words, options.negative_prompt, settings, seed, what)
             path = save_new_png(numbered(folder), pixels, about(options, settings, options.prompt, seed))
             result.pictures.append(Picture(seed, path, pixels))
             result.seconds = time.monotonic() - start
@@ -244,6 +263,15 @@ def make(options: SampleOptions, config: Config, status, gallery) -> None:
         text = {"prompts": options.prompt, "seeds": seeds, "weight": options.weight}
         sheet = contact_sheet(rows, [options.prompt] + [""] * (len(rows) - 1))
         result.sheet = save_new_png(sheets(folder, result.pictures[0].path), sheet, text)
+
+
+def strengths_of(options: SampleOptions, modules: Sequence[Iterable[str]]) -> list[Strength]:
+    """Of each LoRA that is chosen, where the page has one strength for all; `modules`: of each. UserError for what cannot act."""
+    if not modules:
+        return []
+    given = replace(options, lora_scale=options.lora_scale * len(modules)).strengths
+    given.check(modules, options.weight)
+    return given.each(len(modules), options.weight)
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------

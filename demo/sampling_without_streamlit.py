@@ -1,6 +1,6 @@
 """Sample pictures from SDXL, with or without a LoRA, on the command line.
 
-options -> checks -> text -> UNet -> pictures. The sampling itself is gm/sampling/pictures.py.
+options -> requests -> gm/sampling/command.py. The steps of a sampler are gm/sampling/latents.py.
 """
 
 import sys
@@ -17,9 +17,10 @@ if __name__ == "__main__":  # what is imported below takes a while
 from gm import console, runtime
 from gm.config.load import load_config
 from gm.console import log
-from gm.files import make_writable
+from gm.options.refiner import REFINER
 from gm.options.sample import SampleOptions, parse_sample
-from gm.sampling.jobs import Asked, Job, evenly, groups_of, requests_of
+from gm.sampling.given import require_given
+from gm.sampling.jobs import requests_of
 from gm.sampling.like import with_like
 
 
@@ -29,41 +30,23 @@ def main(argv: Sequence[str]) -> None:
     options = asked.with_seed
     if options.seed != asked.seed:
         log.info("--seed %d: drawn at random", options.seed)
-    {"txt2img": text_to_image}[options.task](options)
+    make_pictures(options)
 
 
-def text_to_image(options: SampleOptions) -> None:
+def make_pictures(options: SampleOptions) -> None:
     """One PNG per picture and one contact sheet under --save_path."""
     runtime.quiet_environment()  # MindSpore is imported from here on
-    config = load_config(options.config, options.set, training=False)
+    config = load_config(options.config, options.set, training=False, inpainting=options.task == "inpaint")
+    second = load_config(options.pipeline_config or REFINER, training=False) if options.add_pipeline else None
+    options.check_scores(config.model.is_refiner)
     requests = requests_of(options, config.model.unet.downsampling)
-    machine = runtime.start(options.machine, options.seed, [config.model])
+    for one in {one.kind: one for one in requests}.values():
+        require_given(one.options, one.settings, config.model)
+    machine = runtime.start(options.machine, options.seed, [one.model for one in (config, second) if one])
 
-    from gm.encoding.source import source_of
-    from gm.sampling.pipeline import Pipeline
+    from gm.sampling.command import Command
 
-    given = {"scales": options.lora_scale or (), "vae": options.vae, "graphs": options.compile_cache_dir}
-    pipeline = Pipeline(source_of(config, options.weight, machine, options.max_tokens, **given))
-    job = Job(requests, Path(options.save_path))
-    groups = groups_of(requests)
-    sizes = [
-        evenly(len(group), options.batch_size or pipeline.rows_that_fit(requests[group[0]].settings, len(group)))
-        for group in groups
-    ]
-    for group, size in zip(groups, sizes):
-        pipeline.require_memory([requests[group[0]].settings], size)
-    folders = {"--save_path": options.save_path, "--compile_cache_dir": options.compile_cache_dir}
-    make_writable(*((flag, Path(folder)) for flag, folder in folders.items() if folder))
-    pipeline.embed([text for one in requests for text in (one.options.prompt, one.options.negative_prompt) if text])
-    pipeline.load()
-
-    def make(batch: Sequence[Asked], what: str) -> list:
-        asked = [one.options for one in batch]
-        texts = [one.prompt for one in asked], [one.negative_prompt for one in asked]
-        return pipeline.sample_batch(*texts, batch[0].settings, [one.seed for one in asked], what)
-
-    with pipeline.keeping_graphs([(requests[group[0]].settings, size) for group, size in zip(groups, sizes)]):
-        job.run(groups, sizes, make)
+    Command(options, config, second, machine, requests).run()
 
 
 if __name__ == "__main__":

@@ -56,9 +56,8 @@ def vae(model: ModelConfig) -> AutoencoderKL:
 
 def text_encoders(model: ModelConfig) -> dict[str, torch.nn.Module]:
     made = {}
-    for name, config, kind in zip(
-        ("text_encoder", "text_encoder_2"), model.text_encoders, (CLIPTextModel, CLIPTextModelWithProjection)
-    ):
+    kinds = {"clip": ("text_encoder", CLIPTextModel), "open_clip": ("text_encoder_2", CLIPTextModelWithProjection)}
+    for config, (name, kind) in ((config, kinds[config.kind]) for config in model.text_encoders):
         sizes = CLIPTextConfig(
             hidden_size=config.width,
             intermediate_size=4 * config.width,

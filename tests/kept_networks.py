@@ -37,14 +37,15 @@ def kept_networks(monkeypatch) -> None:
     """Commands run in this process sample with networks that are kept, and embed prompts here."""
     from gm.encoding import text
     from gm.models import sdxl
-    from gm.sampling import pipeline
+    from gm.sampling import making, pipeline
     from gm.training import class_images, networks, validation
 
     builders = {name: KEPT.by(getattr(sdxl, name)) for name in ("build_unet", "build_vae", "build_text_encoders")}
     for module in (text, pipeline, networks):
         monkeypatch.setattr(module, "sdxl", SimpleNamespace(**{**vars(sdxl), **builders}))
     monkeypatch.setattr(text, "TextEmbedder", KEPT.by(text.TextEmbedder))
-    monkeypatch.setattr(text, "run_in_subprocess", lambda function, *arguments: function(*arguments))
+    for module in (text, making):
+        monkeypatch.setattr(module, "run_in_subprocess", lambda function, *arguments: function(*arguments))
     sampler = KEPT.by(class_images.PictureSampler)
     for module in (pipeline, class_images, validation):
         monkeypatch.setattr(module, "PictureSampler", sampler)

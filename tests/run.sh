@@ -9,6 +9,7 @@ if [ ! -x .venv/bin/python ]; then
   "${PYTHON:-python3}" -m venv .venv
 fi
 .venv/bin/pip install -q --no-compile -r requirements-test.txt
+.venv/bin/pip install -q --no-compile --no-deps -r requirements-test-alone.txt
 which=()
 if [ "${1:-}" = quick ]; then
   shift

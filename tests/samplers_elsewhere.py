@@ -3,15 +3,22 @@
 k-diffusion's package imports much that its samplers do not need, so only its sampling.py is taken.
 """
 
+import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass
+from functools import reduce
 from types import ModuleType
-from typing import Callable, Optional
+from typing import Iterator, Mapping, Optional
+from unittest import mock
 
 import numpy as np
 
-SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+from gm.diffusion.names import SAMPLER_NAMES
+from gm.diffusion.samplers import ETAS, sampler_of
+from gm.diffusion.schedule import DISCRETIZATIONS, sampling_sigmas
+
+TRAINING = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 MEANS = (-0.8, 0.1, 0.6)  # of the mixture of normal distributions that the denoiser is exact for
 SPREAD = 0.25
 
@@ -20,9 +27,9 @@ def denoise(x, sigma: float):
     """The exact D of a mixture of three normal distributions, of numpy arrays or of tensors alike; not linear in x."""
     variance = SPREAD**2 + float(sigma) ** 2
     logits = [-((x - mean) ** 2) / (2 * variance) for mean in MEANS]
-    largest = logits[0]
-    exp = np.exp if isinstance(x, np.ndarray) else __import__("torch").exp
-    weights = [exp(one - largest) for one in logits]
+    library = np if isinstance(x, np.ndarray) else importlib.import_module("torch")
+    largest = reduce(library.maximum, logits)
+    weights = [library.exp(one - largest) for one in logits]
     found = sum(weight * (mean + SPREAD**2 / variance * (x - mean)) for weight, mean in zip(weights, MEANS)) / sum(weights)
     return found.astype(x.dtype) if isinstance(x, np.ndarray) else found
 
@@ -45,54 +52,135 @@ def k_diffusion() -> ModuleType:
     return sys.modules["k_diffusion.sampling"]
 
 
-def of_k_diffusion(name: str, first: np.ndarray, sigmas: np.ndarray, later: list[np.ndarray]) -> np.ndarray:
-    """What its sampler makes of the latent `first` at sigmas[0], with `later` as the noise of its steps."""
-    import torch
+@dataclass(frozen=True)
+class Scheduler:
+    """A scheduler of diffusers, how it is set, and the schedule that is the same here."""
 
-    queue = iter(later)
-    sampler = getattr(k_diffusion(), f"sample_{name}")
-    given = {"noise_sampler": lambda *_: torch.from_numpy(next(queue)).double()} if later else {}
-    levels = torch.from_numpy(np.asarray(sigmas))
-    return sampler(
-        lambda x, sigma: denoise(x, sigma[0]), torch.from_numpy(first).double(), levels, disable=True, **given
-    ).numpy()
+    kind: str
+    schedule: str
+    settings: Mapping[str, object]
+    in_sigmas: bool = False  # its latents have unit weight, as ours; those of the others unit variance
+    ends_early: bool = False  # at the first level of the training schedule
+
+
+LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
+KARRAS = {"use_karras_sigmas": True}
+SCHEDULERS = {
+    "EulerEDMSampler": Scheduler("EulerDiscreteScheduler", "Leading", LEADING, in_sigmas=True),
+    "EulerAncestralSampler": Scheduler("EulerAncestralDiscreteScheduler", "Leading", LEADING, in_sigmas=True),
+    "HeunEDMSampler": Scheduler("HeunDiscreteScheduler", "Karras", KARRAS, in_sigmas=True),
+    "LinearMultistepSampler": Scheduler("LMSDiscreteScheduler", "Karras", KARRAS, in_sigmas=True),
+    "DPMPP2MSampler": Scheduler("DPMSolverMultistepScheduler", "LeadingDPM", LEADING),
+    "DPMPPSDESampler": Scheduler("DPMSolverSDEScheduler", "Karras", KARRAS, in_sigmas=True),
+    "DPMPP2MSDESampler": Scheduler("DPMSolverMultistepScheduler", "Karras", KARRAS | {"algorithm_type": "sde-dpmsolver++"}),
+    "UniPCSampler": Scheduler("UniPCMultistepScheduler", "Karras", KARRAS),
+    "UniPCBH1Sampler": Scheduler(  # which gives no number in a step to 0
+        "UniPCMultistepScheduler",
+        "Trailing",
+        {"timestep_spacing": "trailing", "solver_order": 3, "solver_type": "bh1", "final_sigmas_type": "sigma_min"},
+        ends_early=True,
+    ),
+    "UniPCBH2Sampler": Scheduler("UniPCMultistepScheduler", "Karras", KARRAS | {"solver_order": 3}),
+    "DDIMSampler": Scheduler("DDIMScheduler", "Leading", LEADING | {"set_alpha_to_one": False, "clip_sample": False}),
+    "LCMSampler": Scheduler("LCMScheduler", "LCM", {}),
+    "TCDSampler": Scheduler("TCDScheduler", "LCM", {}),
+}
+K_DIFFUSION = {
+    "EulerEDMSampler": "euler",
+    "HeunEDMSampler": "heun",
+    "DPMPP2MSampler": "dpmpp_2m",
+    "LinearMultistepSampler": "lms",
+    "EulerAncestralSampler": "euler_ancestral",
+    "DPMPP2SAncestralSampler": "dpmpp_2s_ancestral",
+    "DPMPPSDESampler": "dpmpp_sde",
+    "DPMPP2MSDESampler": "dpmpp_2m_sde",
+}
 
 
 @dataclass(frozen=True)
-class Scheduler:
-    """A scheduler of diffusers: its class, and how it is set."""
+class Pair:
+    """A sampler and what it is compared with."""
 
-    kind: str
-    settings: dict
-    timesteps: Optional[Callable] = None  # steps -> what set_timesteps is given beside them
+    name: str
+    reference: str  # "k-diffusion" or "diffusers"
+    eta: Optional[float] = None
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """What the two are called."""
+        ours = SAMPLER_NAMES[self.name][0] + ("" if self.eta is None else f", eta {self.eta:g}")
+        theirs = f"sample_{K_DIFFUSION[self.name]}" if self.reference == "k-diffusion" else SCHEDULERS[self.name].kind
+        return ours, f"{self.reference} `{theirs}`"
 
 
-def of_diffusers(scheduler: Scheduler, first: np.ndarray, steps: int, later: list[np.ndarray], monkeypatch) -> np.ndarray:
-    """What a scheduler makes of unit-normal noise `first`, with `later` as the noise of its steps; a latent of unit weight."""
+STEPS = (4, 20, 40)
+PAIRS = [
+    *(Pair(name, "k-diffusion") for name in K_DIFFUSION),
+    *(Pair(name, "k-diffusion", 0.5) for name in K_DIFFUSION if name in ETAS),
+    *(Pair(name, "diffusers") for name in SCHEDULERS),
+    *(Pair("DDIMSampler", "diffusers", eta) for eta in (0.5, 1.0)),
+    *(Pair("TCDSampler", "diffusers", eta) for eta in (0.0, 0.7, 1.0)),
+]
+
+
+def ours(pair: Pair, first: np.ndarray, sigmas: np.ndarray, later: Iterator[np.ndarray]) -> np.ndarray:
+    """What our sampler makes of the latent `first` at sigmas[0]."""
+    run = sampler_of(pair.name, sampling_sigmas(), pair.eta)
+    return run(denoise, first, sigmas, lambda *_: next(later), lambda steps: steps)
+
+
+def of_k_diffusion(pair: Pair, first: np.ndarray, sigmas: np.ndarray, later: Iterator[np.ndarray]) -> np.ndarray:
+    """What k-diffusion's does, in double precision."""
+    import torch
+
+    given: dict[str, object] = {} if pair.eta is None else {"eta": pair.eta}
+    if pair.name in ETAS:
+        given["noise_sampler"] = lambda *_: torch.from_numpy(next(later)).double()
+    start, levels = torch.from_numpy(first).double(), torch.from_numpy(np.asarray(sigmas))
+    sampler = getattr(k_diffusion(), f"sample_{K_DIFFUSION[pair.name]}")
+    return sampler(lambda x, sigma: denoise(x, sigma[0]), start, levels, disable=True, **given).numpy()
+
+
+def of_diffusers(pair: Pair, noise: np.ndarray, steps: int, later: Iterator[np.ndarray]) -> np.ndarray:
+    """What diffusers' scheduler makes of unit-normal noise, in double precision."""
     import diffusers
     import torch
 
-    made = getattr(diffusers, scheduler.kind)(**SCHEDULE, **scheduler.settings)
-    made.set_timesteps(steps, **(scheduler.timesteps(steps) if scheduler.timesteps else {}))
-    queue = iter(later)
-    module = sys.modules[type(made).__module__]
-    if hasattr(module, "randn_tensor"):
-        monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: torch.from_numpy(next(queue)).double())
-    alphas = made.alphas_cumprod.double().numpy()
-    table = np.sqrt((1 - alphas) / alphas)
-    x = torch.from_numpy(first).double() * made.init_noise_sigma
-    keeps_sigmas = scheduler.kind in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler",
-                                      "LMSDiscreteScheduler")  # fmt: skip
-    for number, t in enumerate(made.timesteps):
-        scaled = made.scale_model_input(x, t)
-        if hasattr(made, "sigmas") and made.step_index is not None:
-            sigma = float(made.sigmas[made.step_index])
-        elif hasattr(made, "sigmas") and len(made.sigmas) >= len(made.timesteps):
-            sigma = float(made.sigmas[number])
-        else:
-            sigma = float(table[int(t)])
-        root = np.sqrt(1 + sigma**2)
-        latent = x if keeps_sigmas else scaled * root
-        noise = (latent - denoise(latent, sigma)) / sigma
-        x = made.step(noise, t, x, return_dict=False)[0]
-    return x.numpy()
+    one = SCHEDULERS[pair.name]
+    made = getattr(diffusers, one.kind)(**TRAINING, **one.settings)
+    made.set_timesteps(steps)
+    made.noise_sampler = lambda *_: torch.from_numpy(next(later)).double()
+    given = {} if pair.eta is None else {"eta": pair.eta}
+    table, x = sampling_sigmas(), torch.from_numpy(noise).double() * float(made.init_noise_sigma)
+    with mock.patch.object(
+        sys.modules[type(made).__module__], "randn_tensor", lambda *_, **__: torch.from_numpy(next(later)), create=True
+    ):
+        for number, t in enumerate(made.timesteps):
+            place = getattr(made, "step_index", None) or number
+            sigma = float(made.sigmas[place]) if hasattr(made, "sigmas") else float(table[int(t)])
+            if getattr(made, "mid_point_sigma", None) is not None:  # the second call of a step
+                sigma = float(made.mid_point_sigma)
+            made.scale_model_input(x, t)
+            latent = x if one.in_sigmas else x * (1 + sigma**2) ** 0.5
+            x = made.step((latent - denoise(latent, sigma)) / sigma, t, x, return_dict=False, **given)[0]
+    return x.numpy() * (1 + sampling_sigmas()[0] ** 2) ** 0.5 if one.ends_early else x.numpy()
+
+
+def difference(pair: Pair, steps: int) -> float:
+    """The largest between our sampler and the reference's, relative to the largest of its latent."""
+    noise, *later = noises(1 + 2 * steps)
+    left = [iter(later), iter(later)]
+    if pair.reference == "k-diffusion":
+        sigmas = DISCRETIZATIONS["Karras"](steps)
+        first = noise * np.float32(sigmas[0])
+        expected = of_k_diffusion(pair, first, sigmas, left[0])
+    else:
+        one = SCHEDULERS[pair.name]
+        sigmas = DISCRETIZATIONS[one.schedule](steps)
+        sigmas[-1] = sampling_sigmas()[0] if one.ends_early else 0.0
+        alone = one.in_sigmas and one.schedule != "Leading"  # diffusers scales the noise of "leading" steps alone so
+        first = noise * np.float32(sigmas[0] if alone else (1 + sigmas[0] ** 2) ** 0.5)
+        expected = of_diffusers(pair, noise, steps, left[0])
+    found = ours(pair, first, sigmas, left[1])
+    assert 0 <= len(list(left[1])) - len(list(left[0])) <= 1, "one draws more often"  # diffusers also in a last step, times 0
+    return float(np.abs(found - expected).max() / np.abs(expected).max())

@@ -158,7 +158,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(shared, tmp_path, run, mon
         (("--height", "100"), "height 100 is not a multiple of 32: take 96 or 128"),
         (("--prompt", ""), "the prompt is empty"),
         (("--prompt", "nowhere.txt"), "cannot be read"),
-        (("--sampler", "Euler"), "--sampler"),
+        (("--sampler", "Oiler"), "--sampler"),
         (("--weight", "nowhere.ckpt"), "does not exist"),
         (("--vae", "nowhere.safetensors"), "does not exist"),
         (("--samplr", "x"), "did you mean --sampler?"),

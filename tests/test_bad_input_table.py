@@ -139,7 +139,10 @@ YAMLS = {
     "too large": (b"#" * 600_000, "has more than 500000 bytes"),
     "bases that explode": ("base: [base.yaml, base.yaml]\n", "leads back to itself"),
     "base that is no path": ('base: "a\\0b"\n', "has a base that is no path"),
-    "date": ("version: 2001-01-01\nmodel: {}\n", "version is '2001-01-01', but only 'SDXL-base-1.0' is supported"),
+    "date": (
+        "version: 2001-01-01\nmodel: {}\n",
+        "version is '2001-01-01', but only 'SDXL-base-1.0' or 'SDXL-refiner-1.0' is supported",
+    ),
     "merge of a number": ("<<: 3\n", "only mappings can be merged"),
 }
 PROMPTS = {

@@ -246,7 +246,7 @@ def test_what_is_made_decides_the_folder(tmp_path, monkeypatch):
 
     found = []
     monkeypatch.setattr(pipeline, "keeping_graphs", lambda root, decides: found.append(decides["batches"]))
-    source = SimpleNamespace(source=SimpleNamespace(graphs="x"), weights=SimpleNamespace(decides=lambda *_: {}))
+    source = SimpleNamespace(source=SimpleNamespace(graphs="x"), embedder=None, weights=SimpleNamespace(decides=lambda *_: {}))
     small, wide, quick = SampleSettings.square(64, 9), SampleSettings.of(64, 96, 9), SampleSettings.square(64, 3)
     for batches in ([(small, 1)], [(small, 2)], [(wide, 1)], [(small, 1), (wide, 1)], [(wide, 1), (small, 1)]):
         pipeline.Pipeline.keeping_graphs(source, batches)

@@ -13,7 +13,7 @@ from gm.errors import UserError
 @pytest.mark.parametrize("path", sorted((tiny.ROOT / "configs").glob("*/*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_yaml_is_accepted(path):
     training = path.parent.name != "inference"
-    config = load_config(str(path), training=training)
+    config = load_config(str(path), training=training, inpainting="inpaint" in path.name)
     assert ("unet" in config.lora) == training
     assert config.trains_text_encoders == ("textencoder" in path.name)
     if training:

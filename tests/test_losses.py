@@ -207,7 +207,7 @@ def test_zero_terminal_snr_is_that_of_the_paper():
     assert np.array_equal(sampling_sigmas(), train_sigmas()) and edm_sigmas(10)[0] == pytest.approx(14.6146)
 
 
-@pytest.mark.parametrize("prediction, name", [("eps", "epsilon"), ("v", "v_prediction")])
+@pytest.mark.parametrize("prediction, name", [("eps", "epsilon"), ("v", "v_prediction"), ("x0", "sample")])
 def test_denoised_latents_are_diffusers(prediction, name):
     """EulerDiscreteScheduler's input scaling and estimate of the latent."""
     config = config_of(prediction, prediction == "v")
@@ -325,6 +325,7 @@ def test_a_prior_of_masks_needs_frozen_text_encoders():
 PARAMS = "model.params."
 LOSS, DRAWN = PARAMS + "loss_fn_config.params.", PARAMS + "sigma_sampler_config.params."
 V = PARAMS + "denoiser_config.params.scaling_config.target=gm.modules.diffusionmodules.denoiser_scaling.VScaling"
+X0 = V.replace("VScaling", "X0Scaling")
 TERMINAL = "discretization_config.params.zero_terminal_snr"
 DENOISED = PARAMS + f"denoiser_config.params.{TERMINAL}"
 
@@ -349,6 +350,7 @@ def test_a_yaml_says_all_of_it():
     assert load_config(str(tiny.TRAINING), [*given, f"{DRAWN}{TERMINAL}=True"]) != config  # in `raw` alone
     sampling = load_config(str(tiny.INFERENCE), [V, f"{DENOISED}=True"], training=False)
     assert sampling.model == config.model and sampling.noise == NoiseConfig()
+    assert load_config(str(tiny.INFERENCE), [X0], training=False).model.prediction == "x0"
 
 
 @pytest.mark.parametrize(
@@ -359,6 +361,7 @@ def test_a_yaml_says_all_of_it():
         ([V, f"{DENOISED}=True", f"{DRAWN}{TERMINAL}=False"], "True in denoiser_config, but False in sigma_sampler_config"),
         ([f"{DRAWN}min_timestep=500", f"{DRAWN}max_timestep=500"], "min_timestep is 500 and max_timestep 500"),
         ([f"{DRAWN}max_timestep=1001"], "at most 1000"),
+        ([X0], "has X0Scaling, of weights distilled to one step, which are sampled from and not trained"),
         ([f"{LOSS}loss_type=l1"], "only 'l2' or 'huber' or 'smooth_l1' is supported"),
         ([f"{LOSS}huber_c=0"], "huber_c is 0.0, but must be at least"),
         ([f"{LOSS}noise_offset=0.1"], "unknown key"),

@@ -86,7 +86,7 @@ def test_brownian_noise_does_not_depend_on_what_was_asked_before():
 
 
 SHAPE = (4, 8, 12)
-TABLE = train_sigmas()
+TABLE, EDM = train_sigmas(), "EDMDiscretization"
 
 
 def stream(seed: int, count: int) -> list[np.ndarray]:
@@ -148,15 +148,15 @@ def test_time_steps_between_those_of_the_schedule():
     between = edm_sigmas(17)[:-1]
     for name in ("torch", "a1111-cpu"):
         for sigma in between:
-            level, step = NOISES[name].asked("EulerEDMSampler", sigma, TABLE)
+            level, step = NOISES[name].asked("EulerEDMSampler", EDM, sigma, TABLE)
             assert level == sigma and abs(step - theirs._sigma_to_t(sigma, np.log(TABLE))) < 1e-6
     for sigma in between:
-        _, step = NOISES["torch"].asked("DPMPP2MSampler", sigma, TABLE)
-        assert step == NOISES["comfyui"].asked("EulerEDMSampler", sigma, TABLE)[1] == round(step)
-        level, step = NOISES["native"].asked("EulerEDMSampler", sigma, TABLE)
+        _, step = NOISES["torch"].asked("DPMPP2MSampler", EDM, sigma, TABLE)
+        assert step == NOISES["comfyui"].asked("EulerEDMSampler", EDM, sigma, TABLE)[1] == round(step)
+        level, step = NOISES["native"].asked("EulerEDMSampler", EDM, sigma, TABLE)
         assert level == TABLE[int(step)] and abs(level - sigma) == np.abs(TABLE - sigma).min()
     for noise in NOISES.values():
-        assert noise.asked("EulerEDMSampler", TABLE[371], TABLE) == pytest.approx((TABLE[371], 371.0))
+        assert noise.asked("EulerEDMSampler", EDM, TABLE[371], TABLE) == pytest.approx((TABLE[371], 371.0))
 
 
 @pytest.mark.parametrize("name, sampler, discretization, is_alone", [

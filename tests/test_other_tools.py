@@ -12,11 +12,13 @@ from gm.checkpoint.io import write_tensors
 from gm.checkpoint.lora_files import open_lora, save_lora
 from gm.checkpoint.lora_rules import LAYOUTS, lora_names, matrix_names
 from gm.checkpoint.lora_stack import LoraStack, merged, with_given_lora
+from gm.checkpoint.lora_strength import Strength
 from gm.checkpoint.weights import open_base
 from gm.config.types import Adapter, SampleSettings
 from gm.encoding.text import TextEmbedding, unconditional
 from gm.models import sdxl
 from gm.models.layers import Conv2d, Linear
+from gm.options.lora import blocks_of
 from gm.sampling.latents import LatentSampler
 from modes import in_mode
 from tools import export_lora, merge_lora
@@ -251,6 +253,22 @@ def test_settings_beside_either_of_diffusers_layouts_are_used(theirs, pipe, ours
     pipe.load_lora_weights(str(path), adapter_name="ours")
     assert sum(theirs.attached(pipe).values()) == len(file.modules)
     assert largest_error(ours.outputs(golden, [file], [1.0]), theirs.outputs(pipe, golden)) < 1e-4
+
+
+def test_strengths_by_network_and_block_are_those_of_diffusers(theirs, pipe, ours, golden, trained, larger, tmp_path):
+    """Two LoRA, one by block: its `set_adapters` takes the strength of each transformer, and of each text encoder."""
+    files = []
+    for name, given in (("trained", trained), ("larger", larger)):
+        export_lora.main(["--lora", str(given), "--output", str(tmp_path / f"{name}.safetensors"), "--format", "peft"])
+        pipe.load_lora_weights(str(tmp_path / f"{name}.safetensors"), adapter_name=name)
+        files.append(open_lora(given))
+    down, up = {"block_1": [0.5, 1.0], "block_2": [0.0, 2.0]}, {"block_0": [0.3, 1.0, 1.0], "block_1": 0.6}
+    by_block = {"unet": {"down": down, "mid": -0.5, "up": up}, "text_encoder": 0.25, "text_encoder_2": 0.25}
+    pipe.set_adapters(["trained", "larger"], [by_block, {"unet": 0.7, "text_encoder": 0.1, "text_encoder_2": 0.1}])
+    blocks = blocks_of("in.4=0.5,in.7=0,in.8=2,mid=-0.5,out.0=0.3,out.3=0.6,out.4=0.6,out.5=0.6")
+    found = ours.outputs(golden, files, [Strength(1.0, 0.25, blocks), Strength(0.7, 0.1)])
+    assert largest_error(found, theirs.outputs(pipe, golden)) < 1e-4
+    assert largest_error(found, ours.outputs(golden, files, [Strength(1.0, 0.25), Strength(0.7, 0.1)])) > 0.01
 
 
 def test_lora_apart_from_the_weights_is_what_merging_gives(ours, golden, tiny_weights, larger, expected):

@@ -15,6 +15,7 @@ import tiny
 from gm import runtime
 from gm.checkpoint.io import open_tensors
 from gm.checkpoint.lora_files import save_lora
+from gm.checkpoint.lora_strength import Strengths
 from gm.checkpoint.weights import open_base
 from gm.config.load import load_config
 from gm.errors import UserError
@@ -90,7 +91,7 @@ def test_bad_flags_are_one_sentence(page, argv, words):
         ((), "Prompt", "  ", "the prompt is empty"),
         ((), "Width", 100, "width 100 is not a multiple of 32: take 96 or 128"),
         ((), "Prompt", "x" * 10_001, "the prompt is too long"),
-        ((), "Seed", -5, "Seed -5 is too small: at least 0"),
+        ((), "Seed", -5, "Seed -5 is too small: at least -1"),
         ((), "Pictures", 100, "Pictures 100 is too large: at most 16"),
         ((), "Pictures", 0, "Pictures 0 is too small: at least 1"),
         ((), "Steps", 0, "Steps 0 is too small: at least 1"),
@@ -196,7 +197,7 @@ def test_lora_that_come_and_go(folder, tiny_weights):
     make_lora(Path(second), open_base(tiny_weights), lambda module: 2 * ("attn2.to_k" in module or ".ff." in module), seed=3)
 
     def loaded(weight, scales=()) -> Pipeline:
-        pipeline = Pipeline(Source(tiny.model(), str(weight), machine, scales))
+        pipeline = Pipeline(Source(tiny.model(), str(weight), machine, Strengths(scales)))
         pipeline.load(keep_text_encoders=True)
         return pipeline
 

@@ -123,7 +123,14 @@ def test_other_tools_find_their_text(tmp_path, prompt):
     path = made(tmp_path, "--prompt", prompt, "--sample_step", 9, "--weight", "x/my, base.safetensors", "--width", 96)
     found = from_parameters(text_of(path)["parameters"])
     assert found.prompt.startswith(prompt) and found.negative_prompt == ""
-    assert {"Steps": "9", "Sampler": "Euler", "CFG scale": "5", "Seed": "5", "Size": "96x1024"}.items() <= found.values.items()
+    assert {
+        "Steps": "9",
+        "Sampler": "Euler",
+        "CFG scale": "5",
+        "Seed": "5",
+        "Size": "96x1024",
+        "Clip skip": "2",
+    }.items() <= found.values.items()
     seen = comfyui_texts(path)
     assert seen["prompt"] == "", "which it would take for its own graph"
     head, _, last = seen["parameters"].rpartition("\nSteps:")
@@ -219,6 +226,8 @@ def test_files_are_said_and_must_be_there(tmp_path, weight, project_log):
     with pytest.raises(UserError, match="was made with .*lora.ckpt.*, which is not there: give --weight"):
         like(path)
     assert like(path, "--weight", weight).lora_scale is None, "it was for other LoRA"
+    path = made(tmp_path, "--weight", weight, "--embedding", f"my={weight}")
+    assert like(path).embedding == (f"my={weight}",) and file_digest(str(weight)) in text_of(path)["files"]
 
 
 BAD = {  # a chunk instead -> words
@@ -283,6 +292,43 @@ def test_a_picture_of_a1111(tmp_path, project_log):
     save_png(tmp_path / "b.png", NOISE, {"parameters": text.replace("DPM++ 2M", "DPM fast").replace(", RNG: CPU", "")})
     assert like(tmp_path / "b.png").sampler == "EulerEDMSampler"
     assert "Sampler: DPM fast" in project_log.text and "RNG: GPU" in project_log.text
+
+
+def test_hires_and_strength_of_a1111(tmp_path, project_log):
+    text = (
+        "a dog <lora:style:0.8>\nSteps: 12, Sampler: Euler, Seed: 7, Size: 64x64, Denoising strength: 0.4, Hires upscale: 2, "
+        "Hires steps: 5, Hires upscaler: Latent (bicubic), RNG: CPU"
+    )
+    path = tmp_path / "a.png"
+    save_png(path, NOISE, {"parameters": text})
+    found = like(path)
+    assert (found.prompt, found.hires_scale, found.hires_steps, found.hires_strength) == ("a dog", 2, 5, 0.4)
+    assert found.hires_upscaler == "latent-bicubic" and project_log.text.count("not taken over: <lora:style:0.8>\n") == 1
+    save_png(path, NOISE, {"parameters": text.replace("Latent (bicubic)", "R-ESRGAN 4x+")})
+    assert like(path, "--lora_dir", tmp_path).prompt == "a dog <lora:style:0.8>" and found.prompt_style == "a1111"
+    assert like(path).hires_scale is None and "Hires upscaler: R-ESRGAN 4x+" in project_log.text
+    save_png(path, NOISE, {"parameters": text.partition(", Hires")[0]})
+    assert like(path).strength is None and "Denoising strength: 0.4" in project_log.text
+    assert (like(path, "--img", "x.png").task, like(path, "--img", "x.png").strength) == ("img2img", 0.4)
+    ours = made(tmp_path, "--hires_scale", 1.5, "--hires_steps", 9, "--hires_upscaler", "lanczos")
+    values = from_parameters(text_of(ours)["parameters"]).values
+    assert {"Hires upscale": "1.5", "Hires steps": "9", "Hires upscaler": "Lanczos", "Denoising strength": "0.5"}.items() <= (
+        values.items()
+    )
+
+
+@pytest.mark.parametrize(
+    "flags, wanted",
+    [
+        ((), ("DPMPP2MSampler", "Karras")),
+        (("--schedule", "Exponential"), ("DPMPP2MSampler", "Exponential")),
+        (("--sampler", "Heun"), ("HeunEDMSampler", "Karras")),
+        (("--sampler", "Heun SGM Uniform"), ("HeunEDMSampler", "SGMUniform")),
+    ],
+)
+def test_another_sampler_or_schedule_than_the_picture_s(tmp_path, weight, flags, wanted):
+    path = made(tmp_path, "--sampler", "DPM++ 2M Karras", "--weight", weight)
+    assert like(path, *flags).sampler_and_schedule() == wanted
 
 
 # -- a seed at random --------------------------------------------------------------------------------------------------

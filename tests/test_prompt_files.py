@@ -12,6 +12,7 @@ from gm.options.prompts import PromptLine, read_prompt_lines
 from gm.options.sample import parse_sample, sample_settings
 from gm.options.train import parse_train
 from gm.parallel.ranks import Ranks
+from gm.sampling.jobs import requests_of
 from gm.training.inputs import check_inputs
 from gm.training.validation import asked_pictures
 
@@ -62,7 +63,7 @@ BAD_TEXT = [
     ("a dog --d -1", ", line 1: --d -1 is too small: at least 0"),
     ("a dog --l high", ", line 1: --l 'high' is not a number"),
     ("a dog --l nan", ", line 1: --l 'nan' is not a finite number"),
-    ("a dog --ss Oiler", ", line 1: --ss 'Oiler' is no sampler, known are EulerEDMSampler"),
+    ("a dog --ss Oiler", ", line 1: --ss 'Oiler' is no sampler, did you mean 'Euler'?"),
     ("\n\na dog --w 100", ", line 3: width 100 is not a multiple of 32: take 96 or 128"),
     ("a dog --h 20", ", line 1: height 20 is not a multiple of 32: take 32 or 64"),
     ("a dog\n--w 64", ", line 2: the prompt is empty"),
@@ -159,6 +160,51 @@ def test_flags_that_do_not_go_together(inputs, tmp_path):
     (tmp_path / "a.txt").write_text("a dog --w 100")
     with pytest.raises(UserError, match="line 1: width 100 is not a multiple of 32"):
         inputs("--infer_during_train", "True", "--infer_prompts", tmp_path / "a.txt")
+
+
+FULL_YAML = """
+- {prompt: a dog, schedule: Karras, noise: torch, guidance_rescale: 0.5, orig_width: 640, negative_orig_height: 9, seed: 3}
+- {prompt: a cat, sampler: DPM++ 2M Karras, hires_scale: 1.5, hires_upscaler: lanczos, guidance_stop: 0.5}
+"""
+
+
+def asked(folder, content, name, *flags):
+    path = folder / name
+    path.write_text(content)
+    usual = ("--height", "64", "--width", "64", "--discretization", "EDMDiscretization")
+    return requests_of(parse_sample([*usual, "--prompt", str(path), *flags]), 32)
+
+
+def test_a_picture_of_a_file_may_have_all_flags_of_a_picture(tmp_path):
+    dog, cat = asked(tmp_path, FULL_YAML, "p.yaml")
+    assert (dog.settings.discretization, dog.settings.noise, dog.settings.guidance_rescale) == ("Karras", "torch", 0.5)
+    assert dog.settings.sizes == (64, 640, 0, 0, 64, 64) and dog.settings.negative_sizes == (9, 640, 0, 0, 64, 64)
+    assert (cat.settings.sampler, cat.settings.discretization) == ("DPMPP2MSampler", "Karras")
+    assert (cat.options.hires_scale, cat.options.hires_upscaler, cat.settings.guided_steps) == (1.5, "lanczos", (0, 0.5))
+    line = asked(tmp_path, "a dog --ow 640 --oh 320 --nw 8 --nh 9 --ct 1 --cl 2 --ss Heun Karras", "p.txt")[0].settings
+    assert line.sizes == (320, 640, 1, 2, 64, 64) and line.negative_sizes == (9, 8, 1, 2, 64, 64)
+    assert (line.sampler, line.discretization) == ("HeunEDMSampler", "Karras")
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("p.txt", "a\na dog --t 0.5", ", line 2: --strength 0.5 does nothing without --task img2img"),
+        ("p.txt", "a dog --t 2", ", line 1: --t 2 is too large: at most 1"),
+        ("p.txt", "a dog --ow x", ", line 1: --ow 'x' is not a whole number"),
+        ("p.txt", "a dog --q 2", "known are --w --h --d --s --l --n --ss --t --ow --oh --nw --nh --ct --cl"),
+        ("p.yaml", "- {prompt: a, noise: loud}", ", line 1: noise 'loud' is not one of native, torch,"),
+        ("p.yaml", "- {prompt: a, schedule: [a]}", ", line 1: schedule "),
+        ("p.yaml", "- {prompt: a, guidance_rescale: 2}", ", line 1: guidance_rescale 2 is too large"),
+        ("p.yaml", "- {prompt: a, hires_steps: 5}", ", line 1: --hires_steps 5 does nothing without --hires_scale"),
+        ("p.yaml", "- {prompt: a, weight: x.ckpt}", ", line 1: unknown key 'weight', known are prompt,"),
+        ("p.yaml", "- {prompt: a, img: x.png}", ", line 1: unknown key 'img'"),
+        ("p.yaml", "- {prompt: a, further: 1}", ", line 1: unknown key 'further'"),
+    ],
+)
+def test_flags_of_a_file_are_read_as_strictly(tmp_path, name, content, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        asked(tmp_path, content, name)
 
 
 def test_every_sampler_has_its_name(tmp_path):

@@ -20,6 +20,7 @@ from gm.checkpoint.lora_stack import merged, open_weights
 from gm.checkpoint.single_file import FLOATS, new_output, write_single_file
 from gm.console import log
 from gm.errors import UserError
+from gm.options.lora import LoraStrengthOptions
 from gm.options.parser import REQUIRED, option, parse
 from tools.lora_arguments import OfAModel, model_of
 
@@ -27,7 +28,7 @@ ABOUT_LORA = ("lora_", "step", "instance_prompt", "ss_", "recipe_")  # what a ba
 
 
 @dataclass(frozen=True)
-class Options(OfAModel):
+class Options(LoraStrengthOptions, OfAModel):
     """What was asked."""
 
     weight: str = option(
@@ -37,8 +38,8 @@ class Options(OfAModel):
         group="what is read",
     )
     lora_scale: tuple[float, ...] = option(
-        (), "strength of each", metavar="NUMBER[,NUMBER]", shown="1 each", group="what is read"
-    )
+        (), "strength of each", metavar="NUMBER[,NUMBER]", shown="1 each", group="LoRA"
+    )  # without a sampler's bounds: the weights of the result are looked at
     alpha: Optional[float] = option(
         None, "alpha of LoRA .ckpt files that do not say it", shown="their rank", group="what is read"
     )
@@ -54,13 +55,13 @@ class Options(OfAModel):
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command."""
     options = parse(Options, argv, "merge_lora.py", __doc__.splitlines()[0])
-    base, stack = open_weights(options.weight, options.lora_scale, model_of(options), options.alpha)
+    base, stack = open_weights(options.weight, options.strengths, model_of(options), options.alpha)
     if not stack.files:
         raise UserError(f"--weight {options.weight} names no LoRA: give base,lora, or convert it with tools/convert_weight.py")
     for file in stack.files:
         file.check_against_base(base.shapes)
     about = {key: text for key, text in base.file.metadata.items() if not key.startswith(ABOUT_LORA)}
-    about["merged_lora"] = ", ".join(f"{file.path.name} x {scale:g}" for file, scale in zip(stack.files, stack.scales))
+    about["merged_lora"] = ", ".join(f"{file.path.name} x {strength}" for file, strength in zip(stack.files, stack.strengths))
     changed = {f"{module}.weight" for module in stack.ranks}
     with new_output(options.output) as output:
         write_single_file(output, base, options.dtype, about, "merging", merged(base.read, stack), changed)

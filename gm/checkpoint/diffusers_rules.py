@@ -18,6 +18,9 @@ PARTS = {
     "text_encoder_2": ("conditioner.embedders.1.model.", "model"),
 }
 
+# The refiner's one text encoder, in the folder text_encoder_2; there is no folder text_encoder
+REFINER_TEXT = "conditioner.embedders.0.model."
+
 # In some folders, but no weights: the positions 0..76.
 IGNORED_IN_FOLDERS = ("text_model.embeddings.position_ids", "embeddings.position_ids")
 
@@ -171,11 +174,12 @@ def _rename(name: str, table: Mapping[str, str]) -> str:
     return ""
 
 
-def diffusers_to_official(part: str, names: Iterable[str]) -> dict[str, str]:
-    """Every name in the weight file of the folder `part` -> its official name, "" for a name that SDXL does not have."""
+def diffusers_to_official(part: str, names: Iterable[str], prefix: str = "") -> dict[str, str]:
+    """Every name in the weight file of the folder `part` -> its official name, "" for a name that SDXL does not have. `prefix`:
+    what official names begin with, where it is not that of the base."""
     names = list(names)
     table = {diffusers: official for official, diffusers in _TABLES[part](names)}
-    prefix = PARTS[part][0]
+    prefix = prefix or PARTS[part][0]
     renamed = {name: _rename(name, table) for name in names}
     return {name: official and prefix + official for name, official in renamed.items()}
 
@@ -183,7 +187,7 @@ def diffusers_to_official(part: str, names: Iterable[str]) -> dict[str, str]:
 def official_to_diffusers(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Every official name, the second encoder's q, k and v apart -> (folder, name in its file); KeyError for others."""
     result, names = {}, list(names)
-    for part, (prefix, _) in PARTS.items():
+    for part, prefix in (*((part, prefix) for part, (prefix, _) in PARTS.items()), ("text_encoder_2", REFINER_TEXT)):
         inner = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
         table = dict(_TABLES[part](inner))
         result |= {prefix + name: (part, _rename(name, table)) for name in inner}

@@ -8,11 +8,11 @@ attention is 1x1 convolutions. Nothing holds more than one tensor.
 import os
 import re
 from pathlib import Path
-from typing import Sequence, Union
+from typing import Mapping, Sequence, Union
 
 import numpy as np
 
-from gm.checkpoint.diffusers_rules import IGNORED_IN_FOLDERS, PARTS, diffusers_to_official
+from gm.checkpoint.diffusers_rules import IGNORED_IN_FOLDERS, PARTS, REFINER_TEXT, diffusers_to_official
 from gm.checkpoint.formats import DTYPES, Entry
 from gm.checkpoint.io import Raw, TensorFile, open_tensors, regular_size
 from gm.checkpoint.json_text import LARGEST, parse_json
@@ -22,7 +22,7 @@ from gm.errors import UserError
 VAE_PREFIX = PARTS["vae"][0]
 _PLAIN = re.compile(r"\w[\w.-]{0,200}\.safetensors", re.ASCII)  # a shard's name: of a file in the index's own folder
 _MOST_SHARDS = 100  # SDXL's UNet in float32 has 2; all are open at a time
-_TRANSPOSED = "conditioner.embedders.1.model.text_projection"
+_TRANSPOSED = tuple(f"{prefix}text_projection" for prefix in (PARTS["text_encoder_2"][0], REFINER_TEXT))
 _CONVOLUTION = re.compile(rf"^{re.escape(VAE_PREFIX)}(?:en|de)coder\.mid\.attn_1\.(?:q|k|v|proj_out)\.weight$")
 
 
@@ -50,7 +50,7 @@ class AssembledFile(TensorFile):
         if len(dtypes) != 1 or len(shapes) != 1:
             raise UserError(f"{self.path}: {', '.join(source for _, source in sources)} differ in type or shape")
         shape = shapes.pop()
-        if name == _TRANSPOSED:
+        if name in _TRANSPOSED:
             shape = shape[::-1]
         elif _CONVOLUTION.match(name) and len(shape) == 2:
             shape = (*shape, 1, 1)
@@ -67,7 +67,7 @@ class AssembledFile(TensorFile):
         entry = self._entries[name]
         raws = [file.read_raw(source) for file, source in self._sources[name]]
         content = raws[0].content if len(raws) == 1 else b"".join(raw.content for raw in raws)
-        if name == _TRANSPOSED:
+        if name in _TRANSPOSED:
             numbers = np.frombuffer(content, f"u{DTYPES[entry.dtype][2]}").reshape(entry.shape[::-1])
             content = np.ascontiguousarray(numbers.T).tobytes()
         return Raw(entry.dtype, entry.shape, content)
@@ -81,16 +81,28 @@ def open_source(path: Union[str, Path]) -> TensorFile:
 
 def _open_folder(path: Path) -> AssembledFile:
     missing = [part for part in PARTS if not os.path.isdir(path / part)]
-    if missing:
+    files = {
+        part: _open_part(path / part, PARTS[part][1]) for part in PARTS if missing == ["text_encoder"] and part not in missing
+    }
+    if missing and not _is_of_refiner(files):
         raise UserError(
             f"{path} is a folder without {', '.join(f'{part}/' for part in missing)}: give a .safetensors file, a MindSpore "
             f".ckpt, or a folder with {', '.join(f'{part}/' for part in PARTS)} as diffusers saves it"
         )
-    files = {part: _open_part(path / part, stem) for part, (_, stem) in PARTS.items()}
+    files = files or {part: _open_part(path / part, stem) for part, (_, stem) in PARTS.items()}
     result = AssembledFile(path, [file for part in files.values() for file in part])
-    for part in PARTS:
-        _add_part(result, part, files[part])
+    for part in files:
+        _add_part(result, part, files[part], REFINER_TEXT if missing and part == "text_encoder_2" else "")
     return result
+
+
+def _is_of_refiner(files: Mapping[str, Sequence[TensorFile]]) -> bool:
+    """Whether the UNet's text is as wide as what the second encoder alone gives."""
+
+    def columns(part: str, ending: str) -> set[int]:
+        return {file.shape(name)[-1] for file in files[part] for name in file.names if name.endswith(ending)}
+
+    return bool(files) and columns("unet", ".attn2.to_k.weight") == columns("text_encoder_2", "token_embedding.weight")
 
 
 def open_vae(path: Union[str, Path]) -> TensorFile:
@@ -168,10 +180,11 @@ def _shards(index: Path) -> dict[str, set[str]]:
     return dict(sorted(shards.items()))
 
 
-def _add_part(result: AssembledFile, part: str, files: Sequence[TensorFile]) -> None:
-    """Add the tensors of one of diffusers' folders under their official names. UserError for one that SDXL lacks."""
+def _add_part(result: AssembledFile, part: str, files: Sequence[TensorFile], prefix: str = "") -> None:
+    """Add the tensors of one of diffusers' folders under their official names, which begin with `prefix` where that is not the
+    base's. UserError for one that SDXL lacks."""
     sources = {name: (file, name) for file in files for name in file.names if name not in IGNORED_IN_FOLDERS}
-    official = diffusers_to_official(part, sources)
+    official = diffusers_to_official(part, sources, prefix)
     unknown = [name for name in sources if not official[name]]
     if unknown:
         raise UserError(

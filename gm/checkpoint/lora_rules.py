@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple, Optional
 
-from gm.checkpoint.diffusers_rules import IN_UNET_RESNET, official_to_diffusers, unet_blocks
+from gm.checkpoint.diffusers_rules import IN_UNET_RESNET, REFINER_TEXT, official_to_diffusers, unet_blocks
 from gm.config.types import ModelConfig, UNetConfig
 
 # those of other tools, in words
@@ -26,8 +26,9 @@ NETWORKS = (
     ("model.diffusion_model.", "lora_unet_", "unet."),
     ("conditioner.embedders.0.transformer.", "lora_te1_", "text_encoder."),
     ("conditioner.embedders.1.model.", "lora_te2_", "text_encoder_2."),
+    (REFINER_TEXT, "lora_te2_", "text_encoder_2."),
 )
-UNET, TEXT_ENCODER_1, TEXT_ENCODER_2 = (prefixes[0] for prefixes in NETWORKS)
+UNET, TEXT_ENCODER_1, TEXT_ENCODER_2 = (prefixes[0] for prefixes in NETWORKS[:3])
 
 _ATTENTION = [f"attn{i}.{part}" for i in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.0")]
 _BLOCK = [*_ATTENTION[:4], "ff.net.0.proj", "ff.net.2", *_ATTENTION[4:]]
@@ -167,7 +168,7 @@ def _blocks_that_change_width(unet: UNetConfig) -> set[str]:
 class LoraNames:
     """The layers that LoRA files target, under every layout's names: `modules`, the linear layers of the transformers, and
     `residual`, what LoCon adds in the UNet. `widths`: native name of a linear layer -> the channels of its transformer, which its
-    inputs or its outputs are."""
+    inputs or its outputs are. Without layers in the first encoder it is the refiner, which has the second alone."""
 
     def __init__(self, unet: UNetConfig, text_layers: tuple[int, int], text_widths: tuple[int, int] = (768, 1280)):
         diffusers = _unet_modules(unet) | _text_modules(*text_layers)
@@ -206,7 +207,9 @@ def _text_modules(first: int, second: int) -> dict[str, str]:
     parts = [f"self_attn.{part}" for part in _PROJECTIONS] + ["mlp.fc1", "mlp.fc2"]
     names = [f"{TEXT_ENCODER_1}text_model.encoder.layers.{i}.{part}" for i in range(first) for part in parts]
     parts = [f"attn.{part}" for part in _PROJECTIONS] + ["mlp.c_fc", "mlp.c_proj"]
-    names += [f"{TEXT_ENCODER_2}transformer.resblocks.{i}.{part}" for i in range(second) for part in parts]
+    names += [
+        f"{TEXT_ENCODER_2 if first else REFINER_TEXT}transformer.resblocks.{i}.{part}" for i in range(second) for part in parts
+    ]
     return {name: ".".join(found) for name, found in official_to_diffusers(names).items()}
 
 
@@ -214,7 +217,7 @@ def _widths(modules: tuple[str, ...], unet: UNetConfig, text_widths: tuple[int, 
     blocks = {
         native: unet.model_channels * unet.channel_mult[_level(unet, name)] for native, name, _ in spatial_transformers(unet)
     }
-    of_text = dict(zip((TEXT_ENCODER_1, TEXT_ENCODER_2), text_widths))
+    of_text = dict(zip((TEXT_ENCODER_1, TEXT_ENCODER_2, REFINER_TEXT), (*text_widths, text_widths[1])))
     widths = {}
     for module in modules:
         network = next(network for network, _, _ in NETWORKS if module.startswith(network))
@@ -236,5 +239,6 @@ def lora_names(model: Optional[ModelConfig] = None) -> LoraNames:
     """The names in a model; without one in SDXL, of which a smaller model's are a part as long as it has SDXL's blocks."""
     if model is None:
         return _names(UNetConfig(), (12, 32), (768, 1280))
-    layers, widths = (tuple(getattr(encoder, of) for encoder in model.text_encoders) for of in ("layers", "width"))
-    return _names(model.unet, layers, widths)
+    by_kind = {encoder.kind: (encoder.layers, encoder.width) for encoder in model.text_encoders}
+    (first, width_1), (second, width_2) = (by_kind.get(kind, (0, 0)) for kind in ("clip", "open_clip"))
+    return _names(model.unet, (first, second), (width_1, width_2))

@@ -24,6 +24,7 @@ TO_OFFICIAL = (
 IGNORED_ON_LOAD = {
     "conditioner.embedders.0.transformer.text_model.embeddings.position_ids": (1, 77),
     "conditioner.embedders.1.model.logit_scale": (),
+    "conditioner.embedders.0.model.logit_scale": (),  # of the refiner
 }
 
 _FUSED = re.compile(r"^(.*\.attn)\.in_proj_(weight|bias)$")
@@ -47,20 +48,26 @@ def native_to_official(name: str) -> str:
 
 
 def split_names(fused: str) -> list[str]:
-    """The three native names in a fused projection of the second encoder, in the order of its rows; [] for others."""
+    """The three native names in a fused projection of the OpenCLIP encoder, in the order of its rows; [] for others."""
     match = _FUSED.match(fused)
     return [f"{match[1]}.{part}_proj.{match[2]}" for part in "qkv"] if match else []
 
 
 def fused_name(name: str) -> tuple[str, Optional[int]]:
-    """The fused projection that a name of the second encoder's q, k or v is a third of, and which; others are whole."""
+    """The fused projection that a name of the OpenCLIP encoder's q, k or v is a third of, and which; others are whole."""
     match = _THIRD.match(name)
     return (f"{match[1]}.in_proj_{match[3]}", "qkv".index(match[2])) if match else (name, None)
 
 
+def _text_encoder(name: str) -> str:
+    """The beginning of a name that tells the text encoders apart: `conditioner.embedders.0.model`, say."""
+    return ".".join(name.split(".", 4)[:4])
+
+
 def official_shapes(native: Mapping[str, tuple]) -> dict[str, tuple]:
     """Names and shapes of the official single file of a model whose native base weights have these shapes."""
-    shapes = dict(IGNORED_ON_LOAD)
+    encoders = {_text_encoder(name) for name in native}
+    shapes = {name: shape for name, shape in IGNORED_ON_LOAD.items() if _text_encoder(name) in encoders}
     for name, shape in native.items():
         fused, third = fused_name(name)
         if third is not None:

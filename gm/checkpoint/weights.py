@@ -124,27 +124,28 @@ class BaseWeights:
             result.update(raw.content)
         return result.hexdigest()
 
-    def check(self, expected: Mapping[str, tuple], flag: str = "--weight") -> None:
-        """UserError, with the flag that the file was given by, unless exactly the expected names and shapes are there."""
+    def check(self, expected: Mapping[str, tuple], flag: str = "--weight", config: str = "--config") -> None:
+        """UserError, with the flags that the file and its YAML were given by, unless exactly the expected names and shapes are
+        there."""
         kind = other_kind(self.file.names) if len(self._source) < len(expected) // 2 else None
         if kind:
             raise UserError(f"{flag} {self.file.path} holds {kind}, but base weights come first: give them")
         if not self._source or (self._lora and len(self._source) < len(expected) // 2):
             raise UserError(
-                f"{flag} {self.file.path} is a LoRA file, but base weights come first: give them (--weight base,lora takes both)"
+                f"{flag} {self.file.path} is a LoRA file, but base weights come first: give them ({flag} base,lora takes both)"
             )
         if self.vae is None:
-            self._check_part(f"{flag} {self.file.path}", expected, lambda name: True)
+            self._check_part(f"{flag} {self.file.path}", config, expected, lambda name: True)
         else:
-            self._check_part(f"--vae {self.vae.path}", expected, lambda name: name.startswith(VAE_PREFIX))
-            self._check_part(f"{flag} {self.file.path}", expected, lambda name: not name.startswith(VAE_PREFIX))
+            self._check_part(f"--vae {self.vae.path}", config, expected, lambda name: name.startswith(VAE_PREFIX))
+            self._check_part(f"{flag} {self.file.path}", config, expected, lambda name: not name.startswith(VAE_PREFIX))
 
-    def _check_part(self, given: str, expected: Mapping[str, tuple], is_of_part: Callable[[str], bool]) -> None:
+    def _check_part(self, given: str, config: str, expected: Mapping[str, tuple], is_of_part: Callable[[str], bool]) -> None:
         found, needed = ({n: shapes[n] for n in shapes if is_of_part(n)} for shapes in (self._shapes, expected))
         words = differences(found, needed)
         if words:
             raise UserError(
-                f"{given} does not fit the model of --config: tensors {'; '.join(words)}: "
+                f"{given} does not fit the model of {config}: tensors {'; '.join(words)}: "
                 "give the weights that this YAML describes, or another YAML"
             )
 

@@ -20,9 +20,19 @@ _NAMES = {
     t.PATH: "the text of a path",
     t.PROMPT: "text",
     t.TEXT_OR_TEXTS: "text or a list of texts",
+    t.NUMBER_OR_NUMBERS: "a whole number or a list of whole numbers",
 }
+_ONE_OR_MORE = {t.TEXT_OR_TEXTS: str, t.NUMBER_OR_NUMBERS: int}  # kind -> of each
 _LISTS = {int: "a list of whole numbers", str: "a list of texts"}
-_TYPES = {int: int, float: (int, float), bool: bool, str: str, t.PATH: str, t.PROMPT: str, t.TEXT_OR_TEXTS: ()}
+_TYPES = {
+    int: int,
+    float: (int, float),
+    bool: bool,
+    str: str,
+    t.PATH: str,
+    t.PROMPT: str,
+    **{kind: () for kind in _ONE_OR_MORE},
+}
 
 
 def _text(given: str) -> str:
@@ -85,8 +95,9 @@ def _value(given: Any, entry: t.Entry, at: str, problems: list[str]) -> Any:
 def _plain(given: Any, entry: t.Entry) -> Any:
     """The value of an entry that is no section; ValueError with the end of a sentence about it."""
     kind: Any = entry.kind
-    if kind is t.TEXT_OR_TEXTS and given != []:
-        kind = [str] if isinstance(given, list) else str
+    one = None if isinstance(kind, list) else _ONE_OR_MORE.get(kind)
+    if one and given != []:
+        kind = [one] if isinstance(given, list) else one
     otherwise = f"must be {_LISTS[kind[0]] if isinstance(entry.kind, list) else _NAMES[entry.kind]}, not {shown(given)}"
     if isinstance(kind, list):
         if not isinstance(given, list):

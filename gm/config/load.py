@@ -22,8 +22,15 @@ from gm.errors import UserError
 SHOWN = 10  # problems in a message
 
 
-def load_config(path: str, overrides: Sequence[str] = (), training: bool = True, version: Optional[str] = None) -> Config:
-    """Read, override, check. `training` demands the sections optim and data and a LoRA to train; `version`, the YAML's.
+def load_config(
+    path: str,
+    overrides: Sequence[str] = (),
+    training: bool = True,
+    version: Optional[str] = None,
+    inpainting: bool = False,
+) -> Config:
+    """Read, override, check. `training` demands the sections optim and data and a LoRA to train; `version`, the YAML's;
+    `inpainting` lets the UNet see a mask and what is left of a picture.
 
     Raises UserError naming the key, what was given and what is accepted.
     """
@@ -33,9 +40,21 @@ def load_config(path: str, overrides: Sequence[str] = (), training: bool = True,
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(f"--config {path}: " + "; ".join(problems[:SHOWN]) + more)
-    if version is not None and version != values["version"]:
-        raise UserError(f"--version {version} was given, but --config {path} is of {values['version']}: make them equal")
-    model = read_model(values["model"]["params"], path)
+    model = read_model(values["model"]["params"], path, inpainting)
+    own = t.REFINER_VERSION if model.is_refiner else t.BASE_VERSION
+    if values["version"] not in (None, own):
+        raise UserError(f"--config {path} has the version {values['version']}, but the emb_models of {own}: make them equal")
+    if version is not None and version != own:
+        raise UserError(f"--version {version} was given, but --config {path} is of {own}: make them equal")
+    if training and model.is_refiner:
+        raise UserError(
+            f"--config {path} is of {own}, which this suite samples from and does not train: give a YAML of the base"
+        )
+    if training and model.prediction == "x0":
+        raise UserError(
+            f"--config {path} has X0Scaling, of weights distilled to one step, which are sampled from and not trained: give "
+            f"scaling_config the target {t.EPS_SCALING}"
+        )
     lora = read_lora(values["model"]["params"], path)
     optim = read_optim(values["optim"], lora, path) if values["optim"] else None
     lora = trained_networks(lora, optim)
@@ -50,7 +69,7 @@ def load_config(path: str, overrides: Sequence[str] = (), training: bool = True,
             )
     require_frozen_text(data.masks if data else None, lora, path)
     return Config(
-        version=values["version"],
+        version=own,
         model=model,
         lora=lora,
         optim=optim,

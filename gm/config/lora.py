@@ -5,6 +5,7 @@ Whether a pattern matches a module of the network is seen where the adapters are
 
 from typing import Any, Mapping
 
+from gm.config import table as t
 from gm.config.types import LoraConfig, LoraPart
 from gm.errors import UserError
 
@@ -14,12 +15,10 @@ _DROPOUTS = ("lora_dropout", "lora_neuron_dropout", "lora_rank_dropout", "lora_m
 
 def read_lora(params: Mapping[str, Any], path: str) -> dict[str, LoraConfig]:
     """The LoRA of every network that has one."""
-    clip, open_clip = params["conditioner_config"]["params"]["emb_models"][:2]
-    given = {
-        "unet": params["network_config"]["params"],
-        "text_encoder_1": clip["params"],
-        "text_encoder_2": open_clip["params"],
-    }
+    embedders = params["conditioner_config"]["params"]["emb_models"]
+    names = {**dict.fromkeys(t.CLIPS, "text_encoder_1"), **dict.fromkeys(t.OPEN_CLIPS, "text_encoder_2")}
+    given = {"unet": params["network_config"]["params"]}
+    given |= {names[embedder["target"]]: embedder["params"] for embedder in embedders if embedder["target"] in names}
     found = {network: _one_lora(p, network, path) for network, p in given.items() if "lora_dim" in p}
     if len({(lora.merge_weights, lora.only_save_lora) for lora in found.values()}) > 1:
         raise UserError(

@@ -4,6 +4,9 @@ from typing import Any, Mapping, Sequence
 
 from gm.config import table as t
 from gm.config.types import (
+    BASE_SIZES,
+    REFINER_SIZES,
+    SIZE_NUMBERS,
     LossConfig,
     ModelConfig,
     NoiseConfig,
@@ -15,8 +18,8 @@ from gm.config.types import (
 from gm.errors import UserError
 
 
-def read_model(params: Mapping[str, Any], path: str) -> ModelConfig:
-    """The three networks; UserError where their sizes do not fit together."""
+def read_model(params: Mapping[str, Any], path: str, inpainting: bool = False) -> ModelConfig:
+    """The three networks; UserError where their sizes do not fit together. `inpainting`: the UNet may be one for that."""
 
     def require(holds: bool, message: str) -> None:
         if not holds:
@@ -24,8 +27,15 @@ def read_model(params: Mapping[str, Any], path: str) -> ModelConfig:
 
     if params["scale_factor"] <= 0:
         raise UserError(f"--config {path}: scale_factor is {params['scale_factor']:g}, but must be above 0")
-    encoders, size_width = _text_encoders(params["conditioner_config"]["params"]["emb_models"], path)
+    encoders, size_keys, size_width = _embedders(params["conditioner_config"]["params"]["emb_models"], path)
     u = params["network_config"]["params"]
+    levels = len(u["channel_mult"])
+    depth, context_dim = u["transformer_depth"], u["context_dim"]
+    if isinstance(context_dim, list):  # one for each transformer block in sgm, which all see the same text
+        require(
+            len(set(context_dim)) == 1, f"context_dim is {context_dim}, but every block sees the same text: give one number"
+        )
+        context_dim = context_dim[0]
     unet = UNetConfig(
         in_channels=u["in_channels"],
         out_channels=u["out_channels"],
@@ -34,13 +44,12 @@ def read_model(params: Mapping[str, Any], path: str) -> ModelConfig:
         attention_resolutions=tuple(u["attention_resolutions"]),
         channel_mult=tuple(u["channel_mult"]),
         num_head_channels=u["num_head_channels"],
-        transformer_depth=tuple(u["transformer_depth"]),
-        context_dim=u["context_dim"],
+        transformer_depth=tuple(depth) if isinstance(depth, list) else (depth,) * levels,
+        context_dim=context_dim,
         adm_in_channels=u["adm_in_channels"],
         attention=u["spatial_transformer_attn_type"],
         use_recompute=u["use_recompute"],
     )
-    levels = len(unet.channel_mult)
     require(
         len(unet.transformer_depth) == levels,
         f"transformer_depth has {len(unet.transformer_depth)} numbers, channel_mult {levels}: give one for each level",
@@ -57,7 +66,7 @@ def read_model(params: Mapping[str, Any], path: str) -> ModelConfig:
         unet.context_dim == width,
         f"context_dim is {unet.context_dim}, but the text encoders give {width} channels together",
     )
-    vector = encoders[1].embed_dim + 6 * size_width
+    vector = encoders[-1].embed_dim + sum(SIZE_NUMBERS[key] for key in size_keys) * size_width
     require(
         unet.adm_in_channels == vector,
         f"adm_in_channels is {unet.adm_in_channels}, but pooled text and sizes have {vector} channels together",
@@ -75,8 +84,13 @@ def read_model(params: Mapping[str, Any], path: str) -> ModelConfig:
     )
     require(len(vae.ch_mult) == 4, f"ch_mult has {len(vae.ch_mult)} levels, but a first stage that reduces 8 times has 4")
     require(vae.ch % 32 == 0, f"ch is {vae.ch}, but must be a multiple of 32")
+    inpaints = unet.in_channels == 2 * vae.embed_dim + 1
     require(
-        unet.in_channels == unet.out_channels == vae.embed_dim,
+        inpainting or not inpaints,
+        f"in_channels {unet.in_channels} is of an inpainting UNet, which only --task inpaint of the sampling command takes",
+    )
+    require(
+        (inpaints or unet.in_channels == unet.out_channels) and unet.out_channels == vae.embed_dim,
         f"in_channels {unet.in_channels}, out_channels {unet.out_channels} and embed_dim {vae.embed_dim} must be equal",
     )
     prediction, zero_terminal_snr = _prediction(params, path)
@@ -85,6 +99,7 @@ def read_model(params: Mapping[str, Any], path: str) -> ModelConfig:
         text_encoders=encoders,
         vae=vae,
         size_embed_dim=size_width,
+        size_keys=size_keys,
         scale_factor=params["scale_factor"],
         prediction=prediction,
         zero_terminal_snr=zero_terminal_snr,
@@ -94,7 +109,7 @@ def read_model(params: Mapping[str, Any], path: str) -> ModelConfig:
 def _prediction(params: Mapping[str, Any], path: str) -> tuple[str, bool]:
     """What the UNet's output is, and whether the last noise level is noise alone."""
     denoiser = params["denoiser_config"]["params"]
-    prediction = "v" if denoiser["scaling_config"]["target"] == t.V_SCALING else "eps"
+    prediction = {t.EPS_SCALING: "eps", t.V_SCALING: "v", t.X0_SCALING: "x0"}[denoiser["scaling_config"]["target"]]
     zero_terminal_snr = bool(denoiser["discretization_config"]["params"]["zero_terminal_snr"])
     if zero_terminal_snr and prediction == "eps":
         raise UserError(
@@ -111,18 +126,24 @@ def _prediction(params: Mapping[str, Any], path: str) -> tuple[str, bool]:
     return prediction, zero_terminal_snr
 
 
-def _text_encoders(embedders: Sequence[Mapping[str, Any]], path: str) -> tuple[tuple, int]:
-    clips, open_clips = (t.CLIP, t.CLIP_LORA), (t.OPEN_CLIP, t.OPEN_CLIP_LORA)
-    order = ((clips, "txt"), (open_clips, "txt"))
-    order += tuple(((t.SIZE,), key) for key in ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"))
-    found = [(embedder["target"], embedder["input_key"]) for embedder in embedders]
-    if len(found) != 5 or any(name not in names or key != wanted for (name, key), (names, wanted) in zip(found, order)):
+_KINDS = {**dict.fromkeys(t.CLIPS, "clip"), **dict.fromkeys(t.OPEN_CLIPS, "open_clip"), t.SIZE: ""}
+_CONDITIONERS = {(("clip", "open_clip"), BASE_SIZES), (("open_clip",), REFINER_SIZES)}
+
+
+def _embedders(embedders: Sequence[Mapping[str, Any]], path: str) -> tuple[tuple, tuple, int]:
+    """The text encoders, the keys of the size numbers, and the channels of each number."""
+    kinds = tuple(filter(None, (_KINDS[embedder["target"]] for embedder in embedders)))
+    keys = tuple(embedder["input_key"] for embedder in embedders)
+    size_keys = keys[len(kinds) :]
+    in_order = all(embedder["target"] == t.SIZE for embedder in embedders[len(kinds) :])
+    if (kinds, size_keys) not in _CONDITIONERS or not in_order or set(keys[: len(kinds)]) != {"txt"}:
         raise UserError(
             f"--config {path}: emb_models must be the two text encoders (FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder2; input "
-            "txt), then ConcatTimestepEmbedderND for original_size_as_tuple, crop_coords_top_left, target_size_as_tuple"
+            f"txt), then ConcatTimestepEmbedderND for {', '.join(BASE_SIZES)}; of the refiner the second encoder, then those "
+            f"for {', '.join(REFINER_SIZES)}"
         )
     configs = []
-    for embedder, kind in zip(embedders, ("clip", "open_clip")):
+    for embedder, kind in zip(embedders, kinds):
         p = embedder["params"]
         has_lora = "lora_dim" in p
         if embedder["is_trainable"] != has_lora:
@@ -139,10 +160,10 @@ def _text_encoders(embedders: Sequence[Mapping[str, Any]], path: str) -> tuple[t
             )
         sizes = {"width": p["width"], "layers": p["layers"], "heads": p["heads"], "embed_dim": p.get("embed_dim", 0)}
         configs.append(TextEncoderConfig(kind=kind, layer_idx=layer_idx, **sizes))
-    widths = {embedder["params"]["outdim"] for embedder in embedders[2:]}
+    widths = {embedder["params"]["outdim"] for embedder in embedders[len(kinds) :]}
     if len(widths) != 1:
         raise UserError(f"--config {path}: the three ConcatTimestepEmbedderND must have the same outdim, not {sorted(widths)}")
-    return tuple(configs), widths.pop()
+    return tuple(configs), size_keys, widths.pop()
 
 
 def read_weighting(values: Mapping[str, Any]) -> WeightingConfig:

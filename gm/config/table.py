@@ -54,7 +54,10 @@ class Each:
     kind: Any
 
 
+VERSIONS = BASE_VERSION, REFINER_VERSION = "SDXL-base-1.0", "SDXL-refiner-1.0"
+
 TEXT_OR_TEXTS = object()  # kind: a text or a list of them
+NUMBER_OR_NUMBERS = object()  # kind: a whole number or a list of them
 PATH = object()  # kind: the text of a path
 PROMPT = object()  # kind: the text of a prompt
 
@@ -72,12 +75,13 @@ def anything(kind: type) -> Entry:
 _MODULES = "gm.modules.diffusionmodules"
 _WEIGHTING = f"{_MODULES}.denoiser_weighting"
 _LEGACY_DDPM = f"{_MODULES}.discretizer.LegacyDDPMDiscretization"
-EPS_SCALING, V_SCALING = f"{_MODULES}.denoiser_scaling.EpsScaling", f"{_MODULES}.denoiser_scaling.VScaling"
+EPS_SCALING, V_SCALING, X0_SCALING = (f"{_MODULES}.denoiser_scaling.{name}Scaling" for name in ("Eps", "V", "X0"))
 ENGINES = ("gm.models.diffusion.DiffusionEngineDreamBooth", "gm.models.diffusion.DiffusionEngine")
 UNET, UNET_LORA = f"{_MODULES}.openaimodel.UNetModel", f"{_MODULES}.openaimodel.UNetModel_lora"
 _EMBEDDERS = "gm.modules.embedders.modules"
 CLIP, CLIP_LORA = f"{_EMBEDDERS}.FrozenCLIPEmbedder", f"{_EMBEDDERS}.FrozenCLIPEmbedder_lora"
 OPEN_CLIP, OPEN_CLIP_LORA = f"{_EMBEDDERS}.FrozenOpenCLIPEmbedder2", f"{_EMBEDDERS}.FrozenOpenCLIPEmbedder2_lora"
+CLIPS, OPEN_CLIPS = (CLIP, CLIP_LORA), (OPEN_CLIP, OPEN_CLIP_LORA)
 SIZE = f"{_EMBEDDERS}.ConcatTimestepEmbedderND"
 ADAMW, ADAM_WEIGHT_DECAY = "gm.training.optim.AdamW", "mindspore.nn.AdamWeightDecay"
 PRODIGY, ADAFACTOR, LION = (f"gm.training.optim.{name}" for name in ("Prodigy", "Adafactor", "Lion"))
@@ -122,8 +126,8 @@ _UNET = {
     "num_head_channels": Entry(int, 64, least=1, most=4096),
     "use_spatial_transformer": only(True),
     "use_linear_in_transformer": only(True),
-    "transformer_depth": Entry([int], [1, 2, 10], least=1, most=64, fewest=1),
-    "context_dim": Entry(int, 2048, least=1, most=65536),
+    "transformer_depth": Entry(NUMBER_OR_NUMBERS, [1, 2, 10], least=1, most=64, fewest=1),
+    "context_dim": Entry(NUMBER_OR_NUMBERS, 2048, least=1, most=65536, fewest=1),
     "spatial_transformer_attn_type": Entry(str, "vanilla", ("vanilla", "flash-attention")),
     "use_recompute": Entry(bool, False),
     "legacy": only(False),
@@ -246,7 +250,7 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
     f"{_MODULES}.denoiser.DiscreteDenoiser": {
         "num_idx": only(1000),
         "weighting_config": Entry(OneOf(tuple(f"{_WEIGHTING}.{name}" for name in WEIGHTINGS))),
-        "scaling_config": Entry(OneOf((EPS_SCALING, V_SCALING))),
+        "scaling_config": Entry(OneOf((EPS_SCALING, V_SCALING, X0_SCALING))),
         "discretization_config": Entry(OneOf((_LEGACY_DDPM,))),
     },
     **{
@@ -255,6 +259,7 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
     },
     EPS_SCALING: {},
     V_SCALING: {},
+    X0_SCALING: {},  # of distilled weights for one step; sgm has no such class
     _LEGACY_DDPM: {"zero_terminal_snr": Entry(bool, None)},  # default: False; of the sampler: as the denoiser's
     f"{_MODULES}.sigma_sampling.DiscreteSampling": {
         "num_idx": only(1000),
@@ -277,7 +282,7 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
         "emb_models": Entry(
             Each(
                 OneOf(
-                    (CLIP, CLIP_LORA, OPEN_CLIP, OPEN_CLIP_LORA, SIZE),
+                    (*CLIPS, *OPEN_CLIPS, SIZE),
                     {"is_trainable": Entry(bool, False), "input_key": Entry(str)},
                 )
             )
@@ -326,7 +331,7 @@ TARGETS: Mapping[str, Mapping[str, Entry]] = {
 
 ROOT = Section(
     {
-        "version": Entry(str, "SDXL-base-1.0", ("SDXL-base-1.0",)),
+        "version": Entry(str, None, VERSIONS),  # default: what the embedders say
         "model": Entry(OneOf(ENGINES)),
         "optim": Entry(
             Section(

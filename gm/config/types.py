@@ -76,6 +76,7 @@ class TextEncoderConfig:
     heads: int
     layer_idx: int  # hidden_states[layer_idx] is the context; 0 is the embedding
     embed_dim: int = 0  # channels of the pooled output; open_clip only
+    learned: int = 0  # rows of the token table beyond CLIP's own: words of textual inversion
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,42 @@ class VAEConfig:
     embed_dim: int = 4
 
 
+SIZE_NUMBERS = {"original_size_as_tuple": 2, "crop_coords_top_left": 2, "target_size_as_tuple": 2, "aesthetic_score": 1}
+BASE_SIZES = ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple")
+REFINER_SIZES = ("original_size_as_tuple", "crop_coords_top_left", "aesthetic_score")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     unet: UNetConfig
-    text_encoders: Tuple[TextEncoderConfig, TextEncoderConfig]
+    text_encoders: Tuple[TextEncoderConfig, ...]  # "clip" and "open_clip", or of the refiner "open_clip" alone
     vae: VAEConfig
-    size_embed_dim: int = 256  # channels of each of the six size numbers in the vector
+    size_embed_dim: int = 256  # channels of each of the size numbers in the vector
+    size_keys: Tuple[str, ...] = BASE_SIZES  # which numbers SDXL is told, in the vector's order
     scale_factor: float = 0.13025  # latent = scale_factor * VAE posterior sample
     num_timesteps: int = 1000  # indices of the training noise schedule
-    prediction: str = "eps"  # what the UNet's output is: "eps", the noise, or "v" (arXiv 2202.00512)
+    prediction: str = "eps"  # what the UNet's output is: "eps", the noise, "v" (arXiv 2202.00512) or "x0", the latent
     zero_terminal_snr: bool = False  # the last index is noise alone (arXiv 2305.08891)
+
+    @property
+    def context_dim(self) -> int:
+        """Channels of the text context."""
+        return sum(encoder.width for encoder in self.text_encoders)
+
+    @property
+    def pooled_dim(self) -> int:
+        """Channels of the pooled text, which the last encoder gives."""
+        return self.text_encoders[-1].embed_dim
+
+    @property
+    def size_count(self) -> int:
+        """How many size numbers it is told."""
+        return sum(SIZE_NUMBERS[key] for key in self.size_keys)
+
+    @property
+    def is_refiner(self) -> bool:
+        """Whether it is SDXL's second model, which knows one text encoder and the aesthetic score."""
+        return self.size_keys == REFINER_SIZES
 
 
 @dataclass(frozen=True)
@@ -200,6 +227,7 @@ class ConceptConfig:
 
 
 MAX_TOKENS = (75, 150, 225)
+PROMPT_STYLES = ("plain", "a1111", "comfyui")  # how a prompt is read
 
 
 @dataclass(frozen=True)
@@ -263,6 +291,7 @@ class SampleSettings:
     guided_steps: Tuple[float, float] = (0.0, 1.0)  # shares of the steps between which there is guidance
     negative_sizes: Optional[Tuple[float, ...]] = None  # what SDXL is told beside the negative prompt; None: `sizes`
     noise: str = "native"  # whose pictures a seed gives: a name of gm/sampling/noise.py
+    eta: Optional[float] = None  # 0 ... 1, how much of a step's noise is fresh; None: what is usual for the sampler
 
     @classmethod
     def of(cls, height: int, width: int, steps: int) -> "SampleSettings":

@@ -1,7 +1,7 @@
 """Network output -> denoised latent, and the training loss: each formula once, for training and sampling.
 
 x0, noise, noised (B, z, h, w)   sigma (B, 1, 1, 1)   timestep (B,) float32, the index in the training schedule
-context (B, 77, c)   pooled (B, e)   sizes (B, 6)
+context (B, 77, c)   pooled (B, e)   sizes (B, s), s = 6, of the refiner 5
 alpha, std (B, 1, 1, 1): the weights of x0 and noise in a noised latent of unit variance, 1 and sigma / sqrt(sigma^2 + 1);
 at a level that is noise alone, where sigma is infinite, 0 and 1
 """
@@ -21,7 +21,7 @@ class Network(nn.Cell):
     def __init__(self, unet: nn.Cell, config: ModelConfig):
         super().__init__(auto_prefix=False)
         self.unet = unet
-        self.size_embedding = SizeEmbedding(config.size_embed_dim)
+        self.size_embedding = SizeEmbedding(config)
 
     def construct(self, x: Tensor, timestep: Tensor, context: Tensor, pooled: Tensor, sizes: Tensor) -> Tensor:
         return self.unet(x, timestep, context, self.size_embedding(pooled, sizes))
@@ -31,12 +31,13 @@ class Denoiser(nn.Cell):
     """D(x; sigma) from F(x / sqrt(sigma^2 + 1)): sgm `DiscreteDenoiser`.
 
     F is the noise: D = x - sigma F (`EpsScaling`). F is v: D = x / (sigma^2 + 1) - sigma / sqrt(sigma^2 + 1) F (`VScaling`).
+    F is the latent: D = F (diffusers' prediction_type "sample").
     """
 
     def __init__(self, unet: nn.Cell, config: ModelConfig):
         super().__init__(auto_prefix=False)
         self.network = Network(unet, config)
-        self.is_v = config.prediction == "v"
+        self.is_v, self.is_x0 = config.prediction == "v", config.prediction == "x0"
 
     def construct(
         self,
@@ -52,6 +53,8 @@ class Denoiser(nn.Cell):
         root = ops.sqrt(sigma * sigma + 1.0)
         x = noised / root if given is None else ops.concat((noised / root, given), 1)
         output = self.network(x, timestep, context, pooled, sizes)
+        if self.is_x0:
+            return output.astype(noised.dtype)
         if self.is_v:
             return noised / (root * root) - sigma / root * output
         return noised - sigma * output

@@ -55,7 +55,8 @@ def edm_sigmas(steps: int, table: Optional[np.ndarray] = None, rho: float = 7.0)
 
 def karras_sigmas(steps: int, table: Optional[np.ndarray] = None, rho: float = 7.0) -> np.ndarray:
     """`edm_sigmas` between the bounds themselves (k-diffusion `get_sigmas_karras`)."""
-    return np.append(_root_ramp(steps, *_bounds(table), rho), 0.0)
+    smallest, largest = _bounds(table)
+    return np.append(_root_ramp(steps, smallest, largest, rho), 0.0)
 
 
 def exponential_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
@@ -67,8 +68,16 @@ def exponential_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.nda
 def leading_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
     """diffusers' timestep_spacing "leading" with steps_offset 1, as its SDXL has it: the last time step is 1, the first below 999."""
     table = sampling_sigmas() if table is None else table
-    indices = np.arange(steps)[::-1] * (len(table) // steps) + 1
-    return np.append(table[np.minimum(indices, len(table) - 1)], 0.0)
+    between = len(table) // steps
+    indices = np.arange(steps)[::-1] * between + (1 if steps < len(table) else 0)
+    return np.append(table[indices], 0.0)
+
+
+def leading_dpm_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
+    """The same spacing in diffusers' DPM-Solver and UniPC: the levels of one step more, without the last."""
+    table = sampling_sigmas() if table is None else table
+    indices = np.arange(1, steps + 1)[::-1] * max(len(table) // (steps + 1), 1)
+    return np.append(table[indices + min(1, len(table) - 1 - indices[0])], 0.0)
 
 
 def trailing_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
@@ -108,9 +117,25 @@ def align_your_steps_sigmas(steps: int, table: Optional[np.ndarray] = None) -> n
 def lcm_sigmas(steps: int, table: Optional[np.ndarray] = None, origin: int = 50) -> np.ndarray:
     """Of the `origin` time steps that a latent consistency model was distilled on (diffusers `LCMScheduler`), evenly chosen."""
     table = sampling_sigmas() if table is None else table
+    origin = max(origin, steps)
     known = (np.arange(1, origin + 1) * (len(table) // origin) - 1)[::-1]
     chosen = np.floor(np.linspace(0, origin, steps, endpoint=False)).astype(int)
     return np.append(table[known[chosen]], 0.0)
+
+
+def beta_sigmas(steps: int, table: Optional[np.ndarray] = None, alpha: float = 0.6, beta: float = 0.6) -> np.ndarray:
+    """Between the bounds, spaced as the quantiles of a beta distribution, dense at both ends (arXiv 2407.12173; A1111's "Beta",
+    diffusers `use_beta_sigmas`)."""
+    from scipy.stats import beta as distribution  # MindSpore requires it; 0.3 s that nobody else waits for
+
+    smallest, largest = _bounds(table)
+    return np.append(smallest + distribution.ppf(1.0 - np.linspace(0, 1, steps), alpha, beta) * (largest - smallest), 0.0)
+
+
+def hyper_sd_sigmas(steps: int, table: Optional[np.ndarray] = None) -> np.ndarray:
+    """`trailing_sigmas`, but a step alone begins at time step 800 (arXiv 2404.13686; the model card, for the UNet of one step)."""
+    table = sampling_sigmas() if table is None else table
+    return trailing_sigmas(steps, table) if steps > 1 else np.array([table[len(table) * 4 // 5], 0.0])
 
 
 def _bounds(table: Optional[np.ndarray]) -> np.ndarray:
@@ -134,15 +159,33 @@ DISCRETIZATIONS = {  # (steps, table) -> sigmas
     "Karras": karras_sigmas,
     "Exponential": exponential_sigmas,
     "Leading": leading_sigmas,
+    "LeadingDPM": leading_dpm_sigmas,
     "Trailing": trailing_sigmas,
     "Normal": normal_sigmas,
     "SGMUniform": sgm_uniform_sigmas,
     "Simple": simple_sigmas,
     "AlignYourSteps": align_your_steps_sigmas,
+    "Beta": beta_sigmas,
     "LCM": lcm_sigmas,
+    "HyperSD": hyper_sd_sigmas,
 }
+ROUNDED = ("LegacyDDPMDiscretization", "EDMDiscretization")  # whose levels sgm rounds to those of the training schedule
 
 
 def nearest_timestep(sigma: float, table: np.ndarray) -> int:
     """The index whose sigma is nearest (sgm `DiscreteDenoiser.sigma_to_idx`)."""
     return int(np.abs(table - sigma).argmin())
+
+
+def timestep_between(sigma: float, table: np.ndarray) -> float:
+    """The time step of a sigma, between two in log sigma (k-diffusion `DiscreteSchedule.sigma_to_t`, diffusers `_sigma_to_t`)."""
+    return float(np.interp(np.log(sigma), np.log(table), np.arange(len(table))))
+
+
+def usual_level(discretization: str, sigma: float, table: np.ndarray) -> tuple[float, float]:
+    """The level and the time step with which the network is asked at `sigma` where nobody else's picture is wanted: sgm takes the
+    nearest of the training schedule for its own schedules; for all others it is asked at `sigma` itself, as in k-diffusion."""
+    if discretization in ROUNDED:
+        index = nearest_timestep(sigma, table)
+        return float(table[index]), float(index)
+    return float(sigma), timestep_between(sigma, table)

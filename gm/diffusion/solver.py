@@ -2,6 +2,7 @@
 
 x (B, z, h, w) float32, at the noise level of sigmas[0] when a sampler begins   sigmas (steps + 1,), falling, the last one 0,
 or higher where another network goes on   D(x; sigma): the denoised latent
+eta 0 ... 1: how much of a step's noise is fresh, 0: none   table (num_timesteps,): the sigmas of the training schedule
 """
 
 import math
@@ -10,9 +11,7 @@ from typing import Callable, Iterable
 import numpy as np
 
 Denoise = Callable[[np.ndarray, float], np.ndarray]
-Draw = Callable[
-    [float, float], np.ndarray
-]  # (sigma before, sigma after) -> x-shaped unit-normal noise, in the order of the calls
+Draw = Callable[[float, float], np.ndarray]  # (sigma before, sigma after) -> x-shaped unit-normal noise, in order
 Progress = Callable[[range], Iterable[int]]
 Sampler = Callable[[Denoise, np.ndarray, np.ndarray, Draw, Progress], np.ndarray]
 

@@ -2,7 +2,8 @@
 
 tokens_l, tokens_g (B, 77) int32   context (B, 77, width_l + width_g)   pooled (B, embed_dim)
 of long prompts: tokens (B, chunks * 77), context (B, chunks * 75 + 2, width_l + width_g)
-sizes (B, 6) float32: original (h, w), crop (top, left), target (h, w)   vector (B, embed_dim + 6 * size_embed_dim)
+sizes (B, s) float32: original (h, w), crop (top, left), target (h, w), s = 6; of the refiner the aesthetic score instead of
+the target, s = 5   vector (B, embed_dim + s * size_embed_dim)
 The text part depends on the prompt alone, so it is computed once a prompt; the sizes join it inside the UNet's graph.
 """
 
@@ -17,7 +18,7 @@ from gm.models.kernels import reshape
 from gm.models.layers import TimestepEmbedding
 from gm.models.site import Site
 from gm.models.text_encoder import ClipTextModel, OpenClipTextModel
-from gm.models.tokenizer import CHUNK, CLIP_PAD, LENGTH, OPEN_CLIP_PAD, ClipTokenizer
+from gm.models.tokenizer import CHUNK, CLIP_PAD, LENGTH, OPEN_CLIP_PAD, ClipTokenizer, Words
 
 CONDITIONER_PREFIX = "conditioner."
 
@@ -29,7 +30,7 @@ class _Transformer(nn.Cell):
 
 
 class ClipEmbedder(nn.Cell):
-    """`embedders.0`: tokens -> context (B, 77, width)."""
+    """The base's `embedders.0`: tokens -> context (B, 77, width)."""
 
     def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
@@ -40,7 +41,7 @@ class ClipEmbedder(nn.Cell):
 
 
 class OpenClipEmbedder(nn.Cell):
-    """`embedders.1`: tokens -> context (B, 77, width), pooled (B, embed_dim)."""
+    """The base's `embedders.1` and the refiner's `embedders.0`: tokens -> context (B, 77, width), pooled (B, embed_dim)."""
 
     def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
@@ -51,22 +52,27 @@ class OpenClipEmbedder(nn.Cell):
 
 
 class TextEncoders(nn.Cell):
-    """tokens_l, tokens_g -> context, pooled, both float32."""
+    """tokens_l, tokens_g -> context, pooled, both float32. The refiner, which has the second encoder alone, ignores tokens_l."""
 
     def __init__(self, site: Site, config: ModelConfig):
         super().__init__()
-        clip, open_clip = config.text_encoders
+        kinds = {"clip": ClipEmbedder, "open_clip": OpenClipEmbedder}
         self.embedders = nn.CellList(
-            [ClipEmbedder(site / "embedders.0", clip), OpenClipEmbedder(site / "embedders.1", open_clip)]
+            [kinds[encoder.kind](site / f"embedders.{i}", encoder) for i, encoder in enumerate(config.text_encoders)]
         )
+        self.has_both = len(config.text_encoders) == 2
 
     def construct(self, tokens_l: Tensor, tokens_g: Tensor):
         chunks = tokens_l.shape[1] // LENGTH
         if chunks > 1:
             tokens_l, tokens_g = reshape(tokens_l, (-1, LENGTH)), reshape(tokens_g, (-1, LENGTH))
-        context_l = self.embedders[0](tokens_l)
-        context_g, pooled = self.embedders[1](tokens_g)
-        context, pooled = ops.concat((context_l, context_g), -1).astype(ms.float32), pooled.astype(ms.float32)
+        if self.has_both:
+            context_l = self.embedders[0](tokens_l)
+            context_g, pooled = self.embedders[1](tokens_g)
+            context = ops.concat((context_l, context_g), -1)
+        else:
+            context, pooled = self.embedders[0](tokens_g)
+        context, pooled = context.astype(ms.float32), pooled.astype(ms.float32)
         return joined(context, pooled, chunks) if chunks > 1 else (context, pooled)
 
 
@@ -82,20 +88,21 @@ def joined(context: Tensor, pooled: Tensor, chunks: int):
 
 
 class SizeEmbedding(nn.Cell):
-    """pooled (B, e), sizes (B, 6) -> vector (B, e + 6 * width): sizes as sinusoids (arXiv 2307.01952, section 2.2)."""
+    """pooled (B, e), sizes (B, s) -> vector (B, e + s * width): sizes as sinusoids (arXiv 2307.01952, section 2.2)."""
 
-    def __init__(self, width: int):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        self.sinusoids = TimestepEmbedding(width)
-        self.width = 6 * width
+        self.sinusoids = TimestepEmbedding(config.size_embed_dim)
+        self.width = config.size_count * config.size_embed_dim
 
     def construct(self, pooled: Tensor, sizes: Tensor) -> Tensor:
         return ops.concat((pooled, self.sinusoids(sizes.reshape((-1,))).reshape((-1, self.width))), 1)
 
 
-def tokenize(prompts: Sequence[str], max_tokens: int = CHUNK) -> tuple[np.ndarray, np.ndarray]:
+def tokenize(prompts: Sequence[str], max_tokens: int = CHUNK, words: Words = {}) -> tuple[np.ndarray, np.ndarray]:
     """The ids of both encoders, (B, 77) int32 each, or (B, chunks * 77): they differ in what they pad with."""
-    return ClipTokenizer(CLIP_PAD, max_tokens)(prompts), ClipTokenizer(OPEN_CLIP_PAD, max_tokens)(prompts)
+    tokenizers = (ClipTokenizer(pad, max_tokens, words) for pad in (CLIP_PAD, OPEN_CLIP_PAD))
+    return tuple(tokenizer(prompts) for tokenizer in tokenizers)
 
 
 def context_length(max_tokens: int) -> int:

@@ -51,13 +51,13 @@ def build_vae(config: ModelConfig) -> VAE:
 
 
 def build_text_encoders(config: ModelConfig, dtype: ms.Type = ms.float32, adapters: Adapters = {}) -> TextEncoders:
-    """Both encoders with empty weights. LoRA in layers whose output SDXL does not use stays untrained."""
+    """The text encoders with empty weights. LoRA in layers whose output SDXL does not use stays untrained."""
     site = Site(CONDITIONER_PREFIX.rstrip("."), dtype, adapters)
     with no_init_parameters():
         cell = _name(TextEncoders(site, config), site)
-    layers = list(cell.embedders[0].transformer.text_model.encoder.layers)
-    for layer in layers[config.text_encoders[0].layer_idx :]:
-        for parameter in layer.get_parameters():
+    for encoder, embedder in zip(config.text_encoders, cell.embedders):
+        unused = list(embedder.transformer.text_model.encoder.layers)[encoder.layer_idx :] if encoder.kind == "clip" else []
+        for parameter in (parameter for layer in unused for parameter in layer.get_parameters()):
             parameter.requires_grad = False
     return cell
 

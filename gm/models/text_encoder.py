@@ -1,4 +1,5 @@
-"""SDXL's two text encoders: OpenAI CLIP ViT-L/14 (names of `transformers`) and OpenCLIP ViT-bigG/14 (of `open_clip`).
+"""SDXL's two text encoders: OpenAI CLIP ViT-L/14 (names of `transformers`) and OpenCLIP ViT-bigG/14 (of `open_clip`), which is
+the refiner's only one.
 
 tokens (B, 77) int32 -> context (B, 77, width), and for the second the pooled embedding (B, embed_dim).
 The second encoder's fused `in_proj` is four separate projections here; gm/checkpoint splits and joins it.
@@ -59,10 +60,10 @@ class ClipLayer(nn.Cell):
 
 
 class ClipEmbeddings(nn.Cell):
-    def __init__(self, width: int, dtype: ms.Type):
+    def __init__(self, config: TextEncoderConfig, dtype: ms.Type):
         super().__init__()
-        self.token_embedding = Embedding(VOCABULARY, width, dtype)
-        self.position_embedding = Embedding(LENGTH, width, dtype)
+        self.token_embedding = Embedding(VOCABULARY + config.learned, config.width, dtype)
+        self.position_embedding = Embedding(LENGTH, config.width, dtype)
 
     def construct(self, tokens: Tensor) -> Tensor:
         return self.token_embedding(tokens) + self.position_embedding.embedding_table
@@ -79,7 +80,7 @@ class ClipTextModel(nn.Cell):
 
     def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
-        self.embeddings = ClipEmbeddings(config.width, site.dtype)
+        self.embeddings = ClipEmbeddings(config, site.dtype)
         self.encoder = ClipLayers(site / "encoder", config)
         self.final_layer_norm = LayerNorm(config.width)  # in the checkpoint, not used by SDXL
         self.layer_idx = config.layer_idx
@@ -126,7 +127,7 @@ class OpenClipTextModel(nn.Cell):
     def __init__(self, site: Site, config: TextEncoderConfig):
         super().__init__()
         dtype = site.dtype
-        self.token_embedding = Embedding(VOCABULARY, config.width, dtype)
+        self.token_embedding = Embedding(VOCABULARY + config.learned, config.width, dtype)
         self.positional_embedding = Parameter(initializer(Normal(0.01), (LENGTH, config.width), dtype))
         self.transformer = OpenClipBlocks(site / "transformer", config)
         self.ln_final = LayerNorm(config.width)

@@ -7,9 +7,10 @@ prompts are allowed, the text is cut into chunks of 75 tokens, each with a start
 import gzip
 import html
 import logging
+import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import ftfy
 import numpy as np
@@ -21,6 +22,8 @@ CLIP_PAD, OPEN_CLIP_PAD = 49407, 0
 MERGES = Path(__file__).with_name("clip_bpe") / "bpe_simple_vocab_16e6.txt.gz"
 FIRST_MERGE, LAST_MERGE = 1, 49152 - 256 - 2 + 1  # lines of the file that CLIP's vocabulary of 49,408 uses
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"  # what a piece of text may be
+
+Words = Mapping[str, Sequence[int]]  # learned words -> their ids beyond the vocabulary
 
 log = logging.getLogger("gm")
 
@@ -55,6 +58,21 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
+def split_at(text: str, words: Words) -> list[str]:
+    """Plain text and names of learned words in turn, the first and the last plain, capitals as in `words`."""
+    if not words:
+        return [text]
+    names = {name.lower(): name for name in words}
+    longest_first = "|".join(re.escape(name) for name in sorted(words, key=len, reverse=True))
+    pieces = re.split(rf"(?<![^\W_])({longest_first})(?![^\W_])", text, flags=re.IGNORECASE)
+    return [names[piece.lower()] if number % 2 else piece for number, piece in enumerate(pieces)]
+
+
+def token_ids(text: str) -> list[int]:
+    """The ids of a text by themselves."""
+    return _encoder().encode(clean(text), add_special_tokens=False).ids
+
+
 class ClipTokenizer:
     """Callable: prompts -> ids (B, chunks * 77) int32. A prompt that is too long is cut, with a warning that shows the rest.
 
@@ -65,23 +83,39 @@ class ClipTokenizer:
     START, END = 49406, 49407
     _warned: set[str] = set()
 
-    def __init__(self, pad_id: int, max_tokens: int = CHUNK):
-        self.pad_id, self.max_tokens = pad_id, max_tokens
+    def __init__(self, pad_id: int, max_tokens: int = CHUNK, words: Words = {}):
+        self.pad_id, self.max_tokens, self.words = pad_id, max_tokens, words
 
     def __call__(self, prompts: Sequence[str]) -> np.ndarray:
         chunks = self.max_tokens // CHUNK
         rows = np.full((len(prompts), chunks, LENGTH), self.pad_id, np.int32)
         for row, prompt in zip(rows, prompts):
-            text = clean(prompt)
-            encoding = _encoder().encode(text, add_special_tokens=False)
-            ids = encoding.ids
-            if len(ids) > self.max_tokens:
-                self._warn(prompt, text[encoding.offsets[self.max_tokens][0] :])
-                ids = ids[: self.max_tokens]
+            ids, rest = self.fitting(prompt)
+            if rest:
+                self._warn(prompt, rest)
             for number, chunk in enumerate(row):
                 part = ids[number * CHUNK : (number + 1) * CHUNK]
                 chunk[: len(part) + 2] = [self.START, *part, self.END]
         return rows.reshape(len(prompts), chunks * LENGTH)
+
+    def fitting(self, prompt: str) -> tuple[list[int], str]:
+        """The ids of a prompt as far as they fit, and the text that is cut off."""
+        ids: list[int] = []
+        pieces = split_at(prompt, self.words)
+        for number, piece in enumerate(pieces):
+            behind = " ".join(" ".join(pieces[number + 1 :]).split())
+            if number % 2:
+                if len(ids) + len(self.words[piece]) > self.max_tokens:
+                    return ids, f"{piece} {behind}".strip()
+                ids += self.words[piece]
+                continue
+            text = clean(piece)
+            encoding = _encoder().encode(text, add_special_tokens=False)
+            room = self.max_tokens - len(ids)
+            if len(encoding.ids) > room:
+                return ids + encoding.ids[:room], f"{text[encoding.offsets[room][0] :]} {behind}".strip()
+            ids += encoding.ids
+        return ids, ""
 
     def _warn(self, prompt: str, rest: str) -> None:
         if prompt not in self._warned:

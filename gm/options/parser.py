@@ -228,6 +228,21 @@ def fields_of(options: type) -> dict[str, Flag]:
     return {one.name: one.metadata["flag"] for one in fields(options)}
 
 
+def reader_of(options: type, name: str) -> Callable[[object], Any]:
+    """What a file says of a flag, as text, number, truth or list of numbers -> its value; ValueError with the end of a sentence."""
+    flag, annotation = fields_of(options)[name], get_type_hints(options)[name]
+    one, is_list = flag.read or _reader_of_one(item_type(annotation), flag), _is_tuple(annotation) and flag.read is None
+
+    def read(value: object) -> Any:
+        parts = value if is_list and isinstance(value, list) else str(value).split(",") if is_list else [value]
+        found = [one(str(part).strip()) for part in parts]
+        if flag.choices is not None and any(part not in flag.choices for part in found):
+            raise ValueError(f"{shown(value)} is not one of {', '.join(str(choice) for choice in flag.choices)}")
+        return tuple(found) if is_list else found[0]
+
+    return read
+
+
 def as_text(options: Any, name: str) -> Optional[str]:
     """What would be given for a flag to have its value; that of a repeatable one as a JSON list. None where it is the default."""
     flag, value = fields_of(type(options))[name], getattr(options, name)

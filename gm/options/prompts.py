@@ -3,22 +3,25 @@
     # what the subject should look like
     a sks dog on a beach --w 1024 --h 768 --d 1 --s 30 --l 7 --n blurry
 
-The options of a line are sd-scripts': width, height, seed (--d), steps, guidance scale (--l), negative prompt, sampler (--ss).
-In a YAML (.yaml, .yml) they have their names in full:
+The options of a line are sd-scripts': width, height, seed (--d), steps, guidance scale (--l), negative prompt, sampler (--ss);
+where a command has these flags, also the strength (--t), and the sizes that SDXL is told: of the original (--ow --oh), beside the
+negative prompt (--nw --nh), and the crop (--ct --cl). In a YAML (.yaml, .yml) they have their names in full, as all other flags
+of one picture:
 
-    - {prompt: a sks dog on a beach, width: 1024, height: 768, seed: 1, steps: 30, guidance_scale: 7}
+    - {prompt: a sks dog on a beach, width: 1024, height: 768, seed: 1, steps: 30, guidance_scale: 7, schedule: Karras}
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable, Mapping, Optional, Sequence
 
 from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, MOST_PROMPTS, MOST_STEPS, STRONGEST
 from gm.config.types import SampleSettings
 from gm.config.yaml_text import read_yaml_list
-from gm.diffusion.samplers import SAMPLERS
+from gm.diffusion.names import resolved
 from gm.errors import UserError, require_multiple, shortened, shown
+from gm.options.sampler import sampler_text
 from gm.texts import any_prompt, number, prompt_text, read_text
 
 OPTIONS = {  # of a line -> field of PromptLine
@@ -30,6 +33,16 @@ OPTIONS = {  # of a line -> field of PromptLine
     "n": "negative_prompt",
     "ss": "sampler",
 }
+FURTHER = {  # of a line -> flag of the command, where it has it
+    "t": "strength",
+    "ow": "orig_width",
+    "oh": "orig_height",
+    "nw": "negative_orig_width",
+    "nh": "negative_orig_height",
+    "ct": "crop_coords_top",
+    "cl": "crop_coords_left",
+}
+Reader = Callable[[object], object]  # what a file says -> value; ValueError with the end of a sentence
 YAML_FILE = (".yaml", ".yml")
 
 
@@ -44,7 +57,9 @@ class PromptLine:
     seed: Optional[int] = None
     steps: Optional[int] = None  # of the sampler
     guidance_scale: Optional[float] = None
-    sampler: Optional[str] = None  # of gm.diffusion.samplers.SAMPLERS
+    sampler: Optional[str] = None  # as gm/diffusion/names.py knows it
+    further: tuple[tuple[str, object], ...] = ()  # flags of the command and their values
+    where: str = field(default="", compare=False)  # it stands, for messages
 
     @property
     def prompts(self) -> list[str]:
@@ -54,13 +69,16 @@ class PromptLine:
     def settings(self, usual: SampleSettings) -> SampleSettings:
         """`usual` with what the line says instead. A picture of another size is nobody's crop either."""
         height, width = self.height or usual.height, self.width or usual.width
+        named = resolved(self.sampler, None, usual.discretization) if self.sampler else (usual.sampler, usual.discretization)
+        sampler, discretization = named
         same = (height, width) == (usual.height, usual.width)
         return replace(
             usual,
             height=height,
             width=width,
             sizes=usual.sizes if same else (height, width, 0, 0, height, width),
-            sampler=self.sampler or usual.sampler,
+            sampler=sampler,
+            discretization=discretization,
             steps=self.steps or usual.steps,
             guidance_scale=usual.guidance_scale if self.guidance_scale is None else self.guidance_scale,
         )
@@ -83,11 +101,11 @@ def read_prompts(path: str, flag: str) -> list[str]:
     return prompts
 
 
-def read_prompt_lines(path: str, flag: str, multiple: int) -> list[PromptLine]:
+def read_prompt_lines(path: str, flag: str, multiple: int, further: Mapping[str, Reader] = {}) -> list[PromptLine]:
     """The prompts of a file; UserError naming the flag, the file and the line for what is wrong. `multiple`: what a side has to
-    be a multiple of, in pixels."""
-    text = _read(path, flag)
-    lines = _of_yaml(text, path, flag, multiple) if path.endswith(YAML_FILE) else _of_text(text, path, flag, multiple)
+    be a multiple of, in pixels. `further`: flags of the command that a picture may have a value of its own for."""
+    text, form = _read(path, flag), _of_yaml if path.endswith(YAML_FILE) else _of_text
+    lines = form(text, path, flag, multiple, {**READERS, **further})
     _require_some(lines, path, flag)
     return lines
 
@@ -104,8 +122,11 @@ def _require_some(prompts: Sequence, path: str, flag: str) -> None:
         raise UserError(f"{flag} {path} holds {len(prompts)} prompts: give at most {MOST_PROMPTS}")
 
 
-def _of_text(text: str, path: str, flag: str, multiple: int) -> list[PromptLine]:
-    lines = []
+Readers = Mapping[str, Reader]
+
+
+def _of_text(text: str, path: str, flag: str, multiple: int, readers: Readers) -> list[PromptLine]:
+    lines, known = [], {**OPTIONS, **{name: full for name, full in FURTHER.items() if full in readers}}
     for place, line in enumerate(text.splitlines(), 1):
         where, line = f"{flag} {path}, line {place}", line.strip()
         if not line or line.startswith("#"):
@@ -114,21 +135,19 @@ def _of_text(text: str, path: str, flag: str, multiple: int) -> list[PromptLine]
         given: dict[str, tuple[str, object]] = {"prompt": ("", prompt)}
         for option in options:
             name, _, value = option.partition(" ")
-            field = OPTIONS.get(name.lower())
-            if field is None:
-                known = " ".join(f"--{one}" for one in OPTIONS)
-                near = next(
-                    (f", did you mean --{one}?" for one, full in OPTIONS.items() if full == name), f", known are {known}"
-                )
+            full = known.get(name.lower())
+            if full is None:
+                all_of_them = ", known are " + " ".join(f"--{one}" for one in known)
+                near = next((f", did you mean --{one}?" for one, meant in known.items() if meant == name), all_of_them)
                 raise UserError(f"{where}: unknown option --{shortened(name, 80)}{near}")
-            if field in given:
+            if full in given:
                 raise UserError(f"{where}: --{name.lower()} is given twice, take one of them away")
-            given[field] = f"--{name.lower()} ", value.strip()
-        lines.append(_line(given, where, multiple))
+            given[full] = f"--{name.lower()} ", value.strip()
+        lines.append(_line(given, where, multiple, readers))
     return lines
 
 
-def _of_yaml(text: str, path: str, flag: str, multiple: int) -> list[PromptLine]:
+def _of_yaml(text: str, path: str, flag: str, multiple: int, readers: Readers) -> list[PromptLine]:
     items, places = read_yaml_list(text, f"{flag} {path}")
     if items is None:
         return []
@@ -139,25 +158,26 @@ def _of_yaml(text: str, path: str, flag: str, multiple: int) -> list[PromptLine]
         where = f"{flag} {path}, line {place}"
         if not isinstance(item, Mapping):
             raise UserError(f"{where}: {shown(item)} is not a mapping, write '- prompt: {shortened(str(item), 80)}'")
-        unknown = [key for key in item if key not in READERS]
+        unknown = [key for key in item if key not in readers]
         if unknown:
-            raise UserError(f"{where}: unknown key {shown(unknown[0])}, known are {', '.join(READERS)}")
+            raise UserError(f"{where}: unknown key {shown(unknown[0])}, known are {', '.join(readers)}")
         given = {key: (f"{key} ", value) for key, value in item.items() if value is not None}
-        lines.append(_line({"prompt": ("", ""), **given}, where, multiple))
+        lines.append(_line({"prompt": ("", ""), **given}, where, multiple, readers))
     return lines
 
 
-def _line(given: Mapping[str, tuple[str, object]], where: str, multiple: int) -> PromptLine:
-    """From field -> (what it is called there, its value)."""
+def _line(given: Mapping[str, tuple[str, object]], where: str, multiple: int, readers: Readers) -> PromptLine:
+    """From field or flag -> (what it is called there, its value)."""
     values = {}
-    for field, (name, value) in given.items():
+    for full, (name, value) in given.items():
         try:
-            values[field] = READERS[field](value)
+            values[full] = readers[full](value)
         except ValueError as error:
             raise UserError(f"{where}: {name}{error}") from None
-        if field in ("width", "height"):
-            require_multiple(f"{where}: {field}", values[field], multiple)
-    return PromptLine(**values)
+        if full in ("width", "height"):
+            require_multiple(f"{where}: {full}", values[full], multiple)
+    further = tuple((full, values.pop(full)) for full in given if full not in READERS)
+    return PromptLine(**values, further=further, where=where)
 
 
 def _text(value: object) -> str:
@@ -166,18 +186,11 @@ def _text(value: object) -> str:
     return value.strip()
 
 
-def _sampler(value: object) -> str:
-    name = _text(value)
-    if name not in SAMPLERS:
-        raise ValueError(f"{shown(name)} is no sampler, known are {', '.join(SAMPLERS)}")
-    return name
-
-
 def _number(kind: type, **bounds: float) -> Callable[[object], float]:
     return lambda value: number(value if isinstance(value, str) else repr(value), kind, **bounds)
 
 
-READERS: Mapping[str, Callable] = {  # field of PromptLine -> its value from a file; ValueError with the end of a sentence
+READERS: Readers = {  # field of PromptLine -> its value from a file
     "prompt": lambda value: prompt_text(_text(value)),
     "negative_prompt": lambda value: any_prompt(_text(value)),
     "width": _number(int, least=1, most=LARGEST_SIDE),
@@ -185,5 +198,5 @@ READERS: Mapping[str, Callable] = {  # field of PromptLine -> its value from a f
     "seed": _number(int, least=0, most=LARGEST_SEED),
     "steps": _number(int, least=1, most=MOST_STEPS),
     "guidance_scale": _number(float, least=-STRONGEST, most=STRONGEST),
-    "sampler": _sampler,
+    "sampler": lambda value: sampler_text(_text(value)),
 }

@@ -2,21 +2,22 @@
 
 import secrets
 from dataclasses import dataclass, fields, replace
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence
 
-from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD, MOST_STEPS, STRONGEST
-from gm.config.types import MAX_TOKENS, SampleSettings
-from gm.diffusion.guidance import GUIDERS
-from gm.diffusion.samplers import SAMPLERS
-from gm.diffusion.schedule import DISCRETIZATIONS
-from gm.errors import require_multiple
+from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD
+from gm.config.types import SampleSettings
+from gm.diffusion.names import named_sampler
+from gm.errors import UserError, require_multiple
+from gm.options.lora import LoraOptions
 from gm.options.model import ModelOptions
 from gm.options.noise import NoiseOptions
 from gm.options.output import OutputOptions
-from gm.options.parser import option, parse
+from gm.options.parser import PATHS, fields_of, option, parse, reader_of
+from gm.options.prompt_text import PromptTextOptions
 from gm.options.prompts import PromptLine
+from gm.options.refiner import RefinerOptions
+from gm.options.sampler import SamplerOptions
 from gm.options.start import StartOptions, require_start
-from gm.texts import any_prompt, prompt_text
 
 # name -> (width, height), the sizes SDXL was trained on (arXiv 2307.01952, appendix I), and two small ones
 SD_XL_BASE_RATIOS = {
@@ -50,10 +51,25 @@ SD_XL_BASE_RATIOS = {
     "3.0": (1728, 576),
 }
 _PICTURE = "the picture's"
+OF_A_PICTURE = ("sampling", "size", "sizes SDXL is told", "hires fix")  # groups of flags
+TOLD = ("orig_height", "orig_width", "crop_coords_top", "crop_coords_left", "target_height", "target_width")
+
+
+def _told_beside_the_negative_prompt(words: str) -> Optional[int]:
+    return option(
+        None,
+        f"{words} beside the negative prompt",
+        least=0,
+        most=LARGEST_TOLD,
+        shown="as beside the prompt",
+        group="sizes SDXL is told",
+    )
 
 
 @dataclass(frozen=True)
-class SampleOptions(StartOptions, OutputOptions, NoiseOptions, ModelOptions):
+class SampleOptions(
+    PromptTextOptions, StartOptions, RefinerOptions, OutputOptions, LoraOptions, NoiseOptions, SamplerOptions, ModelOptions
+):
     """What was asked of demo/sampling_without_streamlit.py."""
 
     seed: int = option(
@@ -63,38 +79,6 @@ class SampleOptions(StartOptions, OutputOptions, NoiseOptions, ModelOptions):
         most=LARGEST_SEED,
         group="machine",
     )
-    lora_scale: Optional[tuple[float, ...]] = option(
-        None,
-        "strength of each LoRA of --weight, separated by commas",
-        metavar="NUMBER[,NUMBER]",
-        least=-STRONGEST,
-        most=STRONGEST,
-        shown="1 each",
-        group="model",
-    )
-    prompt: str = option(
-        "a photo of a dog on a beach",
-        "the prompt, or a file of prompts: .txt with one a line (--w --h --d --s --l --n --ss behind it), or .yaml",
-        read=prompt_text,
-        group="pictures",
-    )
-    negative_prompt: str = option("", "what the pictures should not show", read=any_prompt, group="pictures")
-    max_tokens: Optional[int] = option(
-        None,
-        "tokens that a prompt may have; longer ones are encoded in chunks of 75, as while training",
-        choices=MAX_TOKENS,
-        shown="the YAML's, else 75",
-        group="pictures",
-    )
-
-    sampler: str = option("EulerEDMSampler", "how noise becomes a picture", choices=SAMPLERS, group="sampling")
-    sample_step: int = option(40, "sampling steps", least=1, most=MOST_STEPS, group="sampling")
-    guider: str = option("VanillaCFG", "IdentityGuider: no guidance", choices=GUIDERS, group="sampling")
-    guidance_scale: float = option(5.0, "strength of the guidance", least=-STRONGEST, most=STRONGEST, group="sampling")
-    discretization: str = option(
-        "LegacyDDPMDiscretization", "which noise levels are visited", choices=DISCRETIZATIONS, group="sampling"
-    )
-
     sd_xl_base_ratios: Optional[str] = option(
         None,
         "width / height, of the sizes SDXL was trained on",
@@ -118,6 +102,12 @@ class SampleOptions(StartOptions, OutputOptions, NoiseOptions, ModelOptions):
     )
     crop_coords_top: int = option(0, "top of the crop", least=0, most=LARGEST_TOLD, group="sizes SDXL is told")
     crop_coords_left: int = option(0, "left of the crop", least=0, most=LARGEST_TOLD, group="sizes SDXL is told")
+    negative_orig_height: Optional[int] = _told_beside_the_negative_prompt("height of the original")
+    negative_orig_width: Optional[int] = _told_beside_the_negative_prompt("width of the original")
+    negative_crop_coords_top: Optional[int] = _told_beside_the_negative_prompt("top of the crop")
+    negative_crop_coords_left: Optional[int] = _told_beside_the_negative_prompt("left of the crop")
+    negative_target_height: Optional[int] = _told_beside_the_negative_prompt("target height")
+    negative_target_width: Optional[int] = _told_beside_the_negative_prompt("target width")
 
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels: of the aspect ratio, where --height and --width do not say otherwise."""
@@ -133,7 +123,30 @@ class SampleOptions(StartOptions, OutputOptions, NoiseOptions, ModelOptions):
         """These options for a prompt of a file, with what its line says instead."""
         names = {"steps": "sample_step"}
         given = {names.get(one.name, one.name): getattr(line, one.name) for one in fields(line)}
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
+        further = dict(line.further)
+        given = {name: value for name, value in given.items() if value is not None and name in fields_of(SampleOptions)}
+        if line.sampler and named_sampler(line.sampler)[1] or {"schedule", "discretization"} & further.keys():
+            given |= {"schedule": None, "discretization": None}  # the line says it
+        found = replace(self, **{**given, **further})
+        try:
+            require_start(found)
+        except UserError as error:
+            raise UserError(f"{line.where}: {error}") from None
+        return found
+
+
+def line_flags() -> dict[str, Callable[[object], object]]:
+    """Flags that a prompt of a file may have a value of its own for -> their readers: those of one picture that name no file."""
+    names = [
+        name for name, flag in fields_of(SampleOptions).items() if flag.group in OF_A_PICTURE and flag.metavar not in PATHS
+    ]
+    said_otherwise = {
+        *(one.name for one in fields(PromptLine)),
+        "sample_step",
+        "sd_xl_base_ratios",
+        *fields_of(RefinerOptions),
+    }
+    return {name: reader_of(SampleOptions, name) for name in (*names, "strength") if name not in said_otherwise}
 
 
 def parse_sample(argv: Sequence[str]) -> SampleOptions:
@@ -141,6 +154,7 @@ def parse_sample(argv: Sequence[str]) -> SampleOptions:
     about = "Sample pictures from SDXL, with or without a LoRA."
     options = parse(SampleOptions, argv, "sampling_without_streamlit.py", about)
     require_start(options)
+    options.check_refiner()
     return options
 
 
@@ -149,16 +163,33 @@ def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
     height, width = options.size()
     for flag, pixels in (("height", height), ("width", width)):
         require_multiple(flag, pixels, multiple)
+    sampler, discretization = options.sampler_and_schedule()
+    options.check_guidance()
+    options.require_prompt_options()
     original = options.orig_height or height, options.orig_width or width
     target = options.target_height or height, options.target_width or width
+    sizes = (*original, options.crop_coords_top, options.crop_coords_left, *target)
+    negative = [getattr(options, f"negative_{name}") for name in TOLD]
+    for name, told in zip(TOLD, negative):
+        if told is not None and not options.has_guidance:
+            raise UserError(
+                f"--negative_{name} {told} has no effect, as there is no guidance: leave it out, or give --guider VanillaCFG and a "
+                "--guidance_scale"
+            )
     return SampleSettings(
         height=height,
         width=width,
-        sizes=(*original, options.crop_coords_top, options.crop_coords_left, *target),
-        sampler=options.sampler,
+        sizes=sizes,
+        negative_sizes=tuple(size if other is None else other for size, other in zip(sizes, negative))
+        if any(other is not None for other in negative)
+        else None,
+        sampler=sampler,
         steps=options.sample_step,
         guider=options.guider,
         guidance_scale=options.guidance_scale,
-        discretization=options.discretization,
+        guidance_rescale=options.guidance_rescale,
+        guided_steps=(options.guidance_start, options.guidance_stop),
+        discretization=discretization,
         noise=options.noise,
+        eta=options.eta,
     )

@@ -92,6 +92,11 @@ class StartOptions:
         return 0.5 if self.hires_strength is None else self.hires_strength
 
     @property
+    def last_strength(self) -> float:
+        """Of the last pass."""
+        return self.start_strength if self.hires_scale is None else self.second_strength
+
+    @property
     def blur(self) -> float:
         """--mask_blur, or its default."""
         return 4.0 if self.mask_blur is None else self.mask_blur

@@ -16,6 +16,7 @@ from gm.models.vae import VAEDecode, require_sound
 from gm.process import run_in_subprocess
 from gm.runtime import full_precision
 from gm.sampling.latents import Texts
+from gm.sampling.lora_schedule import scheduled
 from gm.sampling.pictures import PictureSampler
 from gm.sampling.start import Start
 
@@ -60,8 +61,9 @@ def in_float32(source: Source) -> Optional[InFloat32]:
 def _latents(source: Source, *asked) -> np.ndarray:
     source.machine.enter()
     weights = source.open()
-    unet = sdxl.build_unet(source.model, source.machine.dtype, weights.adapters)
-    return PictureSampler(sdxl.load(unet, weights.read, "UNet"), sdxl.build_vae(source.model), source.model).latents(*asked)
+    unet = sdxl.load(sdxl.build_unet(source.model, source.machine.dtype, weights.adapters), weights.read, "UNet")
+    pictures = PictureSampler(unet, sdxl.build_vae(source.model), source.model)
+    return scheduled(pictures, weights).latents(*asked)
 
 
 def _decoded(source: Source, latent: np.ndarray) -> np.ndarray:

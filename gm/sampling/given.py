@@ -16,7 +16,11 @@ from gm.data.masks import read_grey
 from gm.data.pixels import to_network
 from gm.data.transforms import place_crop, resized_part
 from gm.errors import UserError
+from gm.files import replacing
 from gm.options.sample import SampleOptions, sample_settings
+from gm.pictures import writing
+from gm.sampling.enlarging import OF_PICTURES
+from gm.sampling.noise import NOISES
 
 LATENT = 8  # pixels a side of one of a latent
 LARGEST_AREA = 1024 * 1024  # pixels of a picture whose size nobody says: what SDXL was trained on
@@ -32,22 +36,26 @@ def sized(options: SampleOptions, multiple: int) -> SampleOptions:
     nearest multiples of `multiple`. One side that is said leads to the other."""
     if options.img is None or options.sd_xl_base_ratios or options.height and options.width:
         return options
-    height, width = image_size(Path(options.img))
+    height, width = image_size(_file("img", options.img))
     scale = min(1.0, (LARGEST_AREA / (height * width)) ** 0.5)
     if options.height or options.width:
         scale = options.height / height if options.height else (options.width or width) / width
-    found = [max(1, round(side * scale / multiple)) * multiple for side in (height, width)]
+    found = [_nearest(side * scale, multiple) for side in (height, width)]
     height, width = options.height or found[0], options.width or found[1]
     if max(height, width) > LARGEST_SIDE:
         raise UserError(f"--img {options.img} would become {width} x {height} pixels: give --height and --width")
     return replace(options, height=height, width=width)
 
 
+def _nearest(pixels: float, multiple: int) -> int:
+    return max(1, int(pixels / multiple + 0.5)) * multiple
+
+
 def larger(options: SampleOptions, multiple: int) -> Optional[SampleSettings]:
     """How the second pass of a hires fix is sampled; None without one. UserError where it would be too large."""
     if options.hires_scale is None:
         return None
-    sides = [max(1, round(side * options.hires_scale / multiple)) * multiple for side in options.size()]
+    sides = [_nearest(side * options.hires_scale, multiple) for side in options.size()]
     if max(sides) > LARGEST_SIDE:
         raise UserError(
             f"--hires_scale {options.hires_scale:g} makes pictures of {sides[1]} x {sides[0]} pixels: give a smaller one, a side may "
@@ -55,6 +63,19 @@ def larger(options: SampleOptions, multiple: int) -> Optional[SampleSettings]:
         )
     steps = options.hires_steps or options.sample_step
     return sample_settings(replace(options, height=sides[0], width=sides[1], sample_step=steps), multiple)
+
+
+def steps_of(options: SampleOptions, settings: SampleSettings, multiple: int) -> int:
+    """The sampling steps that are done for a picture."""
+    second = larger(options, multiple)
+    return int(settings.steps * options.start_strength) + (int(second.steps * options.second_strength) if second else 0)
+
+
+def graphs_of(options: SampleOptions, multiple: int) -> list:
+    """What beside a picture's own settings decides which graphs are compiled for it, and in which order."""
+    second = larger(options, multiple)
+    from_picture = [options.task] if options.img else []
+    return from_picture + ([second.height, second.width, options.hires_upscaler in OF_PICTURES] if second else [])
 
 
 # -- pictures and masks ----------------------------------------------------------------------------------------------------
@@ -92,17 +113,13 @@ class Given:
 def given(options: SampleOptions, settings: SampleSettings) -> Given:
     """--img and --mask, resized as --resize_mode says. UserError for a file that cannot be used."""
     assert options.img, "the task has a picture"
-    picture = read_image(Path(options.img))
+    picture = read_image(_file("img", options.img))
     size = settings.height, settings.width
     whole = resized(picture, size, options.resize_mode or "crop")
     if options.mask is None:
         return Given(whole)
-    mask = read_grey(Path(options.mask))
+    mask = read_grey(_file("mask", options.mask))
     if mask.shape != picture.shape[:2]:
-        log.info(
-            "--mask %s has %d x %d pixels, --img %d x %d: it is resized",
-            *(options.mask, *mask.shape[::-1], *picture.shape[1::-1]),
-        )
         mask = np.asarray(Image.fromarray(mask).resize(picture.shape[1::-1], Image.Resampling.LANCZOS))
     found = Given(whole, resized(mask, size, options.resize_mode or "crop") >= WHITE)
     if not found.latent_mask.any():
@@ -111,6 +128,12 @@ def given(options: SampleOptions, settings: SampleSettings) -> Given:
             "--img would be painted anew: make white what is to change"
         )
     return found
+
+
+def _file(flag: str, path: str) -> Path:
+    if not Path(path).is_file():
+        raise UserError(f"--{flag} {path} is no file: give a picture")
+    return Path(path)
 
 
 def resized(image: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
@@ -139,7 +162,7 @@ def blurred(mask: np.ndarray, deviation: float) -> np.ndarray:
     weights = (weights / weights.sum()).astype(np.float32)
     for axis in (0, 1):
         around = [(reach, reach) if one == axis else (0, 0) for one in (0, 1)]
-        wide = np.moveaxis(np.pad(mask, around, "symmetric"), axis, 0)
+        wide = np.moveaxis(np.pad(mask, around, "reflect"), axis, 0)
         length = mask.shape[axis]
         mask = np.moveaxis(sum(weight * wide[i : i + length] for i, weight in enumerate(weights)), 0, axis)
     return mask
@@ -167,9 +190,25 @@ def init_latents(options: SampleOptions, settings: SampleSettings, channels: int
     found = found.astype(np.float32).reshape(-1, *wanted)
     if not np.isfinite(found).all():
         raise UserError(f"{said} holds numbers that are NaN or infinite: write it anew")
-    if not 0.5 < found.std() < 2:
-        log.warning("%s has the standard deviation %.3g, noise has 1: is it a latent without noise?", said, found.std())
     return found
+
+
+def first_noise(options: SampleOptions, settings: SampleSettings, column: int, channels: int) -> np.ndarray:
+    """The unit-normal noise (z, h, w) that the picture with `options.seed` begins with, in this column of the pictures."""
+    given_noise = init_latents(options, settings, channels)
+    if given_noise is not None:
+        return given_noise[column if len(given_noise) > 1 else 0]
+    shape = channels, settings.height // LATENT, settings.width // LATENT
+    noise = NOISES[settings.noise](options.seed, shape)
+    if options.img:
+        noise.posterior()  # which is drawn before it
+    return noise.first()
+
+
+def save_noise(path: Path, noise: np.ndarray) -> None:
+    """Write it as .npy; appears under its name when it is whole."""
+    with writing(path), replacing(path) as unfinished, open(unfinished, "wb") as file:
+        np.save(file, noise)
 
 
 def _numbers(path: Path, said: str) -> np.ndarray:
@@ -193,17 +232,26 @@ def _numbers(path: Path, said: str) -> np.ndarray:
 
 
 def require_given(options: SampleOptions, settings: SampleSettings, model: ModelConfig) -> None:
-    """UserError, before anything is loaded, for files that cannot be used and strengths that leave no step."""
+    """UserError, before anything is loaded, for files that cannot be used and strengths that leave no step; what is odd is said."""
     _require_step("strength", options.start_strength, settings.steps)
     second = larger(options, model.unet.downsampling)
     if second:
         _require_step("hires_strength", options.second_strength, second.steps)
-    init_latents(options, settings, model.vae.embed_dim)
+    noise = init_latents(options, settings, model.vae.embed_dim)
+    if noise is not None and not 0.5 < noise.std() < 2:
+        words = "--init_latent_path %s has the standard deviation %.3g, noise has 1: is it a latent without noise?"
+        log.warning(words, options.init_latent_path, noise.std())
     if options.img is None:
         return
     mask = given(options, settings).mask
-    if mask is not None and mask.all():
+    if mask is None or options.mask is None:
+        return
+    if mask.all():
         log.warning("--mask %s is white everywhere: all of --img is painted anew", options.mask)
+    of_mask, of_picture = image_size(Path(options.mask)), image_size(Path(options.img))
+    if of_mask != of_picture:
+        words = "--mask %s has %d x %d pixels, --img %d x %d: it is resized"
+        log.info(words, options.mask, *of_mask[::-1], *of_picture[::-1])
 
 
 def _require_step(flag: str, strength: float, steps: int) -> None:

@@ -15,9 +15,11 @@ from gm.config.types import SampleSettings
 from gm.console import bar, counting_steps, log
 from gm.ending import Interrupted, asked_to_stop, finishing
 from gm.errors import UserError
+from gm.options.lora_tags import OwnLora, own_lora
 from gm.options.prompts import is_prompt_file, read_prompt_lines
-from gm.options.sample import SampleOptions, sample_settings
+from gm.options.sample import SampleOptions, line_flags, sample_settings
 from gm.pictures import contact_sheet, next_number, numbered, save_new_png, sheets
+from gm.sampling.given import sized, steps_of
 from gm.sampling.output import RECORDED, about
 
 # what MindSpore says where a device or the host has no more (its exceptions have no kind for that)
@@ -31,11 +33,15 @@ class Asked:
     options: SampleOptions  # its prompt and seed are this picture's
     settings: SampleSettings
     row: int  # of the contact sheet
+    column: int  # there
+    steps: int  # that are done for it
+    words: str  # its prompt as the text encoders see it
+    lora: OwnLora  # that its prompt asks for
 
     @property
     def kind(self) -> Hashable:
         """What pictures of one batch have in common."""
-        return self.settings, tuple(getattr(self.options, name) for name in RECORDED)
+        return self.settings, self.lora, tuple(getattr(self.options, name) for name in RECORDED)
 
 
 Make = Callable[[Sequence[Asked], str], list[np.ndarray]]  # pictures of one kind; the words say which are at work
@@ -45,11 +51,11 @@ def requests_of(options: SampleOptions, multiple: int) -> list[Asked]:
     """What is asked for, row by row of the contact sheet; UserError naming what is wrong with it. `multiple`: of a side, in
     pixels."""
     is_file = is_prompt_file(options.prompt)
-    lines = read_prompt_lines(options.prompt, "--prompt", multiple) if is_file else []
-    rows = [options.of(line) for line in lines] if is_file else [options]
+    lines = read_prompt_lines(options.prompt, "--prompt", multiple, line_flags()) if is_file else []
+    rows = [sized(one, multiple) for one in ([options.of(line) for line in lines] if is_file else [options])]
     return [
-        Asked(replace(one, seed=one.seed + column), settings, row)
-        for row, (one, settings) in enumerate((one, sample_settings(one, multiple)) for one in rows)
+        Asked(replace(one, seed=one.seed + column), settings, row, column, steps_of(one, settings, multiple), *own)
+        for row, (one, settings, own) in enumerate((one, sample_settings(one, multiple), own_lora(one)) for one in rows)
         for column in range(one.num_cols)
     ]
 
@@ -73,6 +79,7 @@ class Job:
 
     requests: Sequence[Asked]
     folder: Path
+    beside: Callable[[Asked, Path], None] = lambda one, path: None  # called with each picture's file
 
     def __post_init__(self) -> None:
         self.first = next_number(self.folder)
@@ -80,10 +87,21 @@ class Job:
         self.paths: dict[int, Path] = {}
         self.at_once: Optional[int] = None  # since the memory has been too small for more
 
+    def batches(self, groups: Sequence[Sequence[int]], sizes: Sequence[int]) -> Iterator[list[Asked]]:
+        """What `run` makes at once, where the memory is enough; each is filled to its size."""
+        for group, size in zip(groups, sizes):
+            for first in range(0, len(group), size):
+                yield self._filled(group[first : first + size], size)
+
+    def _filled(self, batch: Sequence[int], size: int) -> list[Asked]:
+        """With the last once more, which nobody sees: no graph is compiled for it alone."""
+        asked = [self.requests[place] for place in batch]
+        return [*asked, *asked[-1:] * (size - len(batch))]
+
     def run(self, groups: Sequence[Sequence[int]], sizes: Sequence[int], make: Make) -> Path:
         """Make each group in batches of its size, and return the contact sheet. What is finished is kept, with its sheet, when the
         command is told to end: Interrupted after the step. A batch that the memory is too small for is made in halves."""
-        total = sum(one.settings.steps for one in self.requests)
+        total = sum(one.steps for one in self.requests)
         try:
             with finishing("the step"), bar(None, "sampling", total=total, unit="step") as line:
                 for group, size in zip(groups, sizes):
@@ -98,14 +116,13 @@ class Job:
         while group:
             size = min(size, self.at_once or size)
             batch = group[:size]
-            done, steps = line.n, self.requests[batch[0]].settings.steps
+            done, steps = line.n, self.requests[batch[0]].steps
             what = self._what(batch)
             line.set_description(what, refresh=False)
 
             try:
-                asked = [self.requests[place] for place in batch]
                 with counting_steps(partial(_count, line, len(batch))):
-                    pictures = make([*asked, *asked[-1:] * (size - len(batch))], what)  # no graph for the last alone
+                    pictures = make(self._filled(batch, size), what)
             except (MemoryError, RuntimeError) as error:
                 line.n = done
                 self._halve(size, error)
@@ -139,6 +156,7 @@ class Job:
         text = about(one.options, one.settings, one.options.prompt, one.options.seed)
         path = save_new_png(names, picture, text)
         self.pictures[place], self.paths[place] = picture, path
+        self.beside(one, path)
         log.info("%s: seed %d, %r", path, one.options.seed, one.options.prompt)
 
     def sheet(self) -> Path:

@@ -13,11 +13,11 @@ from gm.config.types import ModelConfig, SampleSettings
 from gm.console import bar
 from gm.diffusion.denoiser import Denoiser
 from gm.diffusion.guidance import guided, is_guided
-from gm.diffusion.samplers import SAMPLERS
+from gm.diffusion.samplers import sampler_of
 from gm.diffusion.schedule import sampling_sigmas
 from gm.diffusion.solver import Draw
 from gm.encoding.compiling import Compiling
-from gm.encoding.text import TextEmbedding
+from gm.encoding.text import TextEmbedding, same_length
 from gm.errors import UserError
 from gm.models.unet import UNet
 from gm.sampling.noise import NOISES
@@ -86,8 +86,9 @@ class _Run:
                 self.sampler.before_step(self.place / self.settings.steps)
                 yield step
 
+        run = sampler_of(self.settings.sampler, self.sampler.table, self.settings.eta)
         with np.errstate(over="ignore"):
-            latents = SAMPLERS[self.settings.sampler](self.denoise, self.x, self.sigmas, draw, progress)
+            latents = run(self.denoise, self.x, self.sigmas, draw, progress)
         if self.start.mask is not None and self.start.until == 1.0:
             latents = self._kept(latents, 0.0)
         return self._checked(latents)
@@ -102,11 +103,13 @@ class _Run:
         """x with the given picture, at the level sigma, where the mask is 0."""
         if self.start.mask is None or self.start.masked is not None:  # an inpainting UNet sees what is to be kept
             return x
-        given = self.start.latent + self.noise * np.float32(sigma)
+        given = self.start.latent if self.start.kept is None else self.start.kept
+        given = given + self.noise * np.float32(sigma)
         return self.start.mask * x + (1.0 - self.start.mask) * given
 
     def _guided(self, x: np.ndarray, sigma: float) -> np.ndarray:
-        level = self.noise_of.asked(self.settings.sampler, sigma, self.sampler.table)
+        how = self.settings.sampler, self.settings.discretization
+        level = self.noise_of.asked(*how, sigma, self.sampler.table)
         if not is_guided(self.settings, self.place):
             return self._checked(self.sampler.denoise(x, level, *self._conditions(False)))
         both = self._checked(self.sampler.denoise(np.concatenate((x, x)), level, *self._conditions(True)))
@@ -121,7 +124,8 @@ class _Run:
         inpainting UNet is given."""
         if both not in self.rows:
             texts = (self.negatives if both else []) + self.texts
-            context, pooled = (ms.from_numpy(np.stack(rows)) for rows in zip(*texts))
+            contexts, pooled = zip(*texts)
+            context, pooled = (ms.from_numpy(np.stack(rows)) for rows in (same_length(contexts), pooled))
             sizes = self.settings.sizes
             told = ([self.settings.negative_sizes or sizes] * self.count if both else []) + [sizes] * self.count
             self.rows[both] = context, pooled, np.asarray(told, np.float32), *self._given(len(texts))

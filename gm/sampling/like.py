@@ -5,20 +5,22 @@ a picture, and every file that they name is said, and must be there.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Iterator, Mapping, Optional, Sequence
 
 from gm.checkpoint.json_text import parse_json
 from gm.config.types import SampleSettings
 from gm.console import log
+from gm.diffusion.names import named_sampler, resolved
 from gm.errors import UserError, one_line, shortened, shown
-from gm.options.parser import PATH_LISTS, PATHS, fields_of
+from gm.options.parser import fields_of, parse
 from gm.options.prompts import is_prompt_file
-from gm.options.sample import SampleOptions, parse_sample
+from gm.options.sample import SampleOptions
 from gm.pictures import A1111, text_of
-from gm.sampling.a1111_names import from_a1111
+from gm.sampling.a1111_names import HIRES_UPSCALERS, from_a1111
 from gm.sampling.a1111_text import from_parameters
-from gm.sampling.output import FILES, RECORDED, file_digest
+from gm.sampling.output import FILES, RECORDED, file_digest, files_in
 from gm.texts import path_text
 
 Given = Sequence[tuple[str, str]]  # (flag without its --, text), in their order
@@ -28,7 +30,17 @@ ONE_TO_ONE = {  # A1111's names
     "Steps": "sample_step",
     "CFG scale": "guidance_scale",
     "Seed": "seed",
+    "Eta": "eta",
+    "Eta DDIM": "eta",
 }
+HIRES = {  # with a strength of its own
+    "Hires upscale": "hires_scale",
+    "Hires steps": "hires_steps",
+    "Hires upscaler": "hires_upscaler",
+    "Denoising strength": "hires_strength",
+}
+UPSCALERS = {theirs: ours for ours, theirs in HIRES_UPSCALERS.items()}
+NETWORKS = re.compile(r" ?<(?:lora|lyco|hypernet):[^<>]*>")
 SAYS_NOTHING = {
     "Model",
     "Model hash",
@@ -41,7 +53,7 @@ SAYS_NOTHING = {
     "Size",
     "RNG",
 }
-FOLDERS = ("weight", "vae")  # what may be a folder of diffusers
+FOLDERS = ("weight", "vae", "lora_dir")  # what may be a folder of diffusers
 
 
 def with_like(argv: Sequence[str]) -> list[str]:
@@ -51,14 +63,15 @@ def with_like(argv: Sequence[str]) -> list[str]:
     if path is None:
         return list(argv)
     said = f"--like {path}"
-    found = _flags(path, said)
+    given = {word.split("=", 1)[0][2:] for word in argv if word.startswith("--")}
+    found = _flags(path, said, given)
     words = [f"--{name}={text}" for name, text in found]
     try:
-        parse_sample(words)
+        parse(SampleOptions, words, "", "")  # which of them go together is seen when all are there
     except UserError as error:
         raise UserError(f"{said} says what this version does not take: {error}") from None
-    given = {word.split("=", 1)[0][2:] for word in argv if word.startswith("--")}
-    taken = [(name, text) for name, text in found if name not in _replaced(given)]
+    replaced = _replaced(given, _value_of(argv, "--sampler"))
+    taken = [(name, text) for name, text in found if name not in replaced]
     _tell_of_files(path, said, taken)
     return [*(f"--{name}={text}" for name, text in taken), *argv]
 
@@ -74,14 +87,24 @@ def _value_of(argv: Sequence[str], flag: str) -> Optional[str]:
     return found
 
 
-def _replaced(given: set[str]) -> set[str]:
-    """Flags of a picture that do not count where these are given."""
+def _replaced(given: set[str], sampler: Optional[str]) -> set[str]:
+    """Flags of a picture that do not count where these are given, and this sampler."""
+    says_schedule = sampler is not None and _names_schedule(sampler)
+    of_schedule = {"discretization"} if says_schedule or given & {"schedule", "discretization"} else set()
     of_lora = {name for name in RECORDED if name.startswith("lora_")} if "weight" in given else set()
     of_size = {"height", "width"} if "sd_xl_base_ratios" in given else set()
-    return given | of_lora | of_size
+    return given | of_lora | of_size | of_schedule
 
 
-def _flags(path: str, said: str) -> Given:
+def _names_schedule(sampler: str) -> bool:
+    try:
+        return named_sampler(sampler)[1] is not None
+    except ValueError:  # which is said where it is read
+        return False
+
+
+def _flags(path: str, said: str, given: set[str]) -> Given:
+    """`given`: flags of the command line."""
     try:
         path_text(path)
     except ValueError as error:
@@ -92,7 +115,7 @@ def _flags(path: str, said: str) -> Given:
     if all(name in texts for name in OURS):
         found = list(_of_ours(texts, said))
     elif A1111 in texts:
-        found = list(_of_a1111(texts[A1111], said))
+        found = list(_of_a1111(texts[A1111], said, given))
     else:
         raise UserError(f"{said} does not say how it was made: give a PNG that this suite or A1111 has made")
     prompt = dict(found).get("prompt", "")
@@ -128,6 +151,13 @@ def _of_ours(texts: Mapping[str, str], said: str) -> Iterator[tuple[str, str]]:
             yield from ((name, part) for part in parts)
 
 
+def _usual_schedule(sampler: str) -> Optional[str]:
+    try:
+        return resolved(sampler)[1]
+    except ValueError:
+        return None
+
+
 def _numbers(text: str, sign: str, count: int, said: str) -> list[str]:
     parts = text.split(sign)
     if len(parts) != count:
@@ -145,10 +175,17 @@ def _list(text: str, said: str) -> list[str]:
     return found
 
 
-def _of_a1111(text: str, said: str) -> Iterator[tuple[str, str]]:
+def _of_a1111(text: str, said: str, given: set[str]) -> Iterator[tuple[str, str]]:
+    """`given`: flags of the command line: a picture to begin with, and where LoRA are, are not in the text."""
     prompt, negative, values = from_parameters(text)
     left = {name: value for name, value in values.items() if name not in ONE_TO_ONE and name not in SAYS_NOTHING}
-    yield from (("prompt", prompt), ("negative_prompt", negative))
+    networks = []
+    if "lora_dir" not in given:  # else they are looked for there
+        networks = [one.strip() for text in (prompt, negative) for one in NETWORKS.findall(text)]
+        prompt, negative = (NETWORKS.sub("", one).strip() for one in (prompt, negative))
+    yield from (("prompt", prompt), ("negative_prompt", negative), ("prompt_style", "a1111"))
+    if values.get("Clip skip") in ("1", "2"):  # which A1111 does not look at for SDXL, whose layer is the last but one
+        del left["Clip skip"]
     yield from ((flag, values[name]) for name, flag in ONE_TO_ONE.items() if name in values)
     if "Sampler" in values:
         try:
@@ -159,14 +196,19 @@ def _of_a1111(text: str, said: str) -> Iterator[tuple[str, str]]:
     if "Size" in values:
         width, height = _numbers(values["Size"], "x", 2, said)
         yield from (("width", width), ("height", height))
+    if "Hires upscale" in values and values.get("Hires upscaler") in UPSCALERS:
+        hires = [(flag, left.pop(name)) for name, flag in HIRES.items() if name in left]
+        yield from ((flag, UPSCALERS.get(value, value)) for flag, value in hires if (flag, value) != ("hires_steps", "0"))
+    elif "Denoising strength" in values and "img" in given:
+        yield from (("task", "img2img"), ("strength", left.pop("Denoising strength")))
     if values.get("RNG") == "CPU":
         yield "noise", "a1111-cpu"
     else:  # drawn on a GPU, in another order
         left["RNG"] = values.get("RNG", "GPU")
     if "Model" in values:
         log.info("%s was made with the model %s: --weight says which is used here", said, shown(values["Model"]))
-    if left:
-        words = one_line(", ".join(f"{name}: {value}" for name, value in left.items()))
+    if left or networks:
+        words = one_line(", ".join([*networks, *(f"{name}: {value}" for name, value in left.items())]))
         log.warning("%s: not taken over: %s", said, shortened(words, 1000))
 
 
@@ -174,11 +216,10 @@ def _tell_of_files(path: str, said: str, taken: Given) -> None:
     """Say which files the picture has chosen; UserError where one is not there. Warns of one that has changed."""
     digests = _digests(text_of(Path(path)).get(FILES, "{}"))
     for name, text in taken:
-        metavar = fields_of(SampleOptions)[name].metavar
-        if metavar not in (*PATHS, *PATH_LISTS):
-            continue
-        log.info("%s: --%s %s", said, name, text)
-        for file in text.split(",") if metavar in PATH_LISTS else [text]:
+        files = files_in(text, fields_of(SampleOptions)[name].metavar)
+        if files:
+            log.info("%s: --%s %s", said, name, text)
+        for file in files:
             if not (Path(file).is_file() or name in FOLDERS and Path(file).is_dir()):
                 raise UserError(f"{said} was made with {shown(file)}, which is not there: give --{name}")
             if file in digests and file_digest(file) != digests[file]:

@@ -21,7 +21,7 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from gm.diffusion.schedule import nearest_timestep
+from gm.diffusion.schedule import timestep_between, usual_level
 from gm.randomness import PICTURE_NOISE, generator
 from gm.sampling.brownian import BrownianNoise
 from gm.sampling.torch_generator import TorchGenerator
@@ -31,8 +31,13 @@ SDE, SDE_2M = "DPMPPSDESampler", "DPMPP2MSDESampler"
 # diffusers' schedulers with sigmas, and its spacings "trailing" and "linspace"
 SIGMA_SPACE = ("EulerEDMSampler", "EulerAncestralSampler", "HeunEDMSampler", "LinearMultistepSampler", SDE)
 FROM_THE_LAST_INDEX = ("LegacyDDPMDiscretization", "Trailing", "Normal")
-BELOW_THE_LAST_INDEX = ("Leading",)
-VARIANCE_PRESERVING = ("DDIMSampler", "UniPCSampler")  # A1111 runs them on latents of unit variance
+VARIANCE_PRESERVING = (
+    "DDIMSampler",
+    "UniPCSampler",
+    "UniPCBH1Sampler",
+    "UniPCBH2Sampler",
+)  # A1111 runs them on latents of unit variance
+BELOW_THE_LAST_INDEX = ("Leading", "LeadingDPM")
 
 
 class NativeNoise:
@@ -67,11 +72,10 @@ class NativeNoise:
         """What the first noise is multiplied by where nothing else is there: as if a latent of unit variance were under it."""
         return math.sqrt(1.0 + sigma**2)
 
-    @staticmethod
-    def asked(sampler: str, sigma: float, table: np.ndarray) -> tuple[float, float]:
-        """The level and the time step with which the network is asked: of sgm, the nearest of the schedule `table`."""
-        index = nearest_timestep(sigma, table)
-        return float(table[index]), float(index)
+    @classmethod
+    def asked(cls, sampler: str, discretization: str, sigma: float, table: np.ndarray) -> tuple[float, float]:
+        """The level and the time step with which the network is asked; `table`: the sigmas of the training schedule."""
+        return usual_level(discretization, sigma, table)
 
     def _keyed(self, number: int) -> np.ndarray:
         return generator(self.seed, PICTURE_NOISE, number).standard_normal(self.shape, np.float32)
@@ -81,7 +85,13 @@ class TorchNoise(NativeNoise):
     """diffusers, with one torch.Generator("cpu").manual_seed(seed) a picture."""
 
     brownian = (SDE,)  # its DPMSolverSDEScheduler(noise_sampler_seed=seed)
-    rounded: tuple[str, ...] = ("DPMPP2MSampler", SDE_2M, "UniPCSampler")  # whose time steps are whole
+    rounded: tuple[str, ...] = (
+        "DPMPP2MSampler",
+        SDE_2M,
+        "UniPCSampler",
+        "UniPCBH1Sampler",
+        "UniPCBH2Sampler",
+    )  # whose time steps are whole
 
     def __init__(self, seed: int, shape: tuple[int, int, int]):
         super().__init__(seed, shape)
@@ -103,9 +113,9 @@ class TorchNoise(NativeNoise):
         return sigma if alone else math.sqrt(1.0 + sigma**2)
 
     @classmethod
-    def asked(cls, sampler: str, sigma: float, table: np.ndarray) -> tuple[float, float]:
+    def asked(cls, sampler: str, discretization: str, sigma: float, table: np.ndarray) -> tuple[float, float]:
         """At `sigma` itself; the time step is between two, linear in log sigma, or the nearer of them."""
-        step = float(np.interp(math.log(sigma), np.log(table), np.arange(len(table))))
+        step = timestep_between(sigma, table)
         return float(sigma), float(round(step)) if sampler in cls.rounded else step
 
 
@@ -145,7 +155,7 @@ class ComfyNoise(TorchNoise):
         return None
 
     @classmethod
-    def asked(cls, sampler: str, sigma: float, table: np.ndarray) -> tuple[float, float]:
+    def asked(cls, sampler: str, discretization: str, sigma: float, table: np.ndarray) -> tuple[float, float]:
         """At `sigma` itself, with the time step that is nearest in log sigma; in float32, which decides half way."""
         distances = np.log(np.float32(sigma)) - np.log(table).astype(np.float32)
         return float(sigma), float(np.abs(distances).argmin())

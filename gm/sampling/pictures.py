@@ -46,6 +46,7 @@ class PictureSampler:
         self.decode = Compiling(VAEDecode(vae, config.scale_factor), "compiling the decoder")
         self.encode = Compiling(VAEEncode(vae), "compiling the image encoder")
         self.channels, self.scale_factor = config.vae.embed_dim, config.scale_factor
+        self.is_inpainting = config.unet.in_channels > config.vae.embed_dim
         self.again = again
 
     def __call__(

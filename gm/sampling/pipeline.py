@@ -2,24 +2,37 @@
 loaded while LoRA come and go."""
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import ContextManager, Iterable, Mapping, Optional, Sequence
+from typing import ContextManager, Iterable, Iterator, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
 from gm import memory
 from gm.checkpoint.lora_files import open_lora
 from gm.checkpoint.lora_stack import LoraStack, merged
+from gm.checkpoint.lora_strength import Strength, Strengths, as_strength
 from gm.config.types import SampleSettings
 from gm.encoding.compiling import keeping_graphs
 from gm.encoding.source import Source
-from gm.encoding.text import TextEmbedder, TextEmbedding, embed_apart, embed_in_full, load_embedder, unconditional
+from gm.encoding.text import (
+    TextEmbedder,
+    TextEmbedding,
+    embed_apart,
+    embed_in_full,
+    load_embedder,
+    require_readable,
+    unconditional,
+)
+from gm.errors import UserError
 from gm.models import sdxl
 from gm.models.unet import UNET_PREFIX
 from gm.models.vae import VAE_PREFIX
+from gm.options.lora_tags import OwnLora
 from gm.runtime import full_precision
 from gm.sampling.full_precision import in_float32
+from gm.sampling.lora_schedule import scheduled
+from gm.sampling.lora_words import tell_of_lora
 from gm.sampling.pictures import PictureSampler
 from gm.sampling.start import Start
 from gm.soundness import NotFinite
@@ -55,10 +68,19 @@ class Pipeline:
         machine = self.source.machine
         return 1 if machine.device == "CPU" else memory.rows_that_fit(self.model, settings, machine, self.bytes, most)
 
+    @property
+    def encodes_nothing(self) -> bool:
+        """Whether an empty negative prompt is encoded, as any other."""
+        return self.model.is_refiner or self.source.prompt_style != "plain"
+
+    def require_readable(self, prompts: Iterable[str]) -> None:
+        """UserError for a prompt that has no meaning in the style of the source."""
+        require_readable(prompts, self.source, self.weights.vocabulary)
+
     def embed(self, prompts: Iterable[str]) -> None:
         """Embed the prompts, in a process of its own, because the text encoders are not needed afterwards, unless they are
         kept here: then only what was not embedded the last time."""
-        prompts = list(dict.fromkeys(prompts))
+        prompts = list(dict.fromkeys([*prompts, *([""] if self.encodes_nothing else [])]))
         self.texts = {prompt: self.texts[prompt] for prompt in prompts if prompt in self.texts}
         new = [prompt for prompt in prompts if prompt not in self.texts]
         if new and self.embedder:
@@ -81,41 +103,72 @@ class Pipeline:
         unet = sdxl.build_unet(self.model, self.source.machine.dtype, self.weights.adapters)
         unet = sdxl.load(unet, self.read, "UNet")
         vae = sdxl.load(sdxl.build_vae(self.model), self.read, "VAE")
-        self.pictures = PictureSampler(unet, vae, self.model, in_float32(self.source))
+        self.pictures = scheduled(PictureSampler(unet, vae, self.model, in_float32(self.source)), self.weights)
         self.unloaded = 0
 
-    def change_lora(self, paths: Sequence[str], strength: float) -> None:
-        """Put these LoRA files, each times `strength`, on the loaded networks instead of those put on before; without
-        paths, take them off. They are added to the weights; only those that change are written, and no graph is compiled
-        again. LoRA of `source.weight` stays. UserError, and no change, when a file does not fit.
+    def change_lora(
+        self, paths: Sequence[str], strength: Union[Strength, float, Sequence[Union[Strength, float]]] = 1.0
+    ) -> None:
+        """Put these LoRA files, each at its strength or all at the one given, on the loaded networks instead of those put on
+        before; without paths, take them off. They are added to the weights, so they have no schedule; only weights that change are
+        written, and no graph is compiled again. LoRA of `source.weight` stays. UserError, and no change, when a file does not fit.
         """
         assert self.embedder, "LoRA can be changed where the text encoders are kept"
-        with ExitStack() as opened:
-            files = [opened.enter_context(open_lora(path, self.model)) for path in paths]
-            for file in files:
-                file.check_against_base(self.base_shapes)
-            states = [(str(file.path), file.path.stat().st_mtime_ns, file.path.stat().st_size) for file in files]
-            wanted = (*states, strength) if files else ()
+        given = [strength] * len(paths) if isinstance(strength, (Strength, int, float)) else strength
+        strengths = list(map(as_strength, given))
+        with self._opened(paths, strengths) as stack:
+            states = [(str(file.path), file.path.stat().st_mtime_ns, file.path.stat().st_size) for file in stack.files]
+            wanted = tuple(zip(states, strengths))
             if wanted == self.added:
                 return
             self.added, self.texts = None, {}  # not known when this is interrupted
-            stack = LoraStack(files, [strength] * len(files), self.source.alpha)
             now = {f"{module}.weight" for module in stack.ranks}
             self.changed |= now
             cells = (self.embedder.call.cell, self.pictures.sampler.denoiser.cell)
             parameters = [p for cell in cells for p in cell.get_parameters() if p.name in self.changed]
             sdxl.set_values(parameters, merged(self.read, stack))
         self.added, self.changed = wanted, now
-        scales = [*(self.source.scales or [1.0] * len(self.weights.files)), *[strength] * len(files)]
-        self.now = replace(self.source, weight=",".join([self.source.weight, *map(str, paths)]), scales=scales)
+        weight = ",".join([self.source.weight, *map(str, paths)])
+        self.now = replace(self.source, weight=weight, strengths=Strengths.of([*self.weights.stack.strengths, *strengths]))
         self.pictures.again = in_float32(self.now)
 
-    def keeping_graphs(self, batches: Sequence[tuple[SampleSettings, int]]) -> ContextManager[None]:
+    @contextmanager
+    def _opened(self, paths: Sequence[str], strengths: Sequence[Strength]) -> Iterator[LoraStack]:
+        """LoRA files to be put on, open in the body; UserError when one does not fit."""
+        with ExitStack() as opened:
+            files = [opened.enter_context(open_lora(path, self.model)) for path in paths]
+            stack = LoraStack(files, strengths, self.source.alpha)
+            for file in files:
+                file.check_against_base(self.base_shapes)
+            Strengths.of(strengths).check([file.modules for file in files], ",".join(map(str, paths)))
+            if self.weights.stack.is_scheduled and not stack.can_stay_apart:
+                dora = next(file.path for file in files if file.is_dora)
+                raise UserError(
+                    f"{dora} is a DoRA, which cannot be put on beside LoRA with a --lora_schedule: leave one of them away"
+                )
+            assert not stack.is_scheduled, "what is put on is added to the weights"
+            yield stack
+
+    def tell_of_lora(self, prompts: Iterable[str], own: OwnLora = ()) -> None:
+        """Say which LoRA act on these prompts, those of the source, or `own` ones that are to be put on; UserError when one of
+        these does not fit."""
+        if not own:
+            return tell_of_lora(self.weights.stack, prompts)
+        with self._opened(*zip(*own)) as stack:
+            tell_of_lora(stack, prompts)
+
+    def put_on(self, own: OwnLora, prompts: Iterable[str]) -> None:
+        """Change the LoRA to a prompt's own, and embed prompts with them."""
+        self.change_lora([path for path, _ in own], [strength for _, strength in own])
+        self.embed(prompts)
+
+    def keeping_graphs(self, batches: Sequence[tuple]) -> ContextManager[None]:
         """In the body, the graphs of these batches, in this order, come from the folder that the source names, and are kept there.
-        Each a picture's settings and how many are made at once."""
-        shapes = [[one.height, one.width, count, one.guider, *one.guided_steps] for one, count in batches]
+        Each a picture's settings, how many are made at once, and what else decides which graphs there are."""
+        shapes = [[one.height, one.width, count, one.guider, *one.guided_steps, *more] for one, count, *more in batches]
         wanted = list(dict.fromkeys(json.dumps(shape) for shape in shapes))
-        return keeping_graphs(self.source.graphs, {**self.weights.decides(self.source, "UNet, VAE"), "batches": wanted})
+        networks = "text encoders, UNet, VAE" if self.embedder else "UNet, VAE"
+        return keeping_graphs(self.source.graphs, {**self.weights.decides(self.source, networks), "batches": wanted})
 
     def sample(self, prompt: str, negative_prompt: str, settings: SampleSettings, seed: int, what: str) -> np.ndarray:
         """One picture (h, w, 3) uint8; both prompts must have been embedded.
@@ -135,9 +188,20 @@ class Pipeline:
     ) -> list[np.ndarray]:
         """Pictures at once, each with texts and a seed of its own, whose texts are equally long. On the CPU a picture of a batch
         differs from one alone by rounding: in 1 of 20,000 numbers, by 1 of 255."""
-        texts = [self.texts[prompt] for prompt in prompts]
-        negatives = [self.texts[one] if one else unconditional(text) for one, text in zip(negative_prompts, texts)]
+        texts, negatives = self.texts_of(prompts, negative_prompts)
         return self.pictures(texts, negatives, settings, seeds, what, start)
+
+    def texts_of(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str]
+    ) -> tuple[list[TextEmbedding], list[TextEmbedding]]:
+        """The embeddings of prompts and negative prompts. The base was trained with zeros for an empty negative prompt, the refiner
+        with its embedding (sgm `force_uc_zero_embeddings`), which A1111 and ComfyUI take for the base as well."""
+        texts = [self.texts[prompt] for prompt in prompts]
+        negatives = [
+            self.texts[one] if one or self.encodes_nothing else unconditional(text)
+            for one, text in zip(negative_prompts, texts)
+        ]
+        return texts, negatives
 
 
 def _bytes_to_load(source: Source, shapes: Mapping[str, tuple]) -> int:

@@ -23,6 +23,8 @@ class Start:
     noise: Optional[np.ndarray] = None  # unit-normal, instead of the seed's
     until: float = 1.0  # share of the time after which another network goes on: the latent keeps its noise
     since: float = 0.0  # share of the time after which this network goes on: `latent` has its noise
+    kept: Optional[np.ndarray] = None  # what a mask keeps, where that is not `latent`
+    drawn: int = 0  # noises that another network has used of each seed's sequence, for what `kept` and `spread` say
 
     @property
     def is_of_noise(self) -> bool:
@@ -33,6 +35,8 @@ class Start:
 def drawn(start: Start, noises: Sequence[NativeNoise]) -> tuple[Start, Optional[np.ndarray]]:
     """The start with what the seeds draw from its posteriors, and their first noise (B, z, h, w), which is None where `latent` has
     its noise. In diffusers' order: the picture, the noise, the picture without what is masked."""
+    if start.drawn:
+        return _drawn_after(start, noises)
     latent = _sampled(start.latent, start.spread, noises)
     if start.since:
         return replace(start, latent=latent, spread=None), None
@@ -44,6 +48,20 @@ def drawn(start: Start, noises: Sequence[NativeNoise]) -> tuple[Start, Optional[
     return replace(start, latent=latent, spread=None, masked=masked, masked_spread=None), (
         first if start.noise is None else start.noise
     )
+
+
+def _drawn_after(start: Start, noises: Sequence[NativeNoise]) -> tuple[Start, Optional[np.ndarray]]:
+    """As `drawn` for a second network: past what the first has drawn, so that no noise is there twice."""
+    kept = _sampled(start.kept, start.spread, noises)
+    for one in noises:
+        one.first()
+    if start.mask is not None:
+        _sampled(None, np.zeros(1, np.float32), noises)
+    for one in noises:
+        for _ in range(start.drawn - 1):
+            one.next()
+    first = None if start.since and start.mask is None else np.stack([one.next() for one in noises])
+    return replace(start, kept=kept, spread=None), first
 
 
 def _sampled(mean: Optional[np.ndarray], spread: Optional[np.ndarray], noises: Sequence[NativeNoise]) -> Optional[np.ndarray]:

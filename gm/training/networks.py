@@ -127,7 +127,7 @@ def _blank_batch(setting: Setting, unet: UNet, with_class: bool, size: Size) -> 
         text = tokenize([""] * rows, data.max_tokens)
     else:
         context = np.zeros((rows, context_length(data.max_tokens), unet.context_width), np.float32)
-        text = context, np.zeros((rows, model.text_encoders[1].embed_dim), np.float32)
+        text = context, np.zeros((rows, model.pooled_dim), np.float32)
     return MicroBatch.blank((rows, model.unet.in_channels, size[0] // 8, size[1] // 8), text, setting.inputs.config)
 
 

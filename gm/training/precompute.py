@@ -67,7 +67,7 @@ class Precompute:
                 self.disk.put(keys[number], row)
             return rows
 
-        width, pooled = sum(encoder.width for encoder in self.model.text_encoders), self.model.text_encoders[1].embed_dim
+        width, pooled = self.model.context_dim, self.model.pooled_dim
         shapes = [(context_length(self.max_tokens) * width + pooled,)] * len(keys)
         rows, found = collect(keys, self.disk, self.ranks, compute, shapes)
         if self.disk.folder:

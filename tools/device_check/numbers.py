@@ -139,7 +139,7 @@ def batch(config: Config, number: int, side: int = SIDE) -> MicroBatch:
     shape = (2, model.unet.in_channels, side, side)
     text = np.random.default_rng(3)  # the same for every batch
     context = text.standard_normal((2, 77, model.unet.context_dim)).astype(np.float32)
-    pooled = text.standard_normal((2, model.text_encoders[1].embed_dim)).astype(np.float32)
+    pooled = text.standard_normal((2, model.pooled_dim)).astype(np.float32)
     index = rng.integers(0, model.num_timesteps, 2)
     return replace(
         MicroBatch.blank(shape, (context, pooled)),
