@@ -56,7 +56,8 @@ PAIRS = (
     Pair("LinearMultistepSampler", "Normal", "lms", "normal"),
     Pair("LCMSampler", "SGMUniform", "lcm", "sgm_uniform"),
     Pair("EulerEDMSampler", "Leading", "ddim", "ddim_uniform"),  # its "ddim" is Euler's method
-    Pair("UniPCSampler", "Normal", "uni_pc_bh2", "normal"),  # not the same: of order 3 there, of order 2 in diffusers
+    Pair("UniPCBH1Sampler", "Normal", "uni_pc", "normal"),
+    Pair("UniPCBH2Sampler", "Normal", "uni_pc_bh2", "normal"),
 )
 
 
