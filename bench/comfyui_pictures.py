@@ -26,6 +26,7 @@ from gm import runtime
 from gm.config.load import load_config
 from gm.config.types import ModelConfig, SampleSettings
 from gm.data.pixels import to_pixels
+from gm.diffusion.schedule import DISCRETIZATIONS
 from gm.runtime import Runtime
 
 NOT_CALLED = ("torchvision", "torchaudio", "av", "sentencepiece", "aiohttp")
@@ -39,7 +40,7 @@ class Pair:
     sampler: str
     discretization: str
     theirs: str
-    scheduler: str
+    scheduler: str  # "": ComfyUI is given our levels
 
 
 PAIRS = (
@@ -56,7 +57,9 @@ PAIRS = (
     Pair("LinearMultistepSampler", "Normal", "lms", "normal"),
     Pair("LCMSampler", "SGMUniform", "lcm", "sgm_uniform"),
     Pair("EulerEDMSampler", "Leading", "ddim", "ddim_uniform"),  # its "ddim" is Euler's method
-    Pair("UniPCSampler", "Normal", "uni_pc_bh2", "normal"),  # not the same: of order 3 there, of order 2 in diffusers
+    # by itself ComfyUI leaves out the level before the last here, of a schedule of one step more
+    Pair("UniPCBH1Sampler", "Normal", "uni_pc", ""),
+    Pair("UniPCBH2Sampler", "Normal", "uni_pc_bh2", ""),
 )
 
 
@@ -84,7 +87,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         grey = np.abs(ours.picture(found).astype(int) - ours.picture(expected)).max()
         error = np.abs(found - expected).max() / np.abs(expected).max()
         print(
-            f"| {pair.sampler} | {pair.discretization} | {pair.theirs}, {pair.scheduler} | {error:.1e} | {grey} |", flush=True
+            f"| {pair.sampler} | {pair.discretization} | {pair.theirs}, {pair.scheduler or 'our levels'} | {error:.1e} | {grey} |",
+            flush=True,
         )
 
 
@@ -156,9 +160,11 @@ class Theirs:
         options = self.options
         empty = self.torch.zeros(1, self.channels, options.size // 8, options.size // 8)
         noise = self.sample.prepare_noise(empty, options.seed)
-        how = (options.steps, options.scale, pair.theirs, pair.scheduler, *self.texts, empty)
+        how = (options.steps, options.scale, pair.theirs, pair.scheduler or "normal", *self.texts, empty)
+        levels = None if pair.scheduler else DISCRETIZATIONS[pair.discretization](options.steps)
+        given = {} if levels is None else {"sigmas": self.torch.tensor(levels, dtype=self.torch.float32)}
         with self.torch.inference_mode():
-            made = self.sample.sample(self.model, noise, *how, disable_pbar=True, seed=options.seed)
+            made = self.sample.sample(self.model, noise, *how, disable_pbar=True, seed=options.seed, **given)
         return made.numpy() * self.scale_factor
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from gm.diffusion.schedule import edm_sigmas, legacy_ddpm_sigmas, train_sigmas
+from gm.errors import UserError
+from gm.options.sample import parse_sample, sample_settings
 from gm.randomness import PICTURE_NOISE, generator
 from gm.sampling.brownian import BrownianNoise
 from gm.sampling.noise import NOISES
@@ -170,3 +172,14 @@ def test_time_steps_between_those_of_the_schedule():
 def test_how_strong_the_first_noise_is(name, sampler, discretization, is_alone):
     expected = 14.6 if is_alone else math.hypot(1, 14.6)
     assert NOISES[name].strength(sampler, discretization, 14.6) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_the_flag_says_whose_noise(name):
+    assert sample_settings(parse_sample(["--noise", name]), 32).noise == name
+    assert sample_settings(parse_sample([]), 32).noise == "native"
+
+
+def test_another_noise_is_refused():
+    with pytest.raises(UserError, match="noise.*a1111-gpu.*comfyui"):
+        parse_sample(["--noise", "a1111-gpu"])
