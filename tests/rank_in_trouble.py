@@ -1,7 +1,7 @@
 """train_dreambooth.py with trouble on rank 1: `rank_in_trouble.py TROUBLE [FOLDER] -- arguments`. Run by test_parallel.py.
 
 killed: SIGKILL during step 3; raises: an exception there; disk: rank 0 finds the disk full when it saves the state;
-elsewhere FOLDER: rank 1 works in another folder; late: it comes to one update 20 s later than the others.
+elsewhere FOLDER: rank 1 works in another folder; late: it comes to one update 6 s later than the others.
 """
 
 import errno
@@ -31,7 +31,7 @@ def prepare(trouble: str, where: str) -> None:
 
         def in_trouble(self, *given):
             if self.step == 2 and trouble == "late":
-                time.sleep(10)  # it has two micro-batches
+                time.sleep(3)  # it has two micro-batches
             elif self.step == 2 and trouble == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             elif self.step == 2:

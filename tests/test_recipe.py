@@ -41,7 +41,7 @@ def photos(small, tmp_path_factory) -> Path:
 
 @pytest.mark.xdist_group("ranks")
 def test_a_recipe_is_the_same_for_any_number_of_ranks_and_when_resumed(small, photos, tmp_path):
-    """1 x 4, 2 x 2 and 4 x 1 (ranks x accumulation); one of the two ranks comes 20 s late to an update."""
+    """1 x 4, 2 x 2 and 4 x 1 (ranks x accumulation); one of the two ranks comes 6 s late to an update."""
     given = dict(steps=STEPS, photos=photos)
     eager = (*RECIPE, "--ms_mode", 1, "--gradient_accumulation_steps")
     small.train(tmp_path, *eager, 4, **given)
