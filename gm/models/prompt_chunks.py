@@ -4,16 +4,18 @@ ids (chunks, 77) int32 for each encoder, weights (chunks, 77) float32, 1 for sta
 (`words`: name -> ids beyond the vocabulary) stand for several ids each.
 """
 
+import re
 from typing import NamedTuple, Sequence
 
 import numpy as np
 
-from gm.models.prompt_weights import Part, a1111_parts, comfyui_parts
-from gm.models.tokenizer import CHUNK, CLIP_PAD, LENGTH, OPEN_CLIP_PAD, ClipTokenizer, Words, split_at, token_ids
+from gm.errors import shown
+from gm.models.prompt_weights import EMBEDDING, Part, a1111_parts, comfyui_parts
+from gm.models.tokenizer import CHUNK, CLIP_PAD, LENGTH, OPEN_CLIP_PAD, ClipTokenizer, Words, normalized, split_at, token_ids
 
 BACKTRACK = 20  # A1111: a chunk ends at a comma that is at most so many tokens before its end
-LONG_WORD = 8  # ComfyUI: words of so many tokens are cut at the end of a chunk, shorter ones go to the next
-EMBEDDING = "embedding:"  # ComfyUI's mark of a learned word
+LONG_PIECE = 8  # ComfyUI: pieces of so many tokens are cut at the end of a chunk, shorter ones go to the next
+_BEFORE_EMBEDDING = re.compile(rf"(?<=\s)(?={EMBEDDING})")
 
 
 class Chunks(NamedTuple):
@@ -71,35 +73,38 @@ def _a1111(parts: Sequence[Part], words: Words) -> list[list[tuple[int, float]]]
 
 
 def _comfyui(parts: Sequence[Part], words: Words) -> list[list[tuple[int, float]]]:
-    """Rows of at most 75 (id, weight), filled word by word: ComfyUI `tokenize_with_weights`."""
+    """Rows of at most 75 (id, weight), filled piece by piece, a piece being the text of one weight between learned words: ComfyUI
+    `tokenize_with_weights` (since 2024-10; it went word by word before)."""
     rows: list[list[tuple[int, float]]] = [[]]
     for part in parts:
-        for word in (part.text or "").replace("\n", " ").split(" "):
-            for group in _comfyui_groups(word, words):
-                weighted = [(token, part.weight) for token in group]
-                while weighted:
-                    room = CHUNK - len(rows[-1])
-                    if len(weighted) <= room:
-                        rows[-1] += weighted
-                        break
-                    if len(group) >= LONG_WORD:
-                        rows[-1] += weighted[:room]
-                        weighted = weighted[room:]
-                    rows.append([])
+        for group in _comfyui_groups(part.text or "", words):
+            weighted = [(token, part.weight) for token in group]
+            while weighted:
+                room = CHUNK - len(rows[-1])
+                if len(weighted) <= room:
+                    rows[-1] += weighted
+                    break
+                if len(group) >= LONG_PIECE:
+                    rows[-1] += weighted[:room]
+                    weighted = weighted[room:]
+                rows.append([])
     return rows
 
 
-def _comfyui_groups(word: str, words: Words) -> list[list[int]]:
-    """The ids of a word that stay together, and what is left behind the name of a learned one."""
-    if not word.startswith(EMBEDDING):
-        return [token_ids(word)] if word else []
-    name = word[len(EMBEDDING) :]
-    known = name if name in words else name.rstrip(",")
-    if known not in words:
-        names = ", ".join(words) or "none is given"
-        raise ValueError(f"{word!r} is no learned word of --embedding: {names}")
-    left = name[len(known) :]
-    return [list(words[known])] + ([token_ids(left)] if left else [])
+def _comfyui_groups(text: str, words: Words) -> list[list[int]]:
+    """The ids of a text in pieces: learned words, and what is between."""
+    groups = []
+    for piece in _BEFORE_EMBEDDING.split(text):
+        if piece.startswith(EMBEDDING):
+            word = re.match(r"[^\s<\[]*", piece)[0]
+            name = word[len(EMBEDDING) :]
+            known = name if name in words else name.rstrip(",")
+            if known not in words:
+                raise ValueError(f"{shown(word)} is no learned word of --embedding: {', '.join(words) or 'none is given'}")
+            groups.append(list(words[known]))
+            piece = piece[len(EMBEDDING) + len(known) :]
+        groups.append(token_ids(piece, normalized))
+    return groups
 
 
 def _groups(text: str, words: Words) -> list[list[int]]:

@@ -14,10 +14,14 @@ DEEPEST = 100  # brackets within brackets
 
 # A1111: an escaped bracket or a backslash, a bracket, a weight that closes one, text, a colon
 _A1111 = re.compile(
-    r"(?P<escaped>\\[()\[\]\\]?)|(?P<open>[(\[])|:(?P<weight>[+-]?[.\d]+)\)|(?P<close>[)\]])|(?P<text>[^\\()\[\]:]+|:)"
+    r"(?P<escaped>\\[()\[\]\\]?)|(?P<open>[(\[])|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|(?P<close>[)\]])"
+    r"|(?P<text>[^\\()\[\]:]+|:)"
 )
+EMBEDDING = "embedding:"  # ComfyUI's mark of a learned word
+_EMBEDDING = re.compile(rf"(?:(?<=\s)|^){EMBEDDING}")
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
-_EDITING = re.compile(r"(?<!\\)\[[^\[\]]*(\||:\s*[+-]?\d*\.?\d+\s*\])")  # [a|b], [a:b:0.5], [a:0.5]
+# A1111's grammar of prompts that change: an escaped sign, a bracket, "|", a step before a closing bracket
+_EDITING = re.compile(r"\\.|[()\[|]|(?P<step>:\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*)?(?P<close>[)\]])", re.DOTALL)
 
 
 class Part(NamedTuple):
@@ -32,7 +36,7 @@ def a1111_parts(prompt: str) -> list[Part]:
     takes its meaning away; BREAK ends a chunk (A1111 `parse_prompt_attention`, but that BREAK within brackets is one, too)."""
     if re.search(r"\bAND\b", prompt):
         raise ValueError(f"{shown(prompt)} combines prompts by AND, which this suite cannot: give one prompt")
-    if _EDITING.search(prompt):
+    if _changes(prompt):
         raise ValueError(f"{shown(prompt)} changes the prompt between steps by [a:b:0.5] or [a|b], which this suite cannot")
     parts: list[list] = []  # text, weight
     opened: dict[str, list[int]] = {"(": [], "[": []}  # where brackets begin
@@ -60,6 +64,39 @@ def a1111_parts(prompt: str) -> list[Part]:
         while opened[bracket]:
             close(bracket, factor)
     return _joined(parts)
+
+
+def _changes(prompt: str) -> bool:
+    """Whether A1111 reads the prompt as one that changes between steps: [a|b], [a:b:0.5], [a:0.5]."""
+    opened: list[list] = []  # bracket, whether a "|" stands in it
+    for found in _EDITING.finditer(prompt):
+        sign = found["close"] or found[0]
+        if sign in ("(", "["):
+            opened.append([sign, False])
+        elif sign == "|" and opened:
+            opened[-1][1] = True
+        elif sign in (")", "]") and opened and opened[-1][0] == {")": "(", "]": "["}[sign]:
+            _, has_choice = opened.pop()
+            if sign == "]" and (has_choice or found["step"]):
+                return True
+    return False
+
+
+def in_a1111(prompt: str, style: str) -> str:
+    """A prompt of a style as A1111 is told it: with brackets that it reads as they are meant here."""
+    if style == "a1111":
+        return prompt
+    if style == "plain":
+        return _escaped(prompt)
+    words = []
+    for text, weight in comfyui_parts(prompt):
+        plain = _escaped(_EMBEDDING.sub("", text or ""))
+        words.append(plain if weight == 1 else f"({plain}:{weight:.6g})")
+    return "".join(words)
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([()\[\]\\])", r"\\\1", text)
 
 
 def _joined(parts: list[list]) -> list[Part]:

@@ -8,9 +8,10 @@ import gzip
 import html
 import logging
 import re
+import unicodedata
 from functools import lru_cache
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import ftfy
 import numpy as np
@@ -58,6 +59,12 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
+def normalized(text: str) -> str:
+    """What `CLIPTokenizer` of transformers makes of a text where ftfy is not installed, as with ComfyUI: one form of accents, lower
+    case, one blank for white space; quotes and HTML entities stay."""
+    return " ".join(unicodedata.normalize("NFC", text).split()).lower()
+
+
 def split_at(text: str, words: Words) -> list[str]:
     """Plain text and names of learned words in turn, the first and the last plain, capitals as in `words`."""
     if not words:
@@ -68,9 +75,9 @@ def split_at(text: str, words: Words) -> list[str]:
     return [names[piece.lower()] if number % 2 else piece for number, piece in enumerate(pieces)]
 
 
-def token_ids(text: str) -> list[int]:
+def token_ids(text: str, cleaned: Callable[[str], str] = clean) -> list[int]:
     """The ids of a text by themselves."""
-    return _encoder().encode(clean(text), add_special_tokens=False).ids
+    return _encoder().encode(cleaned(text), add_special_tokens=False).ids
 
 
 class ClipTokenizer:

@@ -11,6 +11,7 @@ from typing import Optional
 from gm.checkpoint.lora_strength import Strength
 from gm.checkpoint.weights import split_weight_argument
 from gm.config.types import SampleSettings
+from gm.models.prompt_weights import in_a1111
 from gm.options.lora_tags import tag_of
 from gm.options.parser import PATH_LISTS, PATHS, as_text, fields_of
 from gm.options.refiner import REFINER_WEIGHT
@@ -104,7 +105,7 @@ def as_a1111(options: SampleOptions, settings: SampleSettings, prompt: str, seed
     scales = [*(options.lora_scale or ()), *[1.0] * len(lora)]
     strengths = map(Strength, scales, options.lora_text_scale or scales)
     sampler, schedule = to_a1111(settings.sampler, settings.discretization)
-    words = [prompt, *(tag_of(_name(path), strength) for path, strength in zip(lora, strengths))]
+    words = [in_a1111(prompt, options.prompt_style), *(tag_of(_name(path), strength) for path, strength in zip(lora, strengths))]
     values = {
         "Steps": settings.steps,
         "Sampler": sampler,
@@ -123,7 +124,7 @@ def as_a1111(options: SampleOptions, settings: SampleSettings, prompt: str, seed
         "RNG": "CPU" if settings.noise in ("a1111-cpu", "torch") else None,
         "Version": VERSION,
     }
-    return to_parameters(" ".join(words), options.negative_prompt, values)
+    return to_parameters(" ".join(words), in_a1111(options.negative_prompt, options.prompt_style), values)
 
 
 def _strength(options: SampleOptions) -> Optional[str]:
