@@ -15,15 +15,17 @@ import numpy as np
 import streamlit as st
 
 from gm import console
+from gm.checkpoint.embeddings import open_embeddings
 from gm.checkpoint.lora_files import open_lora
 from gm.checkpoint.lora_strength import Strength
 from gm.checkpoint.weights import split_weight_argument
 from gm.config.load import load_config
-from gm.config.types import Config
+from gm.config.types import Config, DataConfig
 from gm.diffusion.names import named_sampler
 from gm.diffusion.samplers import SAMPLERS
 from gm.errors import UserError
 from gm.files import make_writable
+from gm.models.prompt_chunks import in_words
 from gm.options.lora_tags import own_lora
 from gm.options.parser import number
 from gm.options.prompts import is_prompt_file
@@ -51,6 +53,7 @@ class Result:
     """The pictures on the page. They stay there until the next click has made one."""
 
     prompt: str
+    tokens: str  # in words: how many, and what is cut off
     lora: str  # in words
     wanted: int
     pictures: list[Picture] = field(default_factory=list)
@@ -252,7 +255,9 @@ def make(options: SampleOptions, config: Config, status, gallery) -> None:
         pipeline.call(display, "require_memory", [settings])
         pipeline.call(display, "put_on", lora, [words, *filter(None, [options.negative_prompt])])
         named = ", ".join(f"{Path(path).name} x {strength}" for path, strength in lora)
-        result = Result(options.prompt, f"LoRA {named}" if lora else "no LoRA", options.num_cols)
+        result = Result(
+            options.prompt, tokens_of(words, options, config), f"LoRA {named}" if lora else "no LoRA", options.num_cols
+        )
         for i in range(options.num_cols):
             seed, what = options.seed + i, f"picture {i + 1} of {options.num_cols}"
             pixels = pipeline.call(display, "sample", words, options.negative_prompt, settings, seed, what)
@@ -266,6 +271,14 @@ def make(options: SampleOptions, config: Config, status, gallery) -> None:
         text = {"prompts": options.prompt, "seeds": seeds, "weight": options.weight}
         sheet = contact_sheet(rows, [options.prompt] + [""] * (len(rows) - 1))
         result.sheet = save_new_png(sheets(folder, result.pictures[0].path), sheet, text)
+
+
+def tokens_of(prompt: str, options: SampleOptions, config: Config) -> str:
+    """How many tokens the prompt has, and the negative one, and what of them is cut off."""
+    most = options.max_tokens or (config.data or DataConfig()).max_tokens
+    known = {word.name: range(word.count) for word in open_embeddings(options.embedding, config.model)}
+    found = [in_words(one, options.prompt_style, most, known) for one in (prompt, options.negative_prompt)]
+    return found[0] + (f" · negative {found[1]}" if options.negative_prompt else "")
 
 
 def strengths_of(options: SampleOptions, modules: Sequence[Iterable[str]]) -> list[Strength]:
@@ -285,7 +298,7 @@ def show(gallery, result: Optional[Result], finished: bool) -> None:
     if result is None:
         return
     with gallery.container():
-        words = f"{result.lora} · {result.seconds:.1f} s"
+        words = f"{result.tokens} · {result.lora} · {result.seconds:.1f} s"
         if finished and len(result.pictures) < result.wanted:
             words += f" · stopped after {len(result.pictures)} of {result.wanted}"
         st.markdown(f"**{in_plain_words(result.prompt)}**  \n{in_plain_words(words)}")

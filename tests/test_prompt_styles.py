@@ -6,6 +6,7 @@ ComfyUI `token_weights` and `tokenize_with_weights`); embeddings are compared wi
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
@@ -19,14 +20,15 @@ import diffusers_models
 import tiny
 from gm.checkpoint.embeddings import open_embeddings
 from gm.encoding.source import Source
-from gm.encoding.text import TextEmbedder, load_embedder, require_readable, same_length
+from gm.encoding.text import TextEmbedder, TextEmbedding, load_embedder, require_readable, same_length
 from gm.errors import UserError
 from gm.models import tokenizer
-from gm.models.prompt_chunks import chunks_of, tokens_in
-from gm.models.prompt_weights import HEAVIEST, a1111_parts, comfyui_parts
+from gm.models.prompt_chunks import chunks_of, in_words, tokens_in
+from gm.models.prompt_weights import HEAVIEST, a1111_parts, comfyui_parts, in_a1111
 from gm.models.tokenizer import token_ids
 from gm.options.sample import parse_sample, sample_settings
 from gm.runtime import CPU
+from gm.sampling.pipeline import Pipeline
 from modes import in_mode
 
 A1111 = [
@@ -42,6 +44,7 @@ A1111 = [
     ("a :1.2) b", [("a :1.2) b", 1.0)]),
     ("(:1.2)", []),
     ("a BREAK b", [("a", 1.0), None, ("b", 1.0)]),
+    ("(a: 1.3 )b", [("a", 1.3), ("b", 1.0)]),
     ("(a BREAK b:1.2)", [("a", 1.2), None, ("b", 1.2)]),  # A1111 reads the word here, with a weight of its own
 ]
 COMFYUI = [
@@ -60,6 +63,8 @@ REFUSED = [
     ("a1111", "a dog AND a cat", "combines prompts by AND"),
     ("a1111", "a [dog:cat:0.5]", "changes the prompt between steps"),
     ("a1111", "a [dog|cat]", "changes the prompt between steps"),
+    ("a1111", "a [[[dog]]:2]", "changes the prompt between steps"),
+    ("a1111", "a [(dog:2):.5]", "changes the prompt between steps"),
     ("a1111", "(a:1.2.3)", "is no weight"),
     ("a1111", "(a:99999)", "too strong"),
     ("a1111", "(" * 200 + "a", "too strong"),
@@ -109,12 +114,13 @@ def test_chunks_of_a1111():
 
 
 def test_chunks_of_comfyui():
-    """A word of less than eight tokens is never cut."""
+    """A piece of one weight with less than eight tokens is never cut."""
     dog, long = token_ids("dog")[0], token_ids("abcdefgh12345")
     assert len(long) >= 8 and rows(" ".join(["dog"] * 80), "comfyui") == [[dog] * 75, [dog] * 5]
-    assert rows(" ".join(["dog"] * 74) + " abcdefgh12345", "comfyui") == [[dog] * 74 + long[:1], long[1:]]
+    assert rows(" ".join(["dog"] * 74) + " (abcdefgh12345:2)", "comfyui") == [[dog] * 74 + long[:1], long[1:]]
     short = token_ids("xqzwv")
-    assert 1 < len(short) < 8 and rows(" ".join(["dog"] * 74) + " xqzwv", "comfyui") == [[dog] * 74, short]
+    assert 1 < len(short) < 8 and rows(" ".join(["dog"] * 74) + "(xqzwv:2)", "comfyui") == [[dog] * 74, short]
+    assert rows(" ".join(["dog"] * 74) + " xqzwv", "comfyui") == [[dog] * 74 + short[:1], short[1:]]  # one piece
 
 
 def test_a_learned_word_stands_for_its_tokens():
@@ -298,6 +304,48 @@ def test_layers_that_are_not_there_cannot_be_left_out():
     with pytest.raises(UserError, match="--clip_skip 3 leaves no layer of a text encoder: give at most 2"):
         require_readable([], source, {})
     assert replace(source, clip_skip=2).text_model().text_encoders[0].layer_idx == 1
+
+
+@pytest.mark.parametrize("prompt", ["a dog | cat", r"a \[dog|cat\]", "[dog: a cat]", "(dog:2)", "[dog (a|b)]", "[dog"])
+def test_what_only_looks_like_a_prompt_that_changes(prompt):
+    assert a1111_parts(prompt)
+
+
+def test_text_is_the_tokenizers_of_each_tool():
+    """ComfyUI has no ftfy: round quotes stay, where A1111 and the plain style have straight ones."""
+    round_one, straight = "a dog\u2019s ball", "a dog's ball"
+    assert rows(round_one, "a1111") == rows(straight, "a1111")
+    assert rows(round_one, "comfyui")[0] == clip_tokenizer()(round_one)["input_ids"][1:-1] != rows(straight, "comfyui")[0]
+    assert rows("e\u0301 \t A", "comfyui") == rows("\u00e9 a", "comfyui")
+
+
+@pytest.mark.parametrize("style", ["plain", "comfyui"])
+@pytest.mark.parametrize(
+    "prompt", [r"a (red:1.2) dog [on] \(grass\)", "a \\ dog", "a embedding:my-dog (x)", "", "((a) b:0.5) c"]
+)
+def test_a1111_is_told_what_is_meant(style, prompt):
+    """Its reading has the words and the weights of ours."""
+    meant = [(prompt, 1.0)] if style == "plain" else [tuple(part) for part in comfyui_parts(prompt)]
+    meant = [(text if style == "plain" else text.replace("embedding:", ""), pytest.approx(weight)) for text, weight in meant]
+    assert [tuple(part) for part in a1111_parts(in_a1111(prompt, style))] == meant
+    assert in_a1111(prompt, "a1111") == prompt
+
+
+@pytest.mark.parametrize("style, is_refiner, encoded", [
+    ("plain", False, False), ("plain", True, True), ("a1111", False, False), ("a1111", True, False), ("comfyui", False, True),
+])  # fmt: skip
+def test_an_empty_negative_prompt(style, is_refiner, encoded):
+    pipeline = object.__new__(Pipeline)
+    pipeline.model, pipeline.source = SimpleNamespace(is_refiner=is_refiner), SimpleNamespace(prompt_style=style)
+    pipeline.texts = {one: TextEmbedding(np.full((77, 4), 2.0), np.ones(3)) for one in ("", "a dog")}
+    _, (negative,) = pipeline.texts_of(["a dog"], [""])
+    assert (negative.context == (2 if encoded else 0)).all() and (negative.pooled == (1 if encoded else 0)).all()
+
+
+def test_tokens_in_words():
+    assert in_words("a dog", "plain") == "2 tokens"
+    assert in_words("dog " * 77 + "cat", "plain") == "75 tokens, cut off: dog dog cat"
+    assert in_words("dog " * 400, "plain").endswith("...") and in_words("(dog:2) " * 80, "a1111") == "80 tokens"
 
 
 def test_copies_of_a_text_are_the_text():

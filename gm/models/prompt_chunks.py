@@ -16,6 +16,7 @@ from gm.models.tokenizer import CHUNK, CLIP_PAD, LENGTH, OPEN_CLIP_PAD, ClipToke
 BACKTRACK = 20  # A1111: a chunk ends at a comma that is at most so many tokens before its end
 LONG_PIECE = 8  # ComfyUI: pieces of so many tokens are cut at the end of a chunk, shorter ones go to the next
 _BEFORE_EMBEDDING = re.compile(rf"(?<=\s)(?={EMBEDDING})")
+SHOWN = 200  # letters of what is cut off
 
 
 class Chunks(NamedTuple):
@@ -123,3 +124,9 @@ def tokens_in(prompt: str, style: str, max_tokens: int = CHUNK, words: Words = {
     parts = a1111_parts(prompt) if style == "a1111" else comfyui_parts(prompt)
     rows = _a1111(parts, words) if style == "a1111" else _comfyui(parts, words)
     return sum(len(row) for row in rows), ""
+
+
+def in_words(prompt: str, style: str, max_tokens: int = CHUNK, words: Words = {}) -> str:
+    """`tokens_in` for people."""
+    count, rest = tokens_in(prompt, style, max_tokens, words)
+    return f"{count} tokens" + (f", cut off: {rest if len(rest) <= SHOWN else rest[: SHOWN - 3] + '...'}" if rest else "")

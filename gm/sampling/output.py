@@ -105,7 +105,10 @@ def as_a1111(options: SampleOptions, settings: SampleSettings, prompt: str, seed
     scales = [*(options.lora_scale or ()), *[1.0] * len(lora)]
     strengths = map(Strength, scales, options.lora_text_scale or scales)
     sampler, schedule = to_a1111(settings.sampler, settings.discretization)
-    words = [in_a1111(prompt, options.prompt_style), *(tag_of(_name(path), strength) for path, strength in zip(lora, strengths))]
+    words = [
+        in_a1111(prompt, options.prompt_style),
+        *(tag_of(_name(path), strength) for path, strength in zip(lora, strengths)),
+    ]
     values = {
         "Steps": settings.steps,
         "Sampler": sampler,
