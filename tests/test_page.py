@@ -294,7 +294,7 @@ def test_in_a_browser(folder, tiny_weights, tmp_path):
         plain = downloaded(page)
         assert plain.size == (128, 128) and plain.text["weight"] == str(tiny_weights) and plain.text["seed"] == "42"
         assert plain.text == Image.open(folder / "outputs" / "demo" / "00000.png").text
-        assert page.get_by_text("no LoRA").count() == 1
+        assert page.get_by_text("8 tokens · no LoRA").count() == 1
         page.screenshot(path=tmp_path / "off.png")
 
         page.get_by_text("LoRA", exact=True).click()
