@@ -109,12 +109,11 @@ def test_chunks_of_a1111():
 
 
 def test_chunks_of_comfyui():
-    """A word of less than eight tokens is never cut."""
-    dog, long = token_ids("dog")[0], token_ids("abcdefgh12345")
-    assert len(long) >= 8 and rows(" ".join(["dog"] * 80), "comfyui") == [[dog] * 75, [dog] * 5]
-    assert rows(" ".join(["dog"] * 74) + " abcdefgh12345", "comfyui") == [[dog] * 74 + long[:1], long[1:]]
-    short = token_ids("xqzwv")
-    assert 1 < len(short) < 8 and rows(" ".join(["dog"] * 74) + " xqzwv", "comfyui") == [[dog] * 74, short]
+    """What stands between weights is cut at the end of a chunk, unless it has less than eight tokens."""
+    dog, cat = token_ids("dog")[0], token_ids("cat")[0]
+    assert rows(" ".join(["dog"] * 80), "comfyui") == [[dog] * 75, [dog] * 5]
+    assert rows(" ".join(["dog"] * 70) + " (" + "cat " * 7 + ")", "comfyui") == [[dog] * 70, [cat] * 7]
+    assert rows(" ".join(["dog"] * 70) + " (" + "cat " * 8 + ")", "comfyui") == [[dog] * 70 + [cat] * 5, [cat] * 3]
 
 
 def test_a_learned_word_stands_for_its_tokens():

@@ -4,15 +4,17 @@ ids (chunks, 77) int32 for each encoder, weights (chunks, 77) float32, 1 for sta
 (`words`: name -> ids beyond the vocabulary) stand for several ids each.
 """
 
+import re
 from typing import NamedTuple, Sequence
 
 import numpy as np
 
+from gm.errors import shortened
 from gm.models.prompt_weights import Part, a1111_parts, comfyui_parts
 from gm.models.tokenizer import CHUNK, CLIP_PAD, LENGTH, OPEN_CLIP_PAD, ClipTokenizer, Words, split_at, token_ids
 
 BACKTRACK = 20  # A1111: a chunk ends at a comma that is at most so many tokens before its end
-LONG_WORD = 8  # ComfyUI: words of so many tokens are cut at the end of a chunk, shorter ones go to the next
+LONG_WORD = 8  # ComfyUI: what has so many tokens is cut at the end of a chunk, what is shorter goes to the next
 EMBEDDING = "embedding:"  # ComfyUI's mark of a learned word
 
 
@@ -71,35 +73,38 @@ def _a1111(parts: Sequence[Part], words: Words) -> list[list[tuple[int, float]]]
 
 
 def _comfyui(parts: Sequence[Part], words: Words) -> list[list[tuple[int, float]]]:
-    """Rows of at most 75 (id, weight), filled word by word: ComfyUI `tokenize_with_weights`."""
+    """Rows of at most 75 (id, weight), filled part by part, and a part that is between learned words or weights is cut where a
+    row ends unless it is short: ComfyUI `tokenize_with_weights`."""
     rows: list[list[tuple[int, float]]] = [[]]
     for part in parts:
-        for word in (part.text or "").replace("\n", " ").split(" "):
-            for group in _comfyui_groups(word, words):
-                weighted = [(token, part.weight) for token in group]
-                while weighted:
-                    room = CHUNK - len(rows[-1])
-                    if len(weighted) <= room:
-                        rows[-1] += weighted
-                        break
-                    if len(group) >= LONG_WORD:
-                        rows[-1] += weighted[:room]
-                        weighted = weighted[room:]
-                    rows.append([])
+        for group in _comfyui_groups(part.text or "", words):
+            weighted = [(token, part.weight) for token in group]
+            while weighted:
+                room = CHUNK - len(rows[-1])
+                if len(weighted) <= room:
+                    rows[-1] += weighted
+                    break
+                if len(group) >= LONG_WORD:
+                    rows[-1] += weighted[:room]
+                    weighted = weighted[room:]
+                rows.append([])
     return rows
 
 
-def _comfyui_groups(word: str, words: Words) -> list[list[int]]:
-    """The ids of a word that stay together, and what is left behind the name of a learned one."""
-    if not word.startswith(EMBEDDING):
-        return [token_ids(word)] if word else []
-    name = word[len(EMBEDDING) :]
-    known = name if name in words else name.rstrip(",")
-    if known not in words:
-        names = ", ".join(words) or "none is given"
-        raise ValueError(f"{word!r} is no learned word of --embedding: {names}")
-    left = name[len(known) :]
-    return [list(words[known])] + ([token_ids(left)] if left else [])
+def _comfyui_groups(text: str, words: Words) -> list[list[int]]:
+    """The ids that stay together: a learned word's, and those of the text up to the next one."""
+    groups = []
+    for piece in re.split(rf"[ \n](?={EMBEDDING})", text):
+        if piece.startswith(EMBEDDING):
+            word, _, piece = piece[len(EMBEDDING) :].partition(" ")
+            known = word if word in words else word.rstrip(",")
+            if known not in words:
+                names = ", ".join(words) or "none is given"
+                raise ValueError(f"{EMBEDDING}{shortened(word, 80)} is no learned word of --embedding: {names}")
+            groups.append(list(words[known]))
+            piece = f"{word[len(known) :]} {piece}"
+        groups.append(token_ids(piece))
+    return [group for group in groups if group]
 
 
 def _groups(text: str, words: Words) -> list[list[int]]:

@@ -34,7 +34,7 @@ class PromptTextOptions:
     prompt_style: str = option(
         "plain",
         "how prompts are read; plain: as they stand; a1111: (more) [less] (word:1.3) BREAK, of any length; comfyui: (more) "
-        "(word:1.3), of any length; both encode an empty negative prompt, too",
+        "(word:1.3), of any length, and an empty negative prompt is encoded",
         choices=PROMPT_STYLES,
         group="pictures",
     )

@@ -71,7 +71,7 @@ class Pipeline:
     @property
     def encodes_nothing(self) -> bool:
         """Whether an empty negative prompt is encoded, as any other."""
-        return self.model.is_refiner or self.source.prompt_style != "plain"
+        return self.model.is_refiner or self.source.prompt_style == "comfyui"
 
     def require_readable(self, prompts: Iterable[str]) -> None:
         """UserError for a prompt that has no meaning in the style of the source."""
@@ -195,7 +195,7 @@ class Pipeline:
         self, prompts: Sequence[str], negative_prompts: Sequence[str]
     ) -> tuple[list[TextEmbedding], list[TextEmbedding]]:
         """The embeddings of prompts and negative prompts. The base was trained with zeros for an empty negative prompt, the refiner
-        with its embedding (sgm `force_uc_zero_embeddings`), which A1111 and ComfyUI take for the base as well."""
+        with its embedding (sgm `force_uc_zero_embeddings`), which ComfyUI takes for the base as well."""
         texts = [self.texts[prompt] for prompt in prompts]
         negatives = [
             self.texts[one] if one or self.encodes_nothing else unconditional(text)
