@@ -9,6 +9,7 @@ from typing import Mapping, Optional
 
 from gm.diffusion.samplers import SAMPLERS
 from gm.diffusion.schedule import DISCRETIZATIONS
+from gm.errors import shown
 
 SAMPLER_NAMES: Mapping[str, tuple[str, ...]] = {  # A1111's name first
     "EulerEDMSampler": ("Euler", "EulerDiscreteScheduler"),
@@ -83,7 +84,7 @@ def _unknown(name: str, what: str, known, others) -> str:
     near = difflib.get_close_matches(name.lower(), [one.lower() for one in (*known, *others)], 1)
     spelled = {one.lower(): one for one in (*known, *others)}
     hint = f", did you mean {spelled[near[0]]!r}?" if near else f", known are {', '.join(known)}"
-    return f"{(name if len(name) < 80 else name[:77] + '...')!r} is no {what}{hint}"
+    return f"{shown(name)} is no {what}{hint}"
 
 
 def resolved(sampler: str, schedule: Optional[str] = None, usual: str = "LegacyDDPMDiscretization") -> tuple[str, str]:
@@ -98,8 +99,3 @@ def resolved(sampler: str, schedule: Optional[str] = None, usual: str = "LegacyD
             f"the sampler {sampler!r} names a schedule, but the schedule {schedule!r} is given too: give one of them"
         )
     return found, asked or said or OWN_SCHEDULE.get(found, usual)
-
-
-def a1111_names(sampler: str, discretization: str) -> tuple[str, str]:
-    """A1111's "Sampler" and "Schedule type" of these keys; our own word where it has none."""
-    return SAMPLER_NAMES[sampler][0], SCHEDULE_NAMES[discretization][0]

@@ -21,7 +21,7 @@ from gm.encoding.text import TextEmbedding, same_length
 from gm.errors import UserError
 from gm.models.unet import UNet
 from gm.sampling.noise import NOISES
-from gm.sampling.start import Start, first_latent, levels
+from gm.sampling.start import Start, first_latent, span
 from gm.soundness import WEIGHTS, is_finite, require_finite
 
 STRONG = 100.0  # a guidance scale from which on it may itself be what makes numbers that are not finite
@@ -63,12 +63,13 @@ class _Run:
     def __init__(self, sampler: LatentSampler, text: Texts, negative: Texts, settings: SampleSettings, noise, start: Start):
         self.sampler, self.settings, self.start = sampler, settings, start
         self.noise_of = NOISES[settings.noise]
-        self.sigmas = levels(settings, sampler.table, start)
+        sigmas, first, last = span(settings, sampler.table, start)
+        self.sigmas = sigmas[first : last + 1]
         strength = self.noise_of.strength(settings.sampler, settings.discretization, self.sigmas[0])
         self.noise = noise
         self.x = first_latent(start, noise, self.sigmas[0], strength)
         self.count = len(self.x)
-        self.left_out = settings.steps - (len(self.sigmas) - 1) if start.until == 1.0 else 0  # steps before the first
+        self.left_out = first  # steps of the schedule before the first that is done
         self.place = 0  # of the step, in the whole schedule
         self.is_untouched = start.is_of_noise  # nothing of the picture is in x yet
         self.texts, self.negatives = (self._each(one) for one in (text, negative))

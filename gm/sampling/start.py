@@ -74,6 +74,12 @@ def _sampled(mean: Optional[np.ndarray], spread: Optional[np.ndarray], noises: S
 
 def levels(settings: SampleSettings, table: np.ndarray, start: Start) -> np.ndarray:
     """The sigmas that are visited, (n + 1,); `table`: those of the training schedule."""
+    sigmas, first, last = span(settings, table, start)
+    return sigmas[first : last + 1]
+
+
+def span(settings: SampleSettings, table: np.ndarray, start: Start) -> tuple[np.ndarray, int, int]:
+    """All sigmas of the schedule, and the places among them of the first and the last that are visited."""
     sigmas = DISCRETIZATIONS[settings.discretization](settings.steps, table)
     steps = len(sigmas) - 1
     first, last = steps - min(int(steps * start.strength), steps), steps
@@ -82,7 +88,7 @@ def levels(settings: SampleSettings, table: np.ndarray, start: Start) -> np.ndar
         # diffusers `denoising_end` and `denoising_start`: the share is one of the training schedule
         first = max(first, int((times >= round(len(table) * (1.0 - start.since))).sum()) if start.since else 0)
         last = int((times >= round(len(table) * (1.0 - start.until))).sum()) if start.until < 1.0 else steps
-    return sigmas[first : last + 1]
+    return sigmas, first, last
 
 
 def first_latent(start: Start, noise: Optional[np.ndarray], sigma: float, strength: float) -> np.ndarray:
