@@ -1,0 +1,87 @@
+"""How many updates a recipe means: epochs, repeats and batch, with the arithmetic shown."""
+
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Optional
+
+from gm.data.images import SUFFIXES
+
+_REPEATS = re.compile(r"(\d+)_(.*)")
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The photos that a recipe is for, as far as they are known."""
+
+    count: int
+    samples: int  # with repeats: the samples of an epoch
+    words: str  # where the number is from
+
+    @classmethod
+    def of(cls, count: int, repeats: int, words: str) -> "Photos":
+        """Each photo `repeats` times."""
+        return cls(count, count * repeats, words)
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the command says beside the recipe; None: nothing."""
+
+    instance_data_path: Optional[str] = None
+    class_data_path: Optional[str] = None
+    num_photos: Optional[int] = None
+    repeats: Optional[int] = None  # of each photo in an epoch
+
+    def photos(self, folder: Optional[str] = None, repeats: int = 1) -> "Photos":
+        """The photos to count: those of the command, else of the recipe's `folder`, `repeats` times each; else a number that is assumed."""
+        repeats = self.repeats or repeats
+        if self.num_photos:
+            return Photos.of(self.num_photos, repeats, f"--num_photos {self.num_photos}, {repeats} times each")
+        for path in (self.instance_data_path, folder):
+            found = photos_in(Path(path), repeats) if path else None
+            if found:
+                return found
+        return replace(ASSUMED, samples=ASSUMED.count * repeats)
+
+
+ASSUMED = Photos.of(20, 1, "nobody says how many photos: 20 are assumed, give --instance_data_path or --num_photos")
+
+
+def photos_in(folder: Path, repeats: int = 1) -> Optional[Photos]:
+    """Those of a folder: its own, or in folders named as sd-scripts does, 10_sks dog, which say the repeats. None when it is not
+    there or holds none."""
+    if not folder.is_dir():
+        return None
+    own = _count(folder)
+    if own:
+        return Photos.of(own, repeats, f"{own} photos in {folder}")
+    named = [(child, _REPEATS.fullmatch(child.name)) for child in sorted(folder.iterdir()) if child.is_dir()]
+    counted = [(_count(child), int(match[1]), child.name) for child, match in named if match and int(match[1]) > 0]
+    if not sum(count for count, _, _ in counted):
+        return None
+    words = " + ".join(f"{count} x {repeats} ({name})" for count, repeats, name in counted)
+    return Photos(sum(count for count, _, _ in counted), sum(count * repeats for count, repeats, _ in counted), words)
+
+
+def _count(folder: Path) -> int:
+    return sum(path.suffix.lower() in SUFFIXES and "-masklabel" not in path.name for path in folder.iterdir())
+
+
+def updates_of(
+    epochs: float, photos: Photos, batch: int, accumulation: int = 1, processes: int = 1, doubled: bool = False
+) -> tuple[int, str]:
+    """Updates in so many epochs, as sd-scripts and diffusers count them (a last incomplete batch counts), and the arithmetic.
+
+    `doubled`: as many class images are trained in between, each in a place of a batch (sd-scripts' reg images).
+    """
+    samples = photos.samples * (2 if doubled else 1)
+    batches = math.ceil(samples / batch)
+    an_epoch = math.ceil(batches / (accumulation * processes))
+    total = max(1, math.ceil(an_epoch * epochs))
+    words = f"{photos.samples} samples an epoch" + (" x 2 with class images" if doubled else "")
+    words += f" / batch {batch} = {batches}"
+    if accumulation * processes > 1:
+        words += f", / {accumulation} accumulated" + (f" x {processes} processes" if processes > 1 else "") + f" = {an_epoch}"
+    return total, f"{words}; x {epochs:g} epochs = {total} updates ({photos.words})"
