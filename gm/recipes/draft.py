@@ -44,12 +44,12 @@ class Row:
 class Settings:
     """The settings of a source by its names, and what became of each."""
 
-    def __init__(self, values: Mapping[str, Any], tool: str, where: str):
-        """`tool`: whose settings they are, for people. `where`: how messages begin, e.g. "--recipe a.json". What is None, or an
-        empty text, is not given."""
+    def __init__(self, values: Mapping[str, Any], tool: str, where: str, shown_as: Mapping[str, str] = {}):
+        """`tool`: whose settings they are, for people. `where`: how messages begin, e.g. "--recipe a.json". `shown_as`: names that are
+        others in the file that was read. What is None, or an empty text, is not given."""
         self.values = {name: value for name, value in values.items() if value is not None and value != ""}
         self.empty = [name for name, value in values.items() if name not in self.values]
-        self.tool, self.where = tool, where
+        self.tool, self.where, self.shown_as = tool, where, shown_as
         self.rows: list[Row] = []
         self._done: set[str] = set()
 
@@ -129,7 +129,11 @@ class Settings:
         for name in [names] if isinstance(names, str) else names:
             if name in self and name not in self._done:
                 self._done.add(name)
-                self.rows.append(Row(name, shown(self.values[name]), outcome, words))
+                self.row(self.shown_as.get(name, name), self.values[name], outcome, words)
+
+    def row(self, name: str, value: object, outcome: str, words: str) -> None:
+        """A row for what is no setting of its own."""
+        self.rows.append(Row(name, shown(value), outcome, words))
 
 
 @dataclass
