@@ -47,7 +47,7 @@ class Settings:
     def __init__(self, values: Mapping[str, Any], tool: str, where: str, shown_as: Mapping[str, str] = {}):
         """`tool`: whose settings they are, for people. `where`: how messages begin, e.g. "--recipe a.json". `shown_as`: names that are
         others in the file that was read. What is None, or an empty text, is not given."""
-        self.values = {name: value for name, value in values.items() if value is not None and value != ""}
+        self.values = {name: value for name, value in values.items() if value is not None and value != "" and value != []}
         self.empty = [name for name, value in values.items() if name not in self.values]
         self.tool, self.where, self.shown_as = tool, where, shown_as
         self.rows: list[Row] = []
@@ -62,7 +62,7 @@ class Settings:
         if value is None or isinstance(value, kind) and not isinstance(value, bool):
             return value
         try:
-            found = number(str(value).strip(), float)
+            found = number(str(value).strip(), float, least=-(2.0**64), most=2.0**64)
             if kind is int and found != int(found):
                 raise ValueError(f"{shown(value)} is not a whole number")
         except ValueError as error:

@@ -1,12 +1,11 @@
 """The JSON of kohya_ss' graphical interface -> sd-scripts' arguments, as the interface itself makes them (kohya_gui/lora_gui.py)."""
 
-import shlex
 from typing import Any, Mapping
 
 from gm.errors import UserError
-from gm.recipes.draft import TAKEN, UNSUPPORTED, Settings
+from gm.recipes.command_line import command_of
+from gm.recipes.draft import TAKEN, Settings
 from gm.recipes.sd_scripts import NETWORK, expanded
-from gm.recipes.command_line import values_of
 
 RENAMED = {  # of the interface -> of sd-scripts
     "max_resolution": "resolution",
@@ -49,25 +48,69 @@ _PLAIN = {  # type -> module and the arguments that it takes
     "Kohya LoHa": ("networks.loha", (*_CONV, "rank_dropout", "module_dropout")),
     "Kohya LoKr": ("networks.lokr", (*_CONV, "rank_dropout", "module_dropout", "factor")),
 }
-_ZERO_IS_NONE = ("min_snr_gamma", "max_timestep", "min_timestep", "noise_offset", "unet_lr", "save_last_n_steps", "vae_batch_size")
+_ZERO_IS_NONE = (
+    "min_snr_gamma",
+    "max_timestep",
+    "min_timestep",
+    "noise_offset",
+    "unet_lr",
+    "save_last_n_steps",
+    "vae_batch_size",
+)
 _ZERO_IS_NONE += ("save_last_n_steps_state", "save_last_n_epochs", "max_train_steps", "max_train_epochs", "ip_noise_gamma")
 _MODELS = {"flux1_checkbox": "FLUX.1", "sd3_checkbox": "Stable Diffusion 3", "lumina_checkbox": "Lumina"}
 _MODELS |= {"hunyuan_image_checkbox": "HunyuanImage", "anima_checkbox": "Anima"}
 _SWITCH = ("sdxl", "LoRA_type", "additional_parameters", "noise_offset_type", "lr_warmup")
-_OTHERS = (  # beginnings and names of settings of other models and of the interface itself
-    *("flux1_", "sd3_", "hunyuan_", "anima_", "lumina_", "t5", "clip_l", "clip_g", "img_", "txt_", "single_", "train_t5"),
-    *("double_blocks", "pos_emb_random_crop", "save_clip", "save_t5xxl", "train_double", "train_single", "ggpo", "train_lora_ggpo"),
-    *("ae", "discrete_flow_shift", "model_prediction_type", "timestep_sampling", "split_mode", "split_qkv", "train_blocks"),
+_OTHERS = (  # beginnings of names of other models' settings, of other pages, and of the interface itself
+    *(
+        "flux1_",
+        "flux_",
+        "sd3_",
+        "hunyuan_",
+        "anima_",
+        "lumina_",
+        "t5",
+        "clip_l",
+        "clip_g",
+        "img_",
+        "txt_",
+        "single_",
+        "train_t5",
+    ),
+    *(
+        "double_blocks",
+        "pos_emb_random_crop",
+        "save_clip",
+        "save_t5xxl",
+        "train_double",
+        "train_single",
+        "ggpo",
+        "train_lora_ggpo",
+    ),
+    *(
+        "discrete_flow_shift",
+        "model_prediction_type",
+        "timestep_sampling",
+        "split_mode",
+        "split_qkv",
+        "train_blocks",
+        "learning_rate_te",
+    ),
     *("enable_all_linear", "guidance_scale", "mem_eff_save", "apply_t5_attn_mask", "show_timesteps", "in_dims", "model_type"),
+    *("blockwise_fused", "fused_optimizer_groups", "headless", "print_only", "model_list", "training_preset", "dummy_"),
+    *("stable_cascade", "effnet_checkpoint", "previewer_checkpoint", "sigmoid_scale", "enable_scaled_pos_embed", "attn_mode"),
 )
-_OWN = ("headless", "print_only", "model_list", "training_preset", "dummy_")
 
 
 def read_kohya_gui(given: Mapping[str, Any], where: str) -> Settings:
     """The settings, `expanded`, with rows for those that only the interface knows. UserError for another model."""
     other = next((words for name, words in _MODELS.items() if _is_on(given.get(name))), None)
     if other or "sdxl" in given and not _is_on(given["sdxl"]):
-        raise UserError(f"{where} is for {other or 'Stable Diffusion 1 or 2'}, not for SDXL: give a preset with sdxl switched on")
+        raise UserError(
+            f"{where} is for {other or 'Stable Diffusion 1 or 2'}, not for SDXL: give a preset with sdxl switched on"
+        )
+    if "LoRA_type" not in given and "network_dim" not in given:
+        raise UserError(f"{where} is of another page of kohya_ss, for no LoRA: give a preset of its LoRA page")
     values: dict[str, Any] = {}
     shown_as: dict[str, str] = {}
     for name, value in given.items():
@@ -80,8 +123,7 @@ def read_kohya_gui(given: Mapping[str, Any], where: str) -> Settings:
     said = _decided(given, values)
     extra = str(given.get("additional_parameters") or "")
     if extra:
-        _, more = values_of(shlex.split(extra, posix=True), where)
-        values |= more
+        values |= command_of(f"sdxl_train_network.py {extra}")[1]
     return _with_rows(given, values, shown_as, said, where)
 
 
@@ -107,7 +149,10 @@ def _decided(given: Mapping[str, Any], values: dict[str, Any]) -> dict[str, tupl
     multires = str(given.get("noise_offset_type", "Original")) == "Multires"
     for name in ("noise_offset", "adaptive_noise_scale", "multires_noise_iterations", "multires_noise_discount"):
         if name in values and name.startswith("multires") != multires:
-            said[name] = TAKEN, f"not given to sd-scripts with the noise offset type {given.get('noise_offset_type', 'Original')}"
+            said[name] = (
+                TAKEN,
+                f"not given to sd-scripts with the noise offset type {given.get('noise_offset_type', 'Original')}",
+            )
     for name in _ZERO_IS_NONE:
         if name in values and not _is_on(values[name]):
             said.setdefault(name, (TAKEN, "not given, as 0 here means"))
@@ -128,7 +173,7 @@ def _decided(given: Mapping[str, Any], values: dict[str, Any]) -> dict[str, tupl
 
 def _with_rows(given: Mapping, values: dict, shown_as: dict, said: dict, where: str) -> Settings:
     left_out = {name: values.pop(name) for name in said if name in values}
-    for name, value in given.items():
+    for name in given:
         if name in values and _is_of_others(name):
             said[name] = TAKEN, "of another model, or of the interface itself: has no effect on SDXL"
             left_out[name] = values.pop(name)
@@ -149,7 +194,7 @@ def _with_rows(given: Mapping, values: dict, shown_as: dict, said: dict, where: 
 
 
 def _is_of_others(name: str) -> bool:
-    return any(name == one or name.startswith(one) and one.endswith("_") for one in (*_OTHERS, *_OWN)) or name in _MODELS
+    return name == "ae" or name.startswith(_OTHERS) or name in _MODELS
 
 
 def _is_on(value: Any) -> bool:

@@ -11,7 +11,7 @@ from gm.config.bounds import LARGEST_RANK
 from gm.errors import UserError
 from gm.recipes.draft import DIFFERS, TAKEN, TIMESTEPS, UNSUPPORTED, Draft, Settings
 from gm.recipes.optimizers import is_adaptive, put_optimizer, put_schedule
-from gm.recipes.parts import Lora, put_loss, put_lora, put_prediction, put_rates, put_weighting
+from gm.recipes.parts import Lora, put_lora, put_loss, put_prediction, put_rates, put_weighting
 from gm.recipes.sd_scripts_data import put_data
 from gm.recipes.sd_scripts_words import SAID, say_words
 from gm.recipes.updates import Hints
@@ -157,7 +157,13 @@ def _targets(settings: Settings, usual: str) -> str:
     preset = (settings.text(NETWORK + "preset") or "").lower()
     if not preset:
         return usual
-    found = {"full": "all", "full-lin": "linear", "attn-mlp": "linear", "attn-only": "attention", "unet-transformer-only": "linear"}
+    found = {
+        "full": "all",
+        "full-lin": "linear",
+        "attn-mlp": "linear",
+        "attn-only": "attention",
+        "unet-transformer-only": "linear",
+    }
     if preset in found:
         settings.taken(NETWORK + "preset", f"lora_targets: {found[preset]}")
     else:
@@ -219,7 +225,9 @@ def _further_network(settings: Settings, draft: Draft) -> None:
         draft.flags["start_from"] = weights
         settings.taken("network_weights", f"--weight BASE,{weights}")
         if settings.flag("dim_from_weights"):
-            settings.differs("dim_from_weights", "the rank must be that of the file: set lora_dim and lora_alpha if they differ")
+            settings.differs(
+                "dim_from_weights", "the rank must be that of the file: set lora_dim and lora_alpha if they differ"
+            )
 
 
 def _optimizer(settings: Settings, draft: Draft) -> bool:
@@ -290,7 +298,9 @@ def _schedule(settings: Settings, draft: Draft, total: int, relative: bool) -> N
     settings.say(outcome, ["lr_scheduler", "lr_scheduler_type"], words)
     warms = f"warmup_share: {share:g}" if share else f"warmup_steps: {int(steps)}"
     settings.taken("lr_warmup_steps", warms if steps else "no warm-up")
-    settings.taken("lr_scheduler_num_cycles", f"num_cycles: {int(cycles or 1)}" if "restarts" in name else "not of this schedule")
+    settings.taken(
+        "lr_scheduler_num_cycles", f"num_cycles: {int(cycles or 1)}" if "restarts" in name else "not of this schedule"
+    )
     settings.taken("lr_scheduler_power", f"power: {power or 1:g}" if name == "polynomial" else "not of this schedule")
     settings.taken("lr_scheduler_min_lr_ratio", f"final_factor: {least or 0:g}")
 
@@ -303,7 +313,9 @@ def _torch_schedule(settings: Settings, name: str, total: int) -> None:
         settings.say(TAKEN if period == total else DIFFERS, SCHEDULER + "T_max", words)
     if settings.number(SCHEDULER + "eta_min", float, 0.0) == 0:
         settings.taken(SCHEDULER + "eta_min", "falls to 0")
-    settings.unsupported([n for n in settings.values if n.startswith(SCHEDULER)], "the schedule has no such argument: left out")
+    settings.unsupported(
+        [n for n in settings.values if n.startswith(SCHEDULER)], "the schedule has no such argument: left out"
+    )
 
 
 def _loss(settings: Settings, draft: Draft) -> None:
@@ -339,7 +351,9 @@ def _loss(settings: Settings, draft: Draft) -> None:
             put_loss(draft, "huber_schedule", settings.text("huber_schedule") or "snr")
     else:
         settings.unsupported("loss_type", "l2 instead")
-    settings.taken(["huber_c", "huber_schedule"], "as given" if loss in ("huber", "smooth_l1") else "acts with huber losses alone")
+    settings.taken(
+        ["huber_c", "huber_schedule"], "as given" if loss in ("huber", "smooth_l1") else "acts with huber losses alone"
+    )
     if settings.number("huber_scale", float, 1.0) != 1 and loss != "l2":
         settings.unsupported("huber_scale", "1 instead")
     settings.taken("huber_scale", "1, as here" if loss != "l2" else "acts with huber losses alone")

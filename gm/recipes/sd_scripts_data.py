@@ -66,10 +66,16 @@ def _of_subsets(settings: Settings, draft: Draft, hints: Hints, subsets: list[di
     known = [(int(one["img_count"]), int(one.get("num_repeats", 1))) for one in own if one.get("img_count")]
     if len(known) == len(own) and own and not hints.num_photos and not hints.instance_data_path:
         counted = [Photos.of(count, repeats, f"{count} x {repeats}, by the metadata") for count, repeats in known]
-    photos = Photos(sum(p.count for p in counted), sum(p.samples for p in counted), "; ".join(dict.fromkeys(p.words for p in counted)))
+    photos = Photos(
+        sum(p.count for p in counted), sum(p.samples for p in counted), "; ".join(dict.fromkeys(p.words for p in counted))
+    )
     if len(own) == 1 and len(classes) <= 1:
         _one_subject(draft, own[0], classes[0] if classes else {})
-        where = {"image_dir": "--instance_data_path", "class_tokens": "--instance_prompt", "num_repeats": "--train_data_repeat"}
+        where = {
+            "image_dir": "--instance_data_path",
+            "class_tokens": "--instance_prompt",
+            "num_repeats": "--train_data_repeat",
+        }
     else:
         draft.put(DATASET + "concepts", [_concept(one, i, classes) for i, one in enumerate(own)])
         where = {"image_dir": "instance_data_path", "class_tokens": "instance_prompt", "num_repeats": "repeats"}
@@ -81,7 +87,9 @@ def _of_subsets(settings: Settings, draft: Draft, hints: Hints, subsets: list[di
             if key == "is_reg":
                 settings.taken(name, "class images" if reg else "photos of the subject")
             elif key == "metadata_file":
-                settings.unsupported(name, "captions are files beside photos here: write the metadata's captions into NAME.txt")
+                settings.unsupported(
+                    name, "captions are files beside photos here: write the metadata's captions into NAME.txt"
+                )
             elif key == "img_count":
                 settings.taken(name, "counts for the updates of an epoch")
             elif reg and key == "num_repeats":
@@ -208,13 +216,17 @@ def _buckets(settings: Settings, draft: Draft, size: int) -> None:
         "bucket_no_upscale": no_upscale,
     }
     draft.put(DATASET + "buckets", values)
-    settings.differs("enable_bucket", "buckets, at most 4 shapes (max_buckets): each is a compilation; photos go to the nearest")
+    settings.differs(
+        "enable_bucket", "buckets, at most 4 shapes (max_buckets): each is a compilation; photos go to the nearest"
+    )
     for name, value in (("bucket_reso_steps", step), ("min_bucket_reso", smallest), ("max_bucket_reso", largest)):
         words = f"{name}: {values[name]}"
         if values[name] == value:
             settings.taken(name, words)
         else:
-            settings.differs(name, f"{words}, which SDXL's UNet can take" if name != "max_bucket_reso" else f"{words}, the size itself")
+            settings.differs(
+                name, f"{words}, which SDXL's UNet can take" if name != "max_bucket_reso" else f"{words}, the size itself"
+            )
         settings.default(name, value, words)
     settings.taken("bucket_no_upscale", f"bucket_no_upscale: {no_upscale}")
 
@@ -249,8 +261,12 @@ def _captions(settings: Settings, draft: Draft) -> None:
     tokens = settings.number("max_token_length", int, 75) or 75
     draft.put(DATASET + "max_tokens", tokens if tokens in (75, 150, 225) else 75)
     settings.taken("max_token_length", f"max_tokens: {tokens}")
-    if settings.flag("masked_loss") or settings.flag("alpha_mask"):
-        draft.put(DATASET + "masks", {"unmasked_weight": 0.0})
+    folder = settings.text("conditioning_data_dir")
+    if settings.flag("masked_loss", folder is not None) or settings.flag("alpha_mask"):
+        draft.put(DATASET + "masks", {"unmasked_weight": 0.0, **({"folder": folder} if folder else {})})
+        settings.taken("conditioning_data_dir", f"masks: folder: {folder}")
+        if folder:
+            settings.taken("masked_loss", "masks: unmasked_weight: 0")
         words = "masks: unmasked_weight: 0, from NAME-masklabel.png beside each photo, not from the alpha channel"
         settings.differs(["masked_loss", "alpha_mask"], f"{words}; a folder of masks: masks: folder")
     settings.off(["masked_loss", "alpha_mask"])
@@ -265,9 +281,9 @@ def _saving(settings: Settings, draft: Draft, total: int, photos: Photos, classe
         draft.flags["save_ckpt_interval"] = min(interval, total)
     words = f"--save_ckpt_interval {min(interval, total)}"
     settings.taken("save_every_n_steps", words if every else "off")
-    settings.taken("save_every_n_epochs", (words + f", {epochs} epochs of {an_epoch} updates") if epochs and not every else "off")
-    if settings.number("save_n_epoch_ratio", int, 0):
-        settings.differs("save_n_epoch_ratio", f"--save_ckpt_interval: give it, {total} updates in all")
+    settings.taken(
+        "save_every_n_epochs", (words + f", {epochs} epochs of {an_epoch} updates") if epochs and not every else "off"
+    )
     last = settings.number("save_last_n_steps", int, 0) // max(interval, 1)
     last = last + 1 if last else -(-settings.number("save_last_n_epochs", int, 0) // max(epochs or 1, 1))
     if last and interval:
@@ -321,9 +337,13 @@ def _machine(settings: Settings, draft: Draft) -> None:
         settings.taken("mixed_precision", "--ms_amp_level O0, float32")
         settings.default("mixed_precision", "no", "--ms_amp_level O0, float32: the default on a device is O2, float16")
     elif precision == "fp16":
-        settings.taken("mixed_precision", "float16 with float32 norms, softmax and LoRA, the default on a device; a CPU has float32")
+        settings.taken(
+            "mixed_precision", "float16 with float32 norms, softmax and LoRA, the default on a device; a CPU has float32"
+        )
     else:
-        settings.differs("mixed_precision", "float16 with float32 norms, softmax and LoRA instead of bfloat16; a CPU has float32")
+        settings.differs(
+            "mixed_precision", "float16 with float32 norms, softmax and LoRA instead of bfloat16; a CPU has float32"
+        )
     if settings.flag("gradient_checkpointing"):
         draft.put("model.params.network_config.params.use_recompute", True)
     settings.taken("gradient_checkpointing", f"use_recompute: {settings.flag('gradient_checkpointing')}")

@@ -65,6 +65,15 @@ def photos_in(folder: Path, repeats: int = 1) -> Optional[Photos]:
     return Photos(sum(count for count, _, _ in counted), sum(count * repeats for count, repeats, _ in counted), words)
 
 
+def has_prompts(folder: Optional[str]) -> bool:
+    """Whether a folder of photos says what they show: by folders in it that are named as sd-scripts does. True where it is not here,
+    because a recipe of sd-scripts wants it so."""
+    if folder is None:
+        return False
+    path = Path(folder)
+    return not path.is_dir() or any(child.is_dir() and _REPEATS.fullmatch(child.name) for child in path.iterdir())
+
+
 def _count(folder: Path) -> int:
     return sum(path.suffix.lower() in SUFFIXES and "-masklabel" not in path.name for path in folder.iterdir())
 

@@ -1,0 +1,115 @@
+"""Which trainer a file is from, and its settings: JSON, TOML, YAML, a saved command line, or a LoRA."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional, Sequence
+
+from gm.checkpoint.io import open_tensors
+from gm.errors import UserError, shortened, shown
+from gm.recipes.command_line import command_of
+from gm.recipes.draft import Draft, Settings
+from gm.recipes.kohya_gui import read_kohya_gui
+from gm.recipes.lora_metadata import PREFIX, read_lora_metadata
+from gm.recipes.sd_scripts import expanded, read_sd_scripts
+from gm.recipes.sd_scripts_toml import flat, read_sd_scripts_toml
+from gm.recipes.updates import Hints
+from gm.texts import read_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+OWN = "recipe_yaml"  # in the metadata of this suite's LoRA
+WEIGHTS = (".safetensors", ".ckpt")
+LARGEST = 8_000_000  # bytes: saved metadata has tags
+
+
+@dataclass
+class Recipe:
+    """What an importer has read, and what it has made of it."""
+
+    settings: Settings
+    draft: Draft = field(default_factory=Draft)
+    own: Optional[str] = None  # the whole YAML, where this suite itself has trained the LoRA
+
+    @property
+    def tool(self) -> str:
+        """Whose recipe it is."""
+        return self.settings.tool
+
+
+def read_recipe(paths: Sequence[Path], hints: Hints) -> Recipe:
+    """The recipe in these files: one, or sd-scripts' configuration with its dataset configuration. UserError where a file is none."""
+    own = _own_recipe(paths[0])
+    if own is not None:
+        return Recipe(Settings({}, "this suite", str(paths[0])), own=own)
+    settings, reader = _opened(paths)
+    recipe = Recipe(settings)
+    reader(settings, recipe.draft, hints)
+    return recipe
+
+
+def _own_recipe(path: Path) -> Optional[str]:
+    """What this suite's LoRA say of themselves."""
+    if path.suffix.lower() not in WEIGHTS:
+        return None
+    with open_tensors(path) as file:
+        return file.metadata.get(OWN)
+
+
+Reader = Callable[[Settings, Draft, Hints], None]
+
+
+def _opened(paths: Sequence[Path]) -> tuple[Settings, Reader]:
+    first = paths[0]
+    where = f"the recipe {first}"
+    if first.suffix.lower() in WEIGHTS:
+        with open_tensors(first) as file:
+            metadata = dict(file.metadata)
+        return read_lora_metadata(metadata, where), read_sd_scripts
+    suffix = first.suffix.lower()
+    if suffix == ".json":
+        return _of_json(_json(first), where, paths[1:])
+    if suffix == ".toml":
+        trees = [_toml(path) for path in paths]
+        if "accelerate_launch" in trees[0]:  # the defaults of kohya_ss' interface
+            return read_kohya_gui(flat(trees[0]), where), read_sd_scripts
+        return read_sd_scripts_toml(trees, where), read_sd_scripts
+    script, values = command_of(read_text(first, where, LARGEST))
+    if "train_network" in script:
+        for name in ("config_file", "dataset_config"):
+            if isinstance(values.get(name), str) and len(paths) == 1 and (first.parent / values[name]).is_file():
+                paths = [*paths, first.parent / values[name]]
+        trees = [_toml(path) for path in paths[1:]]
+        from_files = read_sd_scripts_toml(trees, where).values if trees else {}
+        return Settings(expanded({**from_files, **values}), "sd-scripts", where), read_sd_scripts
+    raise UserError(f"{where} starts {script}, which is no training of a LoRA for SDXL that is known here")
+
+
+def _of_json(tree: Any, where: str, others: Sequence[Path]) -> tuple[Settings, Reader]:
+    if not isinstance(tree, dict):
+        raise UserError(f"{where} is {shown(tree)}, not the settings of a trainer")
+    if any(name.startswith(PREFIX) for name in tree):
+        return read_lora_metadata({name: str(value) for name, value in tree.items()}, where), read_sd_scripts
+    if "LoRA_type" in tree or "sdxl_no_half_vae" in tree or "max_resolution" in tree:
+        return read_kohya_gui(tree, where), read_sd_scripts
+    raise UserError(f"{where} is of no trainer that is known here: kohya_ss, sd-scripts, OneTrainer, ai-toolkit, diffusers")
+
+
+def _json(path: Path) -> Any:
+    text = read_text(path, f"the recipe {path}", LARGEST)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the recipe {path} is not JSON: {shortened(str(error), 200)}") from None
+
+
+def _toml(path: Path) -> Mapping[str, Any]:
+    text = read_text(path, f"the recipe {path}", LARGEST)
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the recipe {path} is not TOML: {shortened(str(error), 200)}") from None
