@@ -9,6 +9,7 @@ from typing import Optional
 
 from gm.config.bounds import LARGEST_RANK
 from gm.errors import UserError
+from gm.recipes.command_line import say_launcher
 from gm.recipes.draft import DIFFERS, TAKEN, TIMESTEPS, UNSUPPORTED, Draft, Settings
 from gm.recipes.optimizers import is_adaptive, put_optimizer, put_schedule
 from gm.recipes.parts import Lora, put_lora, put_loss, put_prediction, put_rates, put_weighting
@@ -29,8 +30,8 @@ def expanded(values: dict) -> dict:
     """The settings with lists of NAME=VALUE taken apart: network_args.conv_dim."""
     result = {}
     for name, value in values.items():
+        result[name] = value
         if name not in PARTS or value in (None, "", []):
-            result[name] = value
             continue
         parts = value if isinstance(value, list) else str(value).split()
         for part in parts:
@@ -49,6 +50,8 @@ def read_sd_scripts(settings: Settings, draft: Draft, hints: Hints) -> None:
     _schedule(settings, draft, total, adaptive)
     _loss(settings, draft)
     _noise(settings, draft)
+    settings.taken(list(PARTS), "see each of them")
+    say_launcher(settings)
     say_words(settings)
     for name, (outcome, words) in SAID.items():
         settings.say(outcome, name, words)

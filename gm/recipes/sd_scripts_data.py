@@ -145,7 +145,8 @@ def _updates(settings: Settings, draft: Draft, hints: Hints, photos: Photos, cla
     settings.taken("gradient_accumulation_steps", f"--gradient_accumulation_steps {accumulated}")
     epochs, steps = settings.number("max_train_epochs", float) or None, settings.number("max_train_steps", int) or None
     known = settings.number("updates_known", int)
-    counted, arithmetic = updates_of(epochs or settings.number("epoch", float) or 1, photos, batch, accumulated, 1, classes)
+    in_epochs = epochs or settings.number("epoch", float) or 1
+    counted, arithmetic = updates_of(in_epochs, photos, batch, accumulated, 1, classes, rounded_once=not epochs)
     if known:
         total, arithmetic = known, f"{known} updates, as they were"
         settings.taken("max_train_epochs", f"{known} updates, by max_train_steps")

@@ -79,18 +79,30 @@ def _count(folder: Path) -> int:
 
 
 def updates_of(
-    epochs: float, photos: Photos, batch: int, accumulation: int = 1, processes: int = 1, doubled: bool = False
+    epochs: float,
+    photos: Photos,
+    batch: int,
+    accumulation: int = 1,
+    processes: int = 1,
+    doubled: bool = False,
+    rounded_once: bool = False,
 ) -> tuple[int, str]:
     """Updates in so many epochs, as sd-scripts and diffusers count them (a last incomplete batch counts), and the arithmetic.
 
-    `doubled`: as many class images are trained in between, each in a place of a batch (sd-scripts' reg images).
+    `doubled`: as many class images are trained in between, each in a place of a batch (sd-scripts' reg images). `rounded_once`: as
+    kohya_ss' interface counts, which rounds up at the end and not in every epoch.
     """
     samples = photos.samples * (2 if doubled else 1)
+    words = f"{photos.samples} samples an epoch" + (" x 2 with class images" if doubled else "") + f" / batch {batch}"
+    together = accumulation * processes
+    of_update = (
+        f" / {accumulation} accumulated" + (f" x {processes} processes" if processes > 1 else "") if together > 1 else ""
+    )
+    if rounded_once:
+        total = max(1, math.ceil(samples / batch / together * epochs))
+        return total, f"{words}{of_update} x {epochs:g} epochs = {total} updates ({photos.words})"
     batches = math.ceil(samples / batch)
-    an_epoch = math.ceil(batches / (accumulation * processes))
+    an_epoch = math.ceil(batches / together)
     total = max(1, math.ceil(an_epoch * epochs))
-    words = f"{photos.samples} samples an epoch" + (" x 2 with class images" if doubled else "")
-    words += f" / batch {batch} = {batches}"
-    if accumulation * processes > 1:
-        words += f", / {accumulation} accumulated" + (f" x {processes} processes" if processes > 1 else "") + f" = {an_epoch}"
+    words += f" = {batches}" + (f",{of_update} = {an_epoch}" if of_update else "")
     return total, f"{words}; x {epochs:g} epochs = {total} updates ({photos.words})"
