@@ -146,8 +146,9 @@ class Draft:
 
     def put(self, key: str, value: Any) -> None:
         """An entry of the YAML; its parts are separated by dots, and a number stands for an item of a list."""
-        *above, last = [int(part) if part.isdigit() else part for part in key.split(".")]
-        at = self.tree
+        parts: list[Any] = [int(part) if part.isdigit() else part for part in key.split(".")]
+        *above, last = parts
+        at: dict[Any, Any] = self.tree
         for part in above:
             at = at.setdefault(part, {})
         at[last] = value

@@ -20,7 +20,7 @@ from gm.texts import read_text
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports] it is installed where it is needed
 
 OWN = "recipe_yaml"  # in the metadata of this suite's LoRA
 WEIGHTS = (".safetensors", ".ckpt")

@@ -54,7 +54,7 @@ def command(draft: Draft, config: str, weight: str, device: str) -> str:
     if not concepts:
         needed = dict(PLACES)
         if flags.get("prior_loss_weight") == 0:
-            needed.pop("class_data_path"), needed.pop("class_prompt")
+            needed = {name: words for name, words in needed.items() if not name.startswith("class_")}
         elif "class_data_path" in flags and flags.get("class_prompt") is None:
             needed["class_prompt"] = PLACES["class_prompt"]
         if has_prompts(flags.get("instance_data_path")):
