@@ -81,6 +81,7 @@ SAID: Mapping[str, tuple[str, str]] = {
     "color_aug": (UNSUPPORTED, "colours stay as they are"),
     "face_crop_aug_range": (UNSUPPORTED, "crops do not look for faces: cut the photos"),
     "resize_interpolation": (DIFFERS, "bicubic; Resize's interpolation is Pillow's number"),
+    "noise_offset_type": (TAKEN, "of kohya_ss' interface: the kind that counts stands in the file"),
     "in_json": (UNSUPPORTED, "captions are files beside photos here: write them into NAME.txt"),
     "dataset_class": (UNSUPPORTED, "photos in folders"),
     "dataset_config": (TAKEN, "give this file behind the recipe as well, if its settings are not in this table"),
