@@ -15,6 +15,7 @@ if __name__ == "__main__":  # what is imported below takes a while
 from gm import runtime
 from gm.parallel.launch import run_command
 from gm.parallel.ranks import Ranks
+from gm.training.exporting import export
 from gm.training.inputs import check_inputs
 
 
@@ -22,6 +23,8 @@ def main(argv: Sequence[str], ranks: Ranks = Ranks()) -> None:
     """The command, on one of the ranks."""
     inputs = check_inputs(argv, ranks)
     options = inputs.options
+    if options.export_recipe:
+        return export(inputs, ranks)
     models = [inputs.config.model, inputs.class_config.model]
     machine = runtime.start(options.machine, options.seed, models, ranks, options.master_addr, options.join_timeout)
     from gm.training.run import run  # imports MindSpore

@@ -173,7 +173,7 @@ class _Reader:
     def _variable(self, sign: str) -> str:
         """What stands for the variable whose sign was just read."""
         rest = self.text[self.at :]
-        match = (_PERCENT if sign == "%" else _NAME).match(sign + rest if sign == "%" else rest)
+        match = _PERCENT.match(sign + rest) if sign == "%" else _NAME.match(rest) if sign == "$" else None
         if not match:
             opened = sign if sign == "`" else sign + rest[:1]
             if opened not in _CLOSED_BY:

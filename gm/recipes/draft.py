@@ -28,6 +28,8 @@ TIMESTEPS = ENGINE + "sigma_sampler_config.params."
 DATASET = "data.dataset_config.params."
 MODULES = "gm.modules.diffusionmodules."
 
+LARGEST = 2.0**64  # of a number in a recipe
+
 Names = Union[str, Sequence[str]]
 
 
@@ -59,10 +61,10 @@ class Settings:
     def number(self, name: str, kind: type, default: Any = None) -> Any:
         """An int or a float, as a number or a text says it. UserError for anything else."""
         value = self.values.get(name, default)
-        if value is None or isinstance(value, kind) and not isinstance(value, bool):
+        if value is None or isinstance(value, kind) and not isinstance(value, bool) and abs(value) <= LARGEST:
             return value
         try:
-            found = number(str(value).strip(), float, least=-(2.0**64), most=2.0**64)
+            found = number(str(value).strip(), float, least=-LARGEST, most=LARGEST)
             if kind is int and found != int(found):
                 raise ValueError(f"{shown(value)} is not a whole number")
         except ValueError as error:

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 from gm.checkpoint.io import open_tensors
+from gm.config.yaml_text import read_yaml
 from gm.errors import UserError, shortened, shown
+from gm.recipes import ai_toolkit_file, onetrainer_file
+from gm.recipes.ai_toolkit import read_ai_toolkit
 from gm.recipes.command_line import command_of
+from gm.recipes.diffusers import SCRIPT, is_diffusers, read_diffusers
 from gm.recipes.draft import Draft, Settings
 from gm.recipes.kohya_gui import read_kohya_gui
 from gm.recipes.lora_metadata import PREFIX, read_lora_metadata
+from gm.recipes.onetrainer import read_onetrainer
 from gm.recipes.sd_scripts import expanded, read_sd_scripts
 from gm.recipes.sd_scripts_toml import flat, read_sd_scripts_toml
 from gm.recipes.updates import Hints
@@ -73,6 +78,8 @@ def _opened(paths: Sequence[Path]) -> tuple[Settings, Reader]:
     suffix = first.suffix.lower()
     if suffix == ".json":
         return _of_json(_json(first), where, paths[1:])
+    if suffix in (".yaml", ".yml"):
+        return _of_job(_yaml(first), where)
     if suffix == ".toml":
         trees = [_toml(path) for path in paths]
         if "accelerate_launch" in trees[0]:  # the defaults of kohya_ss' interface
@@ -86,6 +93,8 @@ def _opened(paths: Sequence[Path]) -> tuple[Settings, Reader]:
         trees = [_toml(path) for path in paths[1:]]
         from_files = read_sd_scripts_toml(trees, where).values if trees else {}
         return Settings(expanded({**from_files, **values}), "sd-scripts", where), read_sd_scripts
+    if is_diffusers(script):
+        return Settings({SCRIPT: script, **values}, "diffusers", where), read_diffusers
     raise UserError(f"{where} starts {script}, which is no training of a LoRA for SDXL that is known here")
 
 
@@ -96,7 +105,22 @@ def _of_json(tree: Any, where: str, others: Sequence[Path]) -> tuple[Settings, R
         return read_lora_metadata({name: str(value) for name, value in tree.items()}, where), read_sd_scripts
     if "LoRA_type" in tree or "sdxl_no_half_vae" in tree or "max_resolution" in tree:
         return read_kohya_gui(tree, where), read_sd_scripts
+    if ai_toolkit_file.is_ai_toolkit(tree):
+        return _of_job(tree, where)
+    if onetrainer_file.is_onetrainer(tree):
+        values = onetrainer_file.expanded(tree, _json(others[0]) if others else None)
+        return Settings(values, "OneTrainer", where), read_onetrainer
     raise UserError(f"{where} is of no trainer that is known here: kohya_ss, sd-scripts, OneTrainer, ai-toolkit, diffusers")
+
+
+def _of_job(tree: Any, where: str) -> tuple[Settings, Reader]:
+    if not ai_toolkit_file.is_ai_toolkit(tree):
+        raise UserError(f"{where} is no job of ai-toolkit: it must have job and config")
+    return Settings(ai_toolkit_file.expanded(tree), "ai-toolkit", where), read_ai_toolkit
+
+
+def _yaml(path: Path) -> Any:
+    return read_yaml(read_text(path, f"the recipe {path}", LARGEST), f"the recipe {path}")
 
 
 def _json(path: Path) -> Any:

@@ -88,7 +88,7 @@ def put_optimizer(draft: Draft, given: str, arguments: Mapping[str, Any], defaul
             continue
         try:
             said = _converted(found.name, argument, value)
-        except (TypeError, ValueError):
+        except (KeyError, OverflowError, TypeError, ValueError):
             found.refused[argument] = f"{value!r} is not a value it can have: its default is taken"
             continue
         params |= said

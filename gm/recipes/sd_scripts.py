@@ -106,12 +106,15 @@ def _network(settings: Settings, draft: Draft, networks: list[str]) -> None:
     module = settings.text("network_module") or "networks.lora"
     rank, alpha = settings.number("network_dim", int, 4), settings.number("network_alpha", float, 1.0)
     conv = settings.number(NETWORK + "conv_dim", int)
-    conv_alpha = settings.number(NETWORK + "conv_alpha", float, 1.0 if conv else None)
+    of_conv = 1.0 if conv and "lycoris" not in module else None  # LyCORIS': as the others
+    conv_alpha = settings.number(NETWORK + "conv_alpha", float, of_conv)
     algo = (settings.text(NETWORK + "algo") or ("lora" if "lycoris" in module else "")).lower()
     if not algo:
         algo = module.rpartition(".")[2].replace("lora_fa", "lora-fa")
     kind = "dora" if settings.flag(NETWORK + "dora_wd") else _LYCORIS_AS.get(algo)
-    targets = _targets(settings, "all" if conv or "lycoris" in module else "linear")
+    targets = _targets(settings, module, conv)
+    if (settings.text(NETWORK + "preset") or "").lower().startswith("unet-"):
+        networks = ["unet"]
     if kind is None:
         rank = min(rank, RANK)
         alpha, conv, conv_alpha, kind = float(rank), conv and min(conv, rank), conv and float(min(conv, rank)), "lora"
@@ -156,23 +159,28 @@ def _network(settings: Settings, draft: Draft, networks: list[str]) -> None:
     _further_network(settings, draft)
 
 
-def _targets(settings: Settings, usual: str) -> str:
+_PRESETS = {  # of LyCORIS (its config.py) -> lora_targets, and what it has that has no LoRA here
+    "full": ("all", "the first and last convolution and the time embedding"),
+    "full-lin": ("linear", "linear layers of the residual blocks and the time embedding"),
+    "attn-mlp": ("linear", ""),
+    "attn-only": ("attention", ""),
+    "unet-only": ("all", "the first and last convolution and the time embedding"),
+    "unet-transformer-only": ("linear", ""),
+}
+
+
+def _targets(settings: Settings, module: str, conv: Optional[int]) -> str:
     """Which layers: sd-scripts' own, or those of a preset of LyCORIS."""
-    preset = (settings.text(NETWORK + "preset") or "").lower()
-    if not preset:
-        return usual
-    found = {
-        "full": "all",
-        "full-lin": "linear",
-        "attn-mlp": "linear",
-        "attn-only": "attention",
-        "unet-transformer-only": "linear",
-    }
-    if preset in found:
-        settings.taken(NETWORK + "preset", f"lora_targets: {found[preset]}")
-    else:
-        settings.unsupported(NETWORK + "preset", f"lora_targets: {usual} instead")
-    return found.get(preset, usual)
+    if "lycoris" not in module:
+        return "all" if conv else "linear"
+    preset = (settings.text(NETWORK + "preset") or "full").lower()
+    targets, without = _PRESETS.get(preset, ("all", ""))
+    words = f"lora_targets: {targets}" + (f"; {without} have none" if without else "")
+    if preset not in _PRESETS:
+        settings.unsupported(NETWORK + "preset", f"{words} instead")
+    settings.say(DIFFERS if without else TAKEN, NETWORK + "preset", words)
+    settings.default(NETWORK + "preset", "full", words, DIFFERS)
+    return targets
 
 
 def _blocks(settings: Settings, draft: Draft, lora: Lora) -> None:

@@ -1,6 +1,7 @@
 """How many updates a recipe means: epochs, repeats and batch, with the arithmetic shown."""
 
 import math
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +53,7 @@ ASSUMED = Photos.of(20, 1, "nobody says how many photos: 20 are assumed, give --
 def photos_in(folder: Path, repeats: int = 1) -> Optional[Photos]:
     """Those of a folder: its own, or in folders named as sd-scripts does, 10_sks dog, which say the repeats. None when it is not
     there or holds none."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path's, it takes any text
         return None
     own = _count(folder)
     if own:
