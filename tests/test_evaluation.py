@@ -16,8 +16,11 @@ from gm.errors import UserError
 from gm.evaluation import fidelity, report
 from gm.evaluation.features import load_features
 from gm.evaluation.fidelity import Figures
+from gm.models.adapters import adapters_of
 from gm.models.sdxl import expected_shapes
 from gm.options.evaluate import JUDGE, PLACES, parse_evaluate
+from small import SMALL
+from small import model as small_model
 from tools import evaluate, train_judge
 from tools.toy import judge_training, scenes
 from tools.toy.drawing import draw
@@ -247,15 +250,21 @@ def test_features_that_are_not_there(name, words):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, tiny_weights):
-    """Photos, and two LoRA for the tiny model: one that changes nothing, and one that changes much, texts included."""
+def tiny_weights(small):
+    """Of the small model, which is compiled sooner than the tiny golden one."""
+    return small.weights
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Photos, and two LoRA for the small model: one that changes nothing, and one that changes much, texts included."""
     folder = tmp_path_factory.mktemp("evaluation")
     for name, number, held_out in (("photos", 5, False), ("others", 3, True)):
         (folder / name).mkdir()
         for i, image in enumerate(subject_pictures(number, 64, 0, held_out)):
             image.save(folder / name / f"{i}.png")
     random = np.random.default_rng(0)
-    shapes = expected_shapes(tiny.model(), tiny.adapters(text_lora=True))[1]
+    shapes = expected_shapes(small_model(), adapters_of(small_model(), tiny.lora(text_lora=True)))[1]
     much = {name: 0.3 * random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     save_lora(folder / "much.ckpt", much, {})
     save_lora(folder / "none.ckpt", {n: m * ("lora_A" in n) for n, m in much.items()}, {})
@@ -267,7 +276,18 @@ def arguments(world, tiny_weights, output, *more):
     return [
         *("--config", str(tiny.INFERENCE), "--weight", str(tiny_weights), "--device_target", "CPU", "--size", "64"),
         *("--subject_photos", str(world / "photos"), "--held_out", str(world / "others"), "--num_seeds", "2"),
-        *("--sample_step", "2", "--sample_batch_size", "2", "--num_class_pictures", "3", "--output", str(output), *more),
+        *(
+            "--sample_step",
+            "2",
+            "--sample_batch_size",
+            "2",
+            "--num_class_pictures",
+            "3",
+            "--output",
+            str(output),
+            *SMALL,
+            *more,
+        ),
     ]
 
 

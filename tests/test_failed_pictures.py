@@ -50,7 +50,7 @@ def test_pictures_of_one_colour_fail_in_every_figure():
 
 def test_a_model_whose_pictures_are_not_finite_is_named(tmp_path):
     class Broken:
-        embedder, texts = object(), {"a": TextEmbedding(np.zeros((1, 1)), np.zeros(1))}
+        embedder, texts = object(), dict.fromkeys("ab", TextEmbedding(np.zeros((1, 1)), np.zeros(1)))
 
         def change_lora(self, *_):
             pass

@@ -1,43 +1,8 @@
 """What pictures are compared by: the judge that comes with this project, or any features of your own.
 
 --features FILE.py, or FILE.py:NAME, takes an object with the three methods of `Features` from a Python file: NAME (by
-default `features`) is called without arguments and returns it. For CLIP's similarities and LPIPS, as in the paper
-(pip install torch transformers lpips), `clip_features.py` would be
-
-    import lpips, numpy, torch
-    from transformers import CLIPModel, CLIPProcessor
-
-    NAME = "openai/clip-vit-base-patch32"
-
-    class Clip:
-        threshold = None  # CLIP-T has no score from which on a prompt counts as fulfilled
-
-        def __init__(self):
-            self.model, self.processor = CLIPModel.from_pretrained(NAME).eval(), CLIPProcessor.from_pretrained(NAME)
-            self.lpips = lpips.LPIPS(net="alex")
-
-        @torch.no_grad()
-        def _both(self, pictures, prompts):
-            inputs = self.processor(text=prompts, images=pictures, return_tensors="pt", padding=True, truncation=True)
-            outputs = self.model(**inputs)
-            return outputs.image_embeds.numpy(), outputs.text_embeds.numpy()  # (n, 512) each, of length 1
-
-        def image(self, pictures):
-            return self._both(pictures, ["a photo"] * len(pictures))[0]  # DINO: another model here
-
-        def prompt(self, pictures, prompts):
-            image, text = self._both(pictures, prompts)
-            return (image * text).sum(1)
-
-        @torch.no_grad()
-        def distance(self, pictures):
-            x = torch.from_numpy(numpy.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
-            return numpy.array([[self.lpips(a[None], b[None]).item() for b in x] for a in x])
-
-    def features():
-        return Clip()
-
-and is used by `python tools/evaluate.py --features clip_features.py ...`.
+default `features`) is called without arguments and returns it. tools/features/clip_dino.py is such a file, with CLIP, DINO and
+LPIPS as in the paper, for weights in local folders.
 """
 
 import importlib.util
@@ -124,6 +89,7 @@ def _module(path: Path, name: str):
         raise UserError(f"--features {name}: there is no file {path}: give a Python file")
     spec = importlib.util.spec_from_file_location(f"features_of_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and MindSpore's compiler look for it
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)  # so that the file can be more than one
     try:

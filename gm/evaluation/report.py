@@ -22,14 +22,15 @@ COLUMNS = {  # field of Figures -> title
 }
 
 
-def table(rows: Mapping[str, Figures]) -> str:
-    """A Markdown table; a column in which nothing has a figure is left out."""
+def table(rows: Mapping[str, Figures], scores: Mapping[str, float] = {}) -> str:
+    """A Markdown table; a column in which nothing has a figure is left out. `scores`: row -> score of chooser.py, a last column."""
     columns = {
         field: title for field, title in COLUMNS.items() if any(_value(row, field) is not None for row in rows.values())
     }
-    lines = ["| | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
+    titles = [*columns.values(), *(["score"] if scores else [])]
+    lines = ["| | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
     for name, row in rows.items():
-        cells = (_value(row, field) for field in columns)
+        cells = [*(_value(row, field) for field in columns), *([scores.get(name)] if scores else [])]
         lines.append(f"| {name} | " + " | ".join("-" if cell is None else f"{cell:.3f}" for cell in cells) + " |")
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """The pictures that are evaluated: which there have to be, which are there already, and sampling the others.
 
-Every model makes the same pictures: each prompt with each seed. Those of several seeds are sampled in one batch, so that
-they can differ by a grey level from what demo/sampling_without_streamlit.py makes of the same seed.
+Every model makes the same pictures: each prompt with each seed. Several are sampled in one batch, so that they can differ by
+a grey level from what demo/sampling_without_streamlit.py makes of the same seed.
 """
 
 import hashlib
@@ -9,16 +9,16 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Mapping, NamedTuple, Optional, Protocol, Sequence
 
 import numpy as np
 
 from gm.config.types import SampleSettings
-from gm.data.images import read_image
+from gm.data.images import digest_of, read_image
 from gm.encoding.text import unconditional
 from gm.errors import UserError
 from gm.pictures import contact_sheet, save_new_png, save_png, text_of, warn_of_flat
-from gm.sampling.pipeline import Pipeline
+from gm.sampling.latents import Texts
 from gm.soundness import NotFinite
 
 KEY = "evaluation_key"  # the PNG's text that tells what it was made from
@@ -55,6 +55,40 @@ class Pictures:
     of_class: list[np.ndarray]
 
 
+class _Wanted(NamedTuple):
+    """A picture that there has to be."""
+
+    path: Path
+    prompt: str
+    seed: int
+
+
+class Sampling(Protocol):
+    """What a Gallery samples with, as gm/sampling/pipeline.py."""
+
+    embedder: Any  # None until it is loaded
+    texts: Any  # prompt -> TextEmbedding, of what was embedded last
+
+    def load(self, keep_text_encoders: bool = ...) -> None: ...
+
+    def change_lora(self, paths: Sequence[str], strength: float, /) -> None: ...
+
+    def embed(self, prompts: Sequence[str], /) -> None: ...
+
+    @property
+    def pictures(self) -> "Sampler":
+        """What samples."""
+        ...
+
+
+class Sampler(Protocol):
+    """As PictureSampler."""
+
+    def __call__(
+        self, text: Texts, negative: Texts, settings: SampleSettings, seeds: Sequence[int], what: str, /
+    ) -> list[np.ndarray]: ...
+
+
 class Gallery:
     """The folder of the pictures, `<row>/<prompt number>_<prompt>_<seed>.png`, and `<row>.png` with all of them."""
 
@@ -62,32 +96,47 @@ class Gallery:
         """`source`: what JSON can hold, the same as long as the base model is."""
         self.folder, self.plan, self.source = folder, plan, source
 
-    def fill(self, row: Row, pipeline: Pipeline, progress) -> Pictures:
+    def fill(self, row: Row, pipeline: Sampling, progress) -> Pictures:
         """All pictures of a row, sampled where they are missing or were made in another way.
 
         `progress`: a bar that counts pictures. Raises UserError rather than write over a picture of somebody else.
         """
-        plan, made = self.plan, {}
+        plan = self.plan
+        lora = digest_of(row.lora) if row.lora else ""
         asked = [(prompt, plan.seeds) for prompt in plan.prompts] + [(plan.class_prompt, plan.class_seeds)]
-        lora = _digest(row.lora.read_bytes()) if row.lora else ""
-        for number, (prompt, seeds) in enumerate(asked):
-            paths = {seed: self._path(row, number, prompt, seed) for seed in seeds}
-            keys = {seed: self._key(lora, prompt, seed) for seed in seeds}
-            missing = [seed for seed in seeds if not _is_there(paths[seed], keys[seed])]
-            progress.update(len(seeds) - len(missing))
-            if missing:
-                self._load(row, pipeline)
-            for start in range(0, len(missing), plan.batch):
-                batch = missing[start : start + plan.batch]
-                for seed, picture in zip(batch, self._sample(row, pipeline, prompt, batch)):
-                    text = {"prompt": prompt, "seed": seed, "model": row.name, **asdict(plan.settings), KEY: keys[seed]}
-                    self._save(paths[seed], picture, text)
-                progress.update(len(batch))
-            made[number] = [read_image(paths[seed]) for seed in seeds]
-            for seed, picture in zip(seeds, made[number]):
-                if seed not in missing:
-                    warn_of_flat(paths[seed], picture)
-        return Pictures({prompt: made[i] for i, prompt in enumerate(plan.prompts)}, made[len(plan.prompts)])
+        wanted = [
+            _Wanted(self._path(row, number, prompt, seed), prompt, seed)
+            for number, (prompt, seeds) in enumerate(asked)
+            for seed in seeds
+        ]
+        keys = {one: self._key(lora, one.prompt, one.seed) for one in wanted}
+        missing = [one for one in wanted if not _is_there(one.path, keys[one])]
+        progress.update(len(wanted) - len(missing))
+        if missing:
+            self._load(row, pipeline)
+            missing.sort(key=lambda one: len(pipeline.texts[one.prompt].context))  # those of one length together
+        for start in range(0, len(missing), plan.batch):
+            batch = missing[start : start + plan.batch]
+            for one, picture in zip(batch, self._sample(row, pipeline, batch)):
+                about = {"prompt": one.prompt, "seed": one.seed, "model": row.name, **asdict(plan.settings), KEY: keys[one]}
+                self._save(one.path, picture, about)
+            progress.update(len(batch))
+        made = {one: read_image(one.path) for one in wanted}
+        for one in made.keys() - set(missing):
+            warn_of_flat(one.path, made[one])
+        pictures, each = list(made.values()), len(plan.seeds)
+        of_subject = {prompt: pictures[i * each : (i + 1) * each] for i, prompt in enumerate(plan.prompts)}
+        return Pictures(of_subject, pictures[len(of_subject) * each :])
+
+    def kept(self, row: Row) -> Pictures:
+        """The pictures of a row as they are there; UserError where one of them is not."""
+        plan = self.plan
+        subject = {
+            prompt: [read_image(self._path(row, number, prompt, seed)) for seed in plan.seeds]
+            for number, prompt in enumerate(plan.prompts)
+        }
+        of_class = [read_image(self._path(row, len(plan.prompts), plan.class_prompt, seed)) for seed in plan.class_seeds]
+        return Pictures(subject, of_class)
 
     def draw_sheet(self, row: Row, pictures: Pictures) -> Path:
         """`<row>.png`: a row for each prompt; the pictures of the class in as many as they need."""
@@ -106,20 +155,23 @@ class Gallery:
         else:
             save_new_png([path], picture, text)
 
-    def _load(self, row: Row, pipeline: Pipeline) -> None:
+    def _load(self, row: Row, pipeline: Sampling) -> None:
         if pipeline.embedder is None:  # the first picture that is missing; without any, nothing is loaded
             pipeline.load(keep_text_encoders=True)
         pipeline.change_lora([str(row.lora)] if row.lora else [], 1.0)
         pipeline.embed(self.plan.all_prompts)
 
-    def _sample(self, row: Row, pipeline: Pipeline, prompt: str, seeds: Sequence[int]) -> list[np.ndarray]:
-        """One picture a seed. A smaller batch is filled up, because a graph is compiled for one size. NotFinite names the row."""
-        filled = [*seeds, *[seeds[-1]] * (self.plan.batch - len(seeds))]
-        text = pipeline.texts[prompt]
+    def _sample(self, row: Row, pipeline: Sampling, batch: Sequence["_Wanted"]) -> list[np.ndarray]:
+        """Their pictures. A smaller batch is filled up, because a graph is compiled for one size. NotFinite names the row."""
+        filled = [*batch, *[batch[-1]] * (self.plan.batch - len(batch))]
+        texts = [pipeline.texts[one.prompt] for one in filled]
+        prompts = ", ".join(repr(prompt) for prompt in dict.fromkeys(one.prompt for one in batch))
         try:
-            return pipeline.pictures(text, unconditional(text), self.plan.settings, filled, prompt)[: len(seeds)]
+            negatives = [unconditional(text) for text in texts]
+            seeds = [one.seed for one in filled]
+            return pipeline.pictures(texts, negatives, self.plan.settings, seeds, row.name)[: len(batch)]
         except NotFinite as error:
-            raise NotFinite(f"{row.name}, {prompt!r}: {error}") from None
+            raise NotFinite(f"{row.name}, {prompts}: {error}") from None
 
     def _path(self, row: Row, number: int, prompt: str, seed: int) -> Path:
         words = re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:60]

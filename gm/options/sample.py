@@ -1,8 +1,9 @@
 """The command line of demo/sampling_without_streamlit.py, which the page shares. No MindSpore import."""
 
 import secrets
+import shlex
 from dataclasses import dataclass, fields, replace
-from typing import Callable, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 from gm.config.bounds import LARGEST_SEED, LARGEST_SIDE, LARGEST_TOLD
 from gm.config.types import SampleSettings
@@ -156,6 +157,12 @@ def parse_sample(argv: Sequence[str]) -> SampleOptions:
     require_start(options)
     options.check_refiner()
     return options
+
+
+def sampling_command(flags: Mapping[str, object]) -> str:
+    """The command that samples with these flags, `--name` -> value, those that are None left out: for a person to copy."""
+    words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
+    return shlex.join(["python", "demo/sampling_without_streamlit.py", "--task", "txt2img", *words])
 
 
 def sample_settings(options: SampleOptions, multiple: int) -> SampleSettings:
