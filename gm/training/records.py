@@ -65,6 +65,15 @@ class Metrics:
             log.warning("%s cannot be written (%s): training goes on", self.path, error.strerror or error)
 
 
+def read_records(path: Path) -> tuple[list[dict], int]:
+    """The records of metrics.jsonl by step, the last of each, and how many lines are none, as when a run was killed. OSError."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    steps = [_step_of(line) for line in lines]
+    found = {step: line for step, line in zip(steps, lines) if 1 <= step < math.inf}
+    records = [{**json.loads(found[step]), "step": step} for step in sorted(found)]
+    return records, sum(not 1 <= step < math.inf for step in steps)
+
+
 def _append(path: Path, lines: bytes) -> None:
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
@@ -91,5 +100,5 @@ def _finite(value: object) -> object:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError):  # cut off when the run was killed
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # cut off when the run was killed, or no record
         return math.inf
