@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # from the top down: a room may import from rooms below it, and from files of its own
 FLOORS = (
-    ("gm.training", "gm.evaluation"),
+    ("gm.training",),
+    ("gm.evaluation",),
     ("gm.recipes",),
     ("gm.sampling",),
     ("gm.encoding",),

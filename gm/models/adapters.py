@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import zlib
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Iterable, Mapping, Sequence
@@ -24,6 +25,15 @@ if TYPE_CHECKING:  # the commands on files alone do without it
 
 NETWORKS = {"unet": UNET, "text_encoder_1": TEXT_ENCODER_1, "text_encoder_2": TEXT_ENCODER_2}
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")  # the usual targets
+
+
+def is_used(model: ModelConfig, name: str) -> bool:
+    """Whether SDXL uses what this parameter's layer gives: of the first text encoder's last layers it does not, and a LoRA there
+    stays untrained."""
+    if not name.startswith(TEXT_ENCODER_1):
+        return True
+    layer = re.search(r"\.encoder\.layers\.(\d+)\.", name)
+    return layer is None or all(int(layer[1]) < one.layer_idx for one in model.text_encoders if one.kind == "clip")
 
 
 def adapters_of(model: ModelConfig, lora: Mapping[str, LoraConfig]) -> Adapters:

@@ -17,6 +17,7 @@ from gm.checkpoint.rules import is_lora
 from gm.config.types import Adapters, ModelConfig
 from gm.console import bar
 from gm.errors import UserError
+from gm.models.adapters import is_used
 from gm.models.conditioner import CONDITIONER_PREFIX, TextEncoders
 from gm.models.site import Site, check_adapters
 from gm.models.text_products import TextProducts
@@ -55,10 +56,8 @@ def build_text_encoders(config: ModelConfig, dtype: ms.Type = ms.float32, adapte
     site = Site(CONDITIONER_PREFIX.rstrip("."), dtype, adapters)
     with no_init_parameters():
         cell = _name(TextEncoders(site, config), site)
-    for encoder, embedder in zip(config.text_encoders, cell.embedders):
-        unused = list(embedder.transformer.text_model.encoder.layers)[encoder.layer_idx :] if encoder.kind == "clip" else []
-        for parameter in (parameter for layer in unused for parameter in layer.get_parameters()):
-            parameter.requires_grad = False
+    for parameter in cell.get_parameters():
+        parameter.requires_grad = parameter.requires_grad and is_used(config, parameter.name)
     return cell
 
 

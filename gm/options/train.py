@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Optional, Sequence
 
 from gm.checkpoint.lora_rules import LAYOUTS
-from gm.config.bounds import MOST_ACCUMULATED, MOST_AT_ONCE, MOST_IMAGES, MOST_REPEATS, MOST_STEPS
+from gm.config.bounds import MOST_ACCUMULATED, MOST_AT_ONCE, MOST_COLUMNS, MOST_IMAGES, MOST_REPEATS, MOST_STEPS
 from gm.errors import UserError, shown
+from gm.options.evaluate import SEEDS_OF_RUN
+from gm.options.evaluating import features_text, require_evaluation
 from gm.options.model import EARLIER_FLAGS, ModelOptions
 from gm.options.parser import boolean, option, parse
 from gm.parallel.launch import JOIN_TIMEOUT
@@ -111,6 +113,13 @@ class TrainOptions(ModelOptions):
         shown="start anew",
         group="results",
     )
+    export_recipe: Optional[str] = option(
+        None,
+        "instead of training, write the run as a recipe of sd-scripts: this file and NAME_dataset.toml beside it",
+        metavar="NAME.toml",
+        shown="train",
+        group="results",
+    )
     log_interval: int = option(0, "updates between log lines; 0: about 30 lines a run", least=0, group="results")
 
     infer_during_train: bool = option(False, "sample progress pictures", group="progress pictures")
@@ -133,6 +142,38 @@ class TrainOptions(ModelOptions):
         least=1,
         most=MOST_AT_ONCE,
         group="progress pictures",
+    )
+
+    evaluate_every: Optional[int] = option(
+        None,
+        "score the run as tools/evaluate.py does and save: before the first update, after every so many, and at the end",
+        least=1,
+        shown="never",
+        group="evaluation",
+    )
+    features: Optional[str] = option(
+        None,
+        "what compares pictures: FILE.py[:FUNCTION], see gm/evaluation/features.py, or judge, that of the drawn world",
+        read=features_text,
+        metavar="FILE.py",
+        group="evaluation",
+    )
+    held_out: Optional[str] = option(
+        None, "other photos of the subject, to compare with", metavar="FOLDER", shown="the photos", group="evaluation"
+    )
+    evaluate_prompts: Optional[str] = option(
+        None, "a text file with one a line, {} for the subject", metavar="FILE", shown="five", group="evaluation"
+    )
+    evaluate_seeds: Optional[int] = option(
+        None,
+        "pictures of each prompt, and as many in all of the class prompt",
+        least=1,
+        most=MOST_COLUMNS,
+        shown=str(SEEDS_OF_RUN),
+        group="evaluation",
+    )
+    stop_when_learned: bool = option(
+        False, "end the run when the scores show that more updates bring nothing", group="evaluation"
     )
 
     is_parallel: bool = option(False, "one of several processes that mpirun or msrun started", group="many devices")
@@ -159,6 +200,12 @@ def parse_train(argv: Sequence[str]) -> TrainOptions:
         raise UserError(f"--infer_prompts {options.infer_prompts} and --infer_prompt were both given: give one of them")
     if options.infer_prompts and not options.infer_during_train:
         raise UserError(f"--infer_prompts {options.infer_prompts} draws nothing without --infer_during_train True: give both")
+    if options.export_recipe and (options.resume or options.stop_after_sampling):
+        given = "--resume" if options.resume else "--stop_after_sampling True"
+        raise UserError(
+            f"--export_recipe {options.export_recipe} writes a recipe and ends, so that {given} cannot act: give one of them"
+        )
+    require_evaluation(options)
     if options.instance_data_path is None:
         single = ("instance_prompt", "class_data_path", "class_prompt")
         lost = next((name for name in single if getattr(options, name) is not None), None)

@@ -27,11 +27,13 @@ class SaveSettings:
     name: str = "SDXL_base_1.0_{step}_lora.ckpt"  # of a checkpoint
     minutes: Optional[float] = None  # between checkpoints as well
     continues: bool = False  # earlier parts of the run have written to this folder
+    evaluated: Optional[int] = None  # updates between evaluations, at each of which there is a checkpoint as well
 
 
 class Checkpoints:
     """Saves, and deletes the oldest of the run beyond `keep`: those that it wrote itself and, where it continues in this folder,
-    those that are there with steps up to the present. Files of later steps are another run's and stay."""
+    those that are there with steps up to the present. Files of later steps are another run's and stay; those of the steps in
+    `spared` stay too."""
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Checkpoints:
     ):
         self.settings, self._save, self._clock, self._sleep = settings, save, clock, sleep
         self.saved_step = first_step  # of the newest state
+        self.spared: frozenset[int] = frozenset()
         self._written: set[int] = set()
         self._since, self._retry, self._failure = clock(), 0.0, ""
         self._half: Optional[int] = None  # the step of a LoRA file whose state could not be written
@@ -55,7 +58,8 @@ class Checkpoints:
         now, minutes = self._clock(), self.settings.minutes
         if self._failure:
             return now >= self._retry
-        return step % self.settings.every == 0 or (minutes is not None and now - self._since >= 60 * minutes)
+        often = [every for every in (self.settings.every, self.settings.evaluated) if every is not None]
+        return any(step % every == 0 for every in often) or (minutes is not None and now - self._since >= 60 * minutes)
 
     def save(self, step: int) -> bool:
         """Save, or say once why that is impossible and when it is tried again; whether it is done."""
@@ -124,6 +128,8 @@ class Checkpoints:
             self._delete(old)
 
     def _delete(self, step: int) -> None:
+        if step in self.spared:
+            return
         for path in {self.path(step), self.path(step).with_suffix(".safetensors")}:  # the second is that of --save_format
             try:
                 path.unlink(missing_ok=True)

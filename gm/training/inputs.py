@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Sequence
+from typing import Optional, Sequence
 
 from gm.config.load import load_config
 from gm.config.types import ConceptConfig, Config, ModelConfig
@@ -20,6 +20,7 @@ from gm.options.prompts import PromptLine, read_prompt_lines
 from gm.options.train import TrainOptions, parse_train
 from gm.parallel.launch import check_launcher
 from gm.parallel.ranks import Ranks
+from gm.training.evaluation_inputs import ToEvaluate, to_evaluate
 from gm.training.folders import check_folders
 from gm.training.photos import check_masks, class_photos, instance_photos, of_one_colour, shapes_of, texts_of
 from gm.training.state_file import find_state
@@ -39,11 +40,12 @@ class Inputs:
     texts: Sequence[str]  # all that is said of photos and class images, each once; where the text encoders train, a part of it
     folder: Path  # of the results
     infer_lines: Sequence[PromptLine] = ()  # of --infer_prompts
+    evaluation: Optional[ToEvaluate] = None  # of --evaluate_every
 
     @property
     def prompt(self) -> str:
         """What stands for the subject where one prompt is asked for."""
-        return next((subject.prompt for subject in self.subjects if subject.prompt), self.first_caption)
+        return _prompt(self.subjects, self.first_caption)
 
     @property
     def infer_prompt(self) -> str:
@@ -53,7 +55,8 @@ class Inputs:
     def prompts(self) -> list[str]:
         """All prompts of the run, each once."""
         of_pictures = [prompt for line in self.infer_lines for prompt in line.prompts] or [self.infer_prompt]
-        return list(dict.fromkeys([*self.texts, *of_pictures]))
+        evaluated = self.evaluation.all_prompts if self.evaluation else []
+        return list(dict.fromkeys([*self.texts, *of_pictures, *evaluated]))
 
 
 def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
@@ -94,6 +97,11 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         check_masks(photos, config.data)
         require_enough_pixels(photos)
         of_class = class_photos(config.data, class_folders, class_images, buckets, options.prior_loss_weight)
+        evaluation = to_evaluate(
+            options, subjects, class_folders, concepts, _prompt(subjects, photos[0].caption.text), config.data.total_step
+        )
+        if evaluation and evaluation.held_out:
+            check_images(evaluation.held_out, config.data.num_parallel_workers)
         endless = config.trains_text_encoders
         texts = texts_of(photos, INSTANCE, options.seed, endless) + [one.prompt for one in class_folders]
         texts += texts_of(of_class, CLASS, options.seed, endless)
@@ -102,6 +110,7 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
             "the command line": list(argv),
             "the YAML": config.raw,
             **({"--infer_prompts": [asdict(line) for line in lines]} if lines else {}),
+            **({"--evaluate_prompts": evaluation.all_prompts} if evaluation else {}),
             where: [[path.name, path.stat().st_size] for path in images],
             "the captions": [photo.caption.text for photo in photos],
         }
@@ -118,7 +127,12 @@ def check_inputs(argv: Sequence[str], ranks: Ranks) -> Inputs:
         texts=list(dict.fromkeys(texts)),
         folder=folder,
         infer_lines=lines,
+        evaluation=evaluation,
     )
+
+
+def _prompt(subjects: Sequence[Subject], first_caption: str) -> str:
+    return next((subject.prompt for subject in subjects if subject.prompt), first_caption)
 
 
 def _places(options: TrainOptions, ranks: Ranks) -> tuple[TrainOptions, Path]:

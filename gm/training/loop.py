@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Optional, Sequence
 
 from gm.console import Hold, bar, log, never, viewed_by, waiting
 from gm.ending import Interrupted, asked_to_stop, finishing
@@ -22,6 +22,9 @@ from gm.training.records import MayFail, Metrics
 from gm.training.step import Trainer, Update
 from gm.training.timings import Timings
 
+if TYPE_CHECKING:  # a run without one does not need what it imports
+    from gm.training.evaluating import Evaluation
+
 
 @dataclass(frozen=True)
 class LoopSettings:
@@ -32,12 +35,15 @@ class LoopSettings:
     infer_every: Optional[int]  # updates between progress pictures; None for none
     name: str = SaveSettings.name  # of a checkpoint
     save_minutes: Optional[float] = None  # between checkpoints as well
+    evaluate_every: Optional[int] = None  # updates between evaluations; None for none
     continues: bool = False  # earlier parts of the run have written to the folder
     go_on: str = "the same command goes on"  # what to do when it was stopped
 
     @property
     def saving(self) -> SaveSettings:
-        return SaveSettings(self.folder, self.save_every, self.keep, self.name, self.save_minutes, self.continues)
+        return SaveSettings(
+            self.folder, self.save_every, self.keep, self.name, self.save_minutes, self.continues, self.evaluate_every
+        )
 
 
 def compile_first(trainer: Trainer, batches: Sequence[MicroBatch], timings: Timings, hold: Hold = never) -> None:
@@ -58,16 +64,19 @@ def fit(
     timings: Timings,
     infer: Optional[Callable[[int], None]] = None,
     ranks: Ranks = Ranks(),
+    evaluation: Optional["Evaluation"] = None,
 ) -> Path:
-    """Train from `trainer.step` to the last update; returns the last checkpoint. Only rank 0 calls save and infer.
+    """Train from `trainer.step` to the last update, or until the evaluation shows that it has learned; returns the last
+    checkpoint. Only rank 0 calls save and infer, and has an evaluation.
 
     `make_batch(step, micro, rank)`; `accumulation`: micro-batches in an update. Interrupted, after an update whose result is
     saved, when the command is told to end. UserError when the numbers are of no use or the end cannot be saved.
     """
     total, first = trainer.config.data.total_step, trainer.step
     loop = _Loop(trainer, settings, Checkpoints(settings.saving, save, first), timings, ranks)
+    learned = loop.evaluate(evaluation, first)
     with finishing("the update"), bar(None, "training", total=total, initial=first, unit="step") as progress:
-        while trainer.step < total:
+        while trainer.step < total and not learned:
             step, start, graphs = trainer.step, time.perf_counter(), len(trainer.compiled)
             batches = [make_batch(step, micro, ranks.rank) for micro in range(accumulation)]
             compile_first(trainer, batches, timings)
@@ -80,6 +89,7 @@ def fit(
             loop.save(done)
             if infer is not None and settings.infer_every and (done % settings.infer_every == 0 or done == total):
                 loop.show(infer, done)
+            learned = loop.evaluate(evaluation, done)
             loop.stop_if_asked(done)
     return loop.end() if trainer.step > first else loop.checkpoints.path(first)
 
@@ -95,6 +105,7 @@ class _Loop:
             timings,
             ranks,
         )
+        self.first = trainer.step
         self.total, self.main = trainer.config.data.total_step, ranks.is_main
         self.metrics = Metrics(settings.folder / "metrics.jsonl", trainer.step) if self.main else None
         self.bad, self.explosion, self.slow = BadUpdates(trainer.loss_scale.dynamic), Explosion(), SlowUpdates()
@@ -166,6 +177,30 @@ class _Loop:
         with self.timings("progress pictures"), self.trainer.as_saved(), self._may_fail("progress pictures"):
             with suppress(_Left), viewed_by(_leave_if_asked):
                 infer(done)
+
+    def evaluate(self, evaluation: Optional["Evaluation"], done: int) -> bool:
+        """Score the run where that is due; whether it ends here, because it has learned: on all ranks, by what rank 0 has seen.
+        Where a run begins, the base model is scored, and of one that goes on what is missing."""
+        every = self.settings.evaluate_every
+        if every is None or done % every and done not in (self.first, self.total):
+            return False
+        learned = None
+        if evaluation is not None:
+            with self.timings("evaluation"), self._may_fail("the evaluation"), suppress(_Left), viewed_by(_leave_if_asked):
+                evaluation(done, self.checkpoints.path(done) if done % every == 0 or done == self.total else None)
+            self.checkpoints.spared = evaluation.may_be_chosen()
+            learned = evaluation.learned()
+        if not any(self.ranks.share(learned is not None)) or done == self.total:
+            return False
+        if done > self.first:
+            with self.ranks.agreeing():
+                self._save_last(done)
+        if learned is not None:
+            log.info(
+                "training ends after step %d of %d, as --stop_when_learned True asks: %s; without that flag --resume %s goes on",
+                *(done, self.total, learned.reason, self.settings.folder),
+            )
+        return True
 
     def stop_if_asked(self, done: int) -> None:
         """Save and raise Interrupted when any of the ranks has been told to end."""

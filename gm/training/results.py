@@ -1,7 +1,6 @@
 """What a run writes beside its metrics: LoRA files and the state to resume with; and what to do with them."""
 
 import json
-import shlex
 from pathlib import Path
 from typing import Mapping
 
@@ -9,7 +8,9 @@ from gm.checkpoint.io import write_tensors
 from gm.checkpoint.lora_export import prediction_metadata, write_lora
 from gm.checkpoint.lora_files import lora_in_base, save_lora
 from gm.checkpoint.weights import open_base, split_weight_argument, stream_whole
+from gm.evaluation.chooser import Choice
 from gm.models.adapters import lora_facts
+from gm.options.sample import sampling_command
 from gm.training.checkpoints import SaveSettings
 from gm.training.identity import IDENTITY, Identity
 from gm.training.metadata import Facts, metadata
@@ -70,6 +71,15 @@ def nothing_left(setting: Setting) -> str:
     )
 
 
+def chosen_in_words(setting: Setting, choice: Choice) -> str:
+    """The checkpoint to take, why, and the command that samples from it."""
+    lora = setting.inputs.folder / SaveSettings.name.format(step=choice.step)
+    return (
+        f"the checkpoint to take is {lora}, score {choice.score:.2f}: {choice.reason}\n"
+        f"sample from it:\n{next_command(setting, lora)}"
+    )
+
+
 def next_command(setting: Setting, lora: Path) -> str:
     """The command that samples from what was trained."""
     inputs, options = setting.inputs, setting.inputs.options
@@ -84,5 +94,4 @@ def next_command(setting: Setting, lora: Path) -> str:
         "--width": size,
         "--device_target": setting.machine.device,
     }
-    words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
-    return shlex.join(["python", "demo/sampling_without_streamlit.py", "--task", "txt2img", *words])
+    return sampling_command(flags)

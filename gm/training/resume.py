@@ -9,7 +9,7 @@ from gm.checkpoint.io import TensorFile, open_tensors
 from gm.checkpoint.rules import MAGNITUDE
 from gm.config.types import Adapters, Config, OptimConfig
 from gm.errors import UserError
-from gm.models.adapters import NETWORKS, lora_facts
+from gm.models.adapters import NETWORKS, is_used, lora_facts
 from gm.optimizers.rates import trains
 from gm.optimizers.table import optimizer_of, state_names, state_sizes
 from gm.training.state_file import STATE_FILE
@@ -35,7 +35,9 @@ def read_state(
             )
         _check_optimizer(file, states, config.optim)
         _check_matrices(file, tensors, adapters, shapes)
-        _check_names(file, tensors, config.optim, adapters, shapes)
+        _check_names(
+            file, tensors, config.optim, {name: shape for name, shape in shapes.items() if is_used(config.model, name)}
+        )
         tensors.verify_checksum()
         saved = {name: tensors.read(name) for name in tensors.names}
         metadata = dict(tensors.metadata)
@@ -118,10 +120,9 @@ def _without_rank(name: str, shape: tuple) -> tuple:
     return shape[1:] if name.endswith(".lora_A.weight") else shape[:1] + shape[2:]
 
 
-def _check_names(
-    file: Path, tensors: TensorFile, optim: Optional[OptimConfig], adapters: Adapters, shapes: Mapping[str, tuple]
-) -> None:
-    """UserError when the state has not just the tensors of this optimizer, in the sizes that it needs."""
+def _check_names(file: Path, tensors: TensorFile, optim: Optional[OptimConfig], shapes: Mapping[str, tuple]) -> None:
+    """UserError when the state has not just the tensors of this optimizer, in the sizes that it needs for matrices of these
+    shapes."""
     assert optim is not None
     states = {name for name in tensors.names if name.startswith(STATE)}
     wanted = {STATE + key for key in state_names(optim) | set(COUNTERS)}

@@ -28,6 +28,8 @@ from gm.training import networks, results
 from gm.training.batches import BatchMaker, TextRows
 from gm.training.class_images import class_images_of, filling, sample_class_images
 from gm.training.data_sheet import log_data, write_sheet
+from gm.training.diagnosis.paragraph import write_diagnosis
+from gm.training.drawing import drawing
 from gm.training.folders import used_alone
 from gm.training.identity import Identity, differences, identity, rounds_otherwise
 from gm.training.inputs import Inputs, make_folders
@@ -133,9 +135,15 @@ def train(setting: Setting) -> Optional[Path]:
         inputs.config.noise,
         inputs.config.data.masks is not None,
     )
-    infer = None
-    if inputs.options.infer_during_train and ranks.is_main:
-        infer = progress_pictures(setting, unet, load_vae(), text_encoders, encoded.texts, unet_texts, trainer.step)
+    infer = evaluation = None
+    if ranks.is_main and (inputs.options.infer_during_train or inputs.evaluation):
+        sampled_with = drawing(setting, unet, load_vae(), text_encoders, encoded.texts, unet_texts)
+        if inputs.options.infer_during_train:
+            infer = progress_pictures(setting, sampled_with, trainer.step)
+        if inputs.evaluation:
+            from gm.training import evaluating  # what it imports is for the runs that have one
+
+            evaluation = evaluating.evaluation(setting, trainer, sampled_with)
     log.info(
         "training %d LoRA matrices (%d numbers) for %d steps of %d x %d samples",
         *(len(trainer.parameters), trainer.gradient.size, inputs.config.data.total_step),
@@ -146,14 +154,23 @@ def train(setting: Setting) -> Optional[Path]:
             infer(0)
     start, first = time.perf_counter(), trainer.step
     save = partial(results.save, setting, trainer, facts, own)
-    last = fit(trainer, make_batch, schedule.accumulation, loop_settings(inputs), save, setting.timings, infer, ranks)
+    last = fit(
+        *(trainer, make_batch, schedule.accumulation, loop_settings(inputs), save, setting.timings, infer, ranks, evaluation)
+    )
     if ranks.is_main:
         with may_fail("timings.json"):
             setting.timings.report(inputs.folder / "timings.json", trainer.step - first)
+        with may_fail("diagnosis.txt"):
+            there = memory.available(machine) if machine.device != "CPU" else None
+            log.info("%s", write_diagnosis(inputs.folder, there / 1e9 if there else None))
     log.info("trained in %.1f s, peak memory %s", time.perf_counter() - start, peak_memory_in_words())
     if ranks.size > 1:
         log.info("%d all-reduces of %.1f MB over %d ranks", trainer.reductions, trainer.reduced_mb, ranks.size)
-    log.info("done: %s\nsample from it:\n%s", last, results.next_command(setting, last))
+    choice = evaluation.choice if evaluation else None
+    if choice is None:
+        log.info("done: %s\nsample from it:\n%s", last, results.next_command(setting, last))
+    else:
+        log.info("done: %s\n%s", last, results.chosen_in_words(setting, choice))
     return last
 
 
@@ -185,6 +202,12 @@ def prepare(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Setting:
     with ranks.agreeing():
         weights = open_starting_weights(inputs.options, inputs.config)
         _require_memory(inputs, machine, weights.base.shapes)
+        timings, measure = Timings(), None
+        if inputs.evaluation and ranks.is_main:
+            from gm.training.evaluating import measure_of
+
+            with timings("evaluation"):
+                measure = measure_of(inputs)
         make_folders(inputs, ranks)
     cache_dir = inputs.options.cache_dir
     return Setting(
@@ -200,7 +223,8 @@ def prepare(inputs: Inputs, machine: Runtime, ranks: Ranks) -> Setting:
             disk=DiskCache(Path(cache_dir) if cache_dir else None),
             max_tokens=inputs.config.data.max_tokens,
         ),
-        timings=Timings(),
+        timings=timings,
+        measure=measure,
     )
 
 
@@ -245,6 +269,7 @@ def loop_settings(inputs: Inputs) -> LoopSettings:
         log_every=options.log_interval or max(1, inputs.config.data.total_step // LINES),
         infer_every=options.infer_interval if options.infer_during_train else None,
         save_minutes=options.save_every_minutes,
+        evaluate_every=options.evaluate_every,
         continues=options.resume is not None and Path(options.resume).resolve().parent == inputs.folder.resolve(),
         go_on="the same command with --resume True goes on",
     )

@@ -1,6 +1,7 @@
 """What every stage of a run is given and none changes."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional
 
 from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
@@ -8,6 +9,9 @@ from gm.training.inputs import Inputs
 from gm.training.precompute import Precompute
 from gm.training.timings import Timings
 from gm.training.weights import StartingWeights
+
+if TYPE_CHECKING:  # a run without --evaluate_every does not need what it imports
+    from gm.evaluation.measure import Measure
 
 
 @dataclass(frozen=True)
@@ -18,3 +22,4 @@ class Setting:
     ranks: Ranks
     precompute: Precompute
     timings: Timings
+    measure: "Optional[Measure]" = None  # of --evaluate_every, on rank 0

@@ -6,25 +6,21 @@ would make it; `<save_path>/progress.png` has a row for each of those steps and 
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Mapping, Optional, Sequence
 
 import numpy as np
 from PIL import Image
 
 from gm.config.types import SampleSettings
 from gm.console import log
-from gm.encoding.text import TextEmbedder, TextEmbedding, unconditional
-from gm.models.conditioner import TextEncoders
-from gm.models.unet import UNet
-from gm.models.vae import VAE
+from gm.encoding.text import unconditional
 from gm.options.prompts import PromptLine
 from gm.pictures import contact_sheet, save_png
 from gm.sampling.output import in_words
 from gm.sampling.pictures import PictureSampler
 from gm.soundness import NotFinite
-from gm.training import networks
+from gm.training.drawing import Drawing, Texts
 from gm.training.inputs import Inputs
 from gm.training.setting import Setting
 
@@ -33,8 +29,6 @@ NAME, NAMED = "step_{:06d}_{:02d}.png", re.compile(r"step_(\d{6,})_(\d{2,})\.png
 THUMBNAIL, SMALLEST = 256, 64  # pixels of a picture's longer side on the sheet
 LONGEST = 4000  # pixels of the sheet's side
 LABEL = 24  # pixels that a row of the sheet is higher than its pictures
-
-Texts = Callable[[Sequence[str]], Mapping[str, TextEmbedding]]  # prompts -> how the UNet takes them
 
 
 @dataclass(frozen=True)
@@ -100,35 +94,13 @@ class ProgressPictures:
         return self.sampler(text, negative, one.settings, [one.seed], what)[0]
 
 
-def progress_pictures(
-    setting: Setting,
-    unet: UNet,
-    vae: VAE,
-    text_encoders: Optional[TextEncoders],
-    texts: Mapping[str, TextEmbedding],
-    unet_texts: Mapping[str, TextEmbedding],
-    step: int,
-) -> ProgressPictures:
+def progress_pictures(setting: Setting, drawing: Drawing, step: int) -> ProgressPictures:
     """The progress pictures of a run that goes on after `step` updates; pictures of later ones, which it will make again, are
-    removed.
-
-    Prompts are embedded by `text_encoders` where those train, each time anew. Otherwise they are in `texts`; those that are
-    trained on are in `unet_texts` as the UNet takes them, with products that may be large, so others get theirs when they
-    are drawn.
-    """
-    inputs, model = setting.inputs, setting.inputs.config.model
-    embedder = TextEmbedder(text_encoders, inputs.config.data.max_tokens) if text_encoders is not None else None
-
-    @lru_cache(maxsize=2)  # a prompt and its negative
-    def widened(prompt: str) -> TextEmbedding:
-        return networks.widened(setting, unet, {prompt: texts[prompt]})[prompt]
-
-    def known(prompts: Sequence[str]) -> dict[str, TextEmbedding]:
-        return {prompt: unet_texts[prompt] if prompt in unet_texts else widened(prompt) for prompt in prompts}
-
+    removed."""
+    inputs = setting.inputs
     forget_after(inputs.folder / FOLDER, step)
-    asked, about = asked_pictures(inputs), {"weight": inputs.options.weight}
-    return ProgressPictures(inputs.folder, asked, PictureSampler(unet, vae, model), embedder or known, about)
+    about = {"weight": inputs.options.weight}
+    return ProgressPictures(inputs.folder, asked_pictures(inputs), drawing.sampler, drawing.texts, about)
 
 
 def forget_after(folder: Path, step: int) -> None:

@@ -39,8 +39,10 @@ class StartingWeights:
         """A parameter's first value by its native name."""
         if not is_lora(name):
             return self.base.read(name)
-        if self.lora is not None:
-            return self.lora[name]
+        return self.untrained(name) if self.lora is None else self.lora[name]
+
+    def untrained(self, name: str) -> np.ndarray:
+        """A LoRA parameter's value with which nothing is changed in the base model."""
         if name.endswith(MAGNITUDE):
             return row_norms(self.base.read(f"{name.removesuffix(MAGNITUDE)}.weight"))
         return initial_value(name, self.lora_shapes[name], self.seed)

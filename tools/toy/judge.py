@@ -19,6 +19,7 @@ from gm.checkpoint.io import TensorFile, open_tensors
 from gm.data.pixels import to_network
 from gm.encoding.compiling import Compiling
 from gm.errors import UserError
+from gm.options.evaluate import JUDGE
 
 SIZE, BATCH, WIDTH = 64, 32, 64
 MOST_PLACES = 1000  # that a file may name
@@ -129,6 +130,11 @@ class Judge:
             filled = np.concatenate((batch, np.repeat(batch[-1:], BATCH - len(batch), 0)))  # one shape, one graph
             results.append([output[: len(batch)] for output in self.call(filled)])
         return [np.concatenate(outputs) for outputs in zip(*results)]
+
+
+def features() -> Judge:
+    """The judge that comes with the project, for --features."""
+    return Judge.load(JUDGE)
 
 
 def to_input(pictures: Sequence[np.ndarray]) -> np.ndarray:
