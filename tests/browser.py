@@ -70,6 +70,11 @@ def served(folder: Path, log: Path, *flags: object) -> Iterator[int]:
         server.wait(30)
 
 
+def person() -> dict[str, str]:
+    """The environment of a browser: with the allocator of tests/run.sh it may not start."""
+    return {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+
+
 @contextmanager
 def opened(port: int, profile: Path, width: int = 1280, height: int = 860):
     """The page in a new browser; gives Playwright's page."""
@@ -78,7 +83,7 @@ def opened(port: int, profile: Path, width: int = 1280, height: int = 860):
     size = {"width": width, "height": height}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch_persistent_context(
-            str(profile), executable_path=chromium(), args=list(FLAGS), viewport=size, accept_downloads=True
+            str(profile), executable_path=chromium(), args=list(FLAGS), viewport=size, accept_downloads=True, env=person()
         )
         try:
             browser.set_default_timeout(PATIENCE)

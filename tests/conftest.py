@@ -117,6 +117,7 @@ SLOW = {
     "test_commands.py": (),
     "test_diffusers_folders.py": ("shapes", "names"),
     "test_endings.py": ("state", "ranks_of", "nothing_is_caught"),
+    "test_evaluating_commands.py": ("cannot_act",),
     "test_evaluation.py": ("features", "prompts"),
     "test_golden.py": ("sigmas",),
     "test_graph_cache.py": ("decides",),
@@ -134,7 +135,7 @@ SLOW = {
 
 # Groups of tests that run one after the other in one process, because they share what was compiled there; the longest
 # first, so that no process is left alone with one at the end
-GROUPS = ("ranks", "golden", "small", "end_to_end", "learning", "diffusers", "pretraining", "page")
+GROUPS = ("ranks", "small", "golden", "end_to_end", "diffusers", "same_seed", "learning", "pretraining", "page", "refiner")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,7 +38,7 @@ def kept_networks(monkeypatch) -> None:
     from gm.encoding import text
     from gm.models import sdxl
     from gm.sampling import making, pipeline
-    from gm.training import class_images, networks, validation
+    from gm.training import class_images, drawing, networks
 
     builders = {name: KEPT.by(getattr(sdxl, name)) for name in ("build_unet", "build_vae", "build_text_encoders")}
     for module in (text, pipeline, networks):
@@ -47,5 +47,5 @@ def kept_networks(monkeypatch) -> None:
     for module in (text, making):
         monkeypatch.setattr(module, "run_in_subprocess", lambda function, *arguments: function(*arguments))
     sampler = KEPT.by(class_images.PictureSampler)
-    for module in (pipeline, class_images, validation):
+    for module in (pipeline, class_images, drawing):
         monkeypatch.setattr(module, "PictureSampler", sampler)

@@ -17,7 +17,7 @@ from tools import make_random_checkpoint
 FULL = tiny.ROOT / "configs/inference/sd_xl_refiner.yaml"
 TINY = tiny.ROOT / "configs/inference/tiny_sdxl_refiner.yaml"
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "trailing"}
-PIXELS, STEPS, SCALE, SEED = 128, 4, 5.0, 7
+PIXELS, STEPS, SCALE, SEED = 64, 4, 5.0, 7
 DENOISER = "model.params.denoiser_config.params"
 V_SCALING = f"{DENOISER}.scaling_config.target=gm.modules.diffusionmodules.denoiser_scaling.VScaling"
 PROMPT, NEGATIVE = "a red dog with stripes", "blue"

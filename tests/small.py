@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
 
 import tiny
+import train_dreambooth
 from gm.checkpoint.lora_files import open_lora
 from gm.config.load import load_config
 from gm.config.types import ModelConfig
+from modes import in_mode
+from tools import make_random_checkpoint
 
 TRAIN = tiny.ROOT / "train_dreambooth.py"
 UNET = "model.params.network_config.params"
@@ -75,11 +79,28 @@ class Small:
         return *self.rows, *self.graphs
 
     def train(self, folder: Path, *more, **given) -> str:
-        """Train in a process of its own, because MindSpore counts graphs from the start of one; what it said."""
+        """Train in a process of its own, with the graphs of earlier ones: MindSpore counts graphs from the start of a process.
+        What it said."""
         words = [sys.executable, TRAIN, *self.arguments(folder, *self.caches, *more, **given)]
         done = subprocess.run(words, capture_output=True, text=True, env=environment(), cwd=self.folder)
         assert done.returncode == 0, done.stderr
         return done.stderr
+
+
+@pytest.fixture
+def train_here(small, run):
+    """Train the small model in this process, which takes no time to start: what it said. In PyNative mode where --ms_mode is 1,
+    else the training graph is compiled. What no earlier command has encoded is so in a process of its own, as ever."""
+
+    def train(folder: Path, *more, **given) -> str:
+        words = small.arguments(folder, *small.rows, *more, **given)
+        eager = "--ms_mode" in words and words[words.index("--ms_mode") + 1] == "1"
+        with in_mode(ms.PYNATIVE_MODE if eager else ms.GRAPH_MODE):
+            status, said = run(train_dreambooth, *words)
+        assert status == 0, said
+        return said
+
+    return train
 
 
 def environment() -> dict[str, str]:
@@ -92,8 +113,7 @@ def small(shared, tmp_path_factory) -> Small:
     folder = tmp_path_factory.mktemp("small")
     encoded = folder.parent.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     made = Small(shared / "data" / "dog", folder, encoded / "encoded")
-    words = [sys.executable, tiny.ROOT / "tools" / "make_random_checkpoint.py", "--config", tiny.TRAINING, *SMALL]
-    subprocess.run([*words, "--output", made.weights], check=True, capture_output=True)
+    make_random_checkpoint.main(["--config", str(tiny.TRAINING), *SMALL, "--output", str(made.weights)])
     made.class_images.mkdir()
     for number, path in enumerate(sorted((shared / "data" / "dog6").iterdir())[:3]):
         shutil.copy(path, made.class_images / f"class_{number:05d}{path.suffix}")
@@ -118,9 +138,13 @@ class Twice:
 
     def train(self, name: str, *more) -> Run:
         """Of 4 updates, with those folders unless `more` says otherwise."""
-        caches = ("--cache_dir", self.folder / "cache", "--compile_cache_dir", self.folder / "graphs")
-        said = self.small.train(self.folder / name, *caches, *more, steps=4)
+        said = self.small.train(self.folder / name, *self.caches, *more, steps=4)
         return Run(said, records(self.folder / name), trained(self.folder / name, 4))
+
+    @property
+    def caches(self) -> tuple:
+        """The flags with those folders."""
+        return "--cache_dir", self.folder / "cache", "--compile_cache_dir", self.folder / "graphs"
 
     @cached_property
     def cold(self) -> Run:

@@ -57,6 +57,7 @@ def test_class_images_training_and_sampling(small, tmp_path, run, monkeypatch, k
             *for_others,
             "config.yaml",
             "data.png",
+            "diagnosis.txt",
             "loss.png",
             "metrics.jsonl",
             "progress",
@@ -66,6 +67,8 @@ def test_class_images_training_and_sampling(small, tmp_path, run, monkeypatch, k
         ]
     )
     assert np.asarray(Image.open(runs / "progress" / "step_000020_00.png")).std() > 10
+    said = (runs / "diagnosis.txt").read_text()
+    assert said.startswith("After 20 updates") and said.strip() in errors.replace("\n", " ")
     timings = json.loads((runs / "timings.json").read_text())
     stages = timings["seconds"]
     assert timings["steps"] == 20 and {"starting", "prompts", "class images", "further steps", "saving"} < set(stages)
@@ -116,9 +119,9 @@ def test_class_images_training_and_sampling(small, tmp_path, run, monkeypatch, k
 
 
 @pytest.mark.xdist_group("small")
-def test_modes_batches_and_loss_scales_give_the_same_lora(small, tmp_path):
+def test_modes_batches_and_loss_scales_give_the_same_lora(train_here, tmp_path):
     def train(name, *more, steps=6):
-        small.train(tmp_path / name, *more, steps=steps)
+        train_here(tmp_path / name, *more, steps=steps)
         return trained(tmp_path / name, steps)
 
     reference = train("batch2", "--set", "data.per_batch_size=2")
@@ -128,8 +131,8 @@ def test_modes_batches_and_loss_scales_give_the_same_lora(small, tmp_path):
     assert largest_difference(reference, accumulated) < 3e-4
     pynative = train("pynative", "--ms_mode", 1, "--cache_text_products", "False", "--set", "data.per_batch_size=2")
     assert largest_difference(reference, pynative) < 3e-4
-    # the same graph with a weighting of the noise levels, which is a part of the rows' weights
-    train("weighted", "--set", f"{UNET}.use_recompute=True", "--set", WEIGHTING + "UnitWeighting", steps=2)
+    # a weighting of the noise levels is a part of the rows' weights, for every graph
+    train("weighted", "--ms_mode", 1, "--set", WEIGHTING + "UnitWeighting", steps=2)
     for step, record in enumerate(records(tmp_path / "weighted")):
         draws = [Draw(kind, 0, 0, step, 1.0) for kind in (INSTANCE, CLASS)]
         weights = train_sigmas()[draw_noise(draws, 42, (4, 2, 2), 1000)[0]] ** 2
@@ -137,9 +140,9 @@ def test_modes_batches_and_loss_scales_give_the_same_lora(small, tmp_path):
 
 
 @pytest.mark.xdist_group("small")
-def test_text_encoder_lora_whole_checkpoints_and_progress_pictures(small, tmp_path, run, kept_networks):
+def test_text_encoder_lora_whole_checkpoints_and_progress_pictures(small, train_here, tmp_path, run, kept_networks):
     encoders = [f"conditioner_config.params.emb_models.{number}" for number in (0, 1)]
-    said = small.train(
+    said = train_here(
         tmp_path,
         *("--clip_grad", "True", "--loss_scale_type", "dynamic", "--sample_step", 4, "--save_format", "peft"),
         *("--infer_during_train", "True", "--infer_interval", 2, "--sample_batch_size", 1, "--save_path_with_time", "True"),
@@ -172,7 +175,7 @@ def test_text_encoder_lora_whole_checkpoints_and_progress_pictures(small, tmp_pa
     both = sample(run, tmp_path / "both", weights, "--prompt", "a sks dog", *SMALL)
     assert np.array_equal(tuned, both)
     still = ("--weight", weights, "--set", "optim.base_learning_rate=1e-30", "--ms_mode", 1)
-    small.train(tmp_path / "continued", *still, config=tiny.TEXT_TRAINING, steps=1)
+    train_here(tmp_path / "continued", *still, config=tiny.TEXT_TRAINING, steps=1)
     moved = largest_difference(lora_of(peft), trained(tmp_path / "continued", 1))
     assert moved < 1e-6  # it started there
 
@@ -242,7 +245,7 @@ def test_sampling_options(small, tmp_path, run, kept_networks):
 
 
 @pytest.mark.xdist_group("small")
-def test_an_optimizer_with_an_average_norms_and_a_stop(small, tmp_path):
+def test_an_optimizer_with_an_average_norms_and_a_stop(small, train_here, tmp_path):
     """Saved is the average, resumed the weights; the second text encoder stops after two updates; the first, with the rate 0,
     has no LoRA."""
     given = (
@@ -251,7 +254,7 @@ def test_an_optimizer_with_an_average_norms_and_a_stop(small, tmp_path):
         "optim.rates.text_encoder_1=0",
     )
     words = [word for setting in given for word in ("--set", setting)]
-    small.train(tmp_path, *words, config=tiny.TEXT_TRAINING, steps=3)
+    train_here(tmp_path, *words, config=tiny.TEXT_TRAINING, steps=3)
     before, records_before = state_of(tmp_path), records(tmp_path)
     assert records_before[-1]["d"] == before["state.d"][0] >= 1e-3 and records_before[-1]["norms_scaled"] > 0
     assert [record.get("rates") for record in records_before] == [None, None, {"unet": 1.0, "text_encoder_2": 0.0}]

@@ -18,23 +18,16 @@ from small import UNET
 
 @pytest.mark.xdist_group("small")
 def test_the_graph_is_taken_from_the_folder(twice):
+    """What is damaged there is removed and compiled anew: test_caches.py."""
     graphs, cold = twice.folder / "graphs", twice.cold
-
-    def same(run) -> bool:
-        return all(np.allclose(cold.lora[key], run.lora[key], rtol=0, atol=1e-7) for key in cold.lora)
-
     assert "compiled graphs are in" not in cold.said and np.isfinite(cold.records[-1]["loss"])
     warm = twice.warm
-    assert "compiled graphs are in" in warm.said and "[WARNING]" not in warm.said and same(warm)
+    assert "compiled graphs are in" in warm.said and "[WARNING]" not in warm.said
+    assert all(np.allclose(cold.lora[key], warm.lora[key], rtol=0, atol=1e-7) for key in cold.lora)
     other = twice.train("alpha", "--set", f"{UNET}.lora_alpha=8")
     assert "compiled graphs are in" not in other.said and len(list(graphs.iterdir())) == 2
     norms = [run.records[0]["grad_norm"] for run in (cold, other)]
     assert norms[1] == pytest.approx(2 * norms[0], rel=1e-3), "it is the graph of another alpha"
-    for path in graphs.rglob("*.mindir"):
-        path.chmod(0o600)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    damaged = twice.train("damaged")
-    assert "Traceback" not in damaged.said and same(damaged)
 
 
 def test_whatever_decides_a_graph_decides_its_folder(tmp_path):

@@ -26,9 +26,9 @@ def lora_state_of(path):
         return {name: file.read(name) for name in file.names if is_lora(name)}
 
 
-def test_dora_with_ranks_by_part(small, tmp_path):
+def test_dora_with_ranks_by_part(small, train_here, tmp_path):
     """Trained in a compiled graph, without the products of the text; what is written for other tools makes the same weights."""
-    small.train(tmp_path, *KINDS, steps=2)
+    train_here(tmp_path, *KINDS, steps=2)
     whole, state = trained(tmp_path, 2), lora_state_of(tmp_path / "runs" / "training_state.ckpt")
     assert whole.keys() == state.keys() and all(np.array_equal(whole[name], state[name]) for name in whole)
     base, runs = open_base(small.weights), tmp_path / "runs"

@@ -124,7 +124,7 @@ def test_a_micro_batch_has_what_the_options_ask_for():
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("small")
-def test_a_run_with_all_of_it(small, tmp_path):
+def test_a_run_with_all_of_it(train_here, tmp_path):
     """What a command logs and says of its LoRA; the numbers of the loss are test_losses.py."""
     params = "model.params."
     denoiser, modules = params + "denoiser_config.params.", "gm.modules.diffusionmodules."
@@ -137,7 +137,7 @@ def test_a_run_with_all_of_it(small, tmp_path):
         f"{params}loss_fn_config.params.loss_type": "smooth_l1",
     }
     words = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
-    small.train(tmp_path, *words, "--save_format", "kohya", steps=2)
+    train_here(tmp_path, *words, "--save_format", "kohya", steps=2)
     for step, record in enumerate(records(tmp_path)):
         index = draw_noise([Draw(kind, 0, 0, step, 1.0) for kind in (INSTANCE, CLASS)], 42, (4, 2, 2), 1000, ALL).timestep
         weights = level_weights(WeightingConfig("DebiasedWeighting"), train_sigmas()[index], "v")

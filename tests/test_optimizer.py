@@ -10,13 +10,16 @@ from mindspore import Tensor, nn
 from gm.config.types import OptimConfig
 from gm.optimizers.rates import learning_rate
 from gm.training.step import LossScale
+from modes import in_mode
 from toy_trainer import SHAPES, ToyTrainer, gradients, start
 
 
-@pytest.fixture(scope="module", autouse=True)
-def graph_mode():
+@pytest.fixture(autouse=True)
+def nothing_is_compiled():
+    """PyNative mode; test_optimizers.py has both modes of every optimizer."""
     ms.set_device("CPU")
-    ms.set_context(mode=ms.GRAPH_MODE)
+    with in_mode(ms.PYNATIVE_MODE):
+        yield
 
 
 OPTIM = OptimConfig(base_learning_rate=0.1, eps=1e-6, weight_decay=0.3)
@@ -39,11 +42,14 @@ def same(found, expected, tolerance=1e-5):
     return all(np.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in zip(found, expected))
 
 
-@pytest.mark.parametrize("scale", [1.0, 1024.0, 65536.0])
-def test_adamw_whatever_the_loss_scale(scale):
+@pytest.mark.parametrize(
+    "scale, mode", [(1.0, ms.PYNATIVE_MODE), (1024.0, ms.GRAPH_MODE), (65536.0, ms.PYNATIVE_MODE)], ids=str
+)
+def test_adamw_whatever_the_loss_scale(scale, mode):
     trainer = ToyTrainer(OPTIM, LossScale(scale, dynamic=False))
-    for step in range(3):
-        trainer.update([gradients(step)])
+    with in_mode(mode):
+        for step in range(3):
+            trainer.update([gradients(step)])
     assert same(trainer.values(), adamw_by_hand(3, OPTIM))
 
 
@@ -77,18 +83,19 @@ def test_clipping():
     assert not same(trainer.values(), adamw_by_hand(3, optim))
 
 
-@pytest.mark.parametrize("bad", [np.inf, np.nan])
-def test_an_overflow_is_skipped_and_counted(bad):
+@pytest.mark.parametrize("bad, mode", [(np.inf, ms.GRAPH_MODE), (np.nan, ms.PYNATIVE_MODE)], ids=str)
+def test_an_overflow_is_skipped_and_counted(bad, mode):
     trainer = ToyTrainer(OPTIM, LossScale(1024.0, dynamic=True))
-    trainer.update([gradients(0)])
-    before, moments = trainer.values(), trainer.state()
-    spoilt = gradients(1)
-    spoilt[1][2] = bad
-    update = trainer.update([spoilt])
-    assert update.skipped and trainer.skipped == 1 and trainer.step == 2
-    assert same(trainer.values(), before, 0) and np.array_equal(trainer.state()["m"], moments["m"])
-    assert trainer.loss_scale.value == 512
-    trainer.update([gradients(1)])
+    with in_mode(mode):
+        trainer.update([gradients(0)])
+        before, moments = trainer.values(), trainer.state()
+        spoilt = gradients(1)
+        spoilt[1][2] = bad
+        update = trainer.update([spoilt])
+        assert update.skipped and trainer.skipped == 1 and trainer.step == 2
+        assert same(trainer.values(), before, 0) and np.array_equal(trainer.state()["m"], moments["m"])
+        assert trainer.loss_scale.value == 512
+        trainer.update([gradients(1)])
     assert same(trainer.values(), adamw_by_hand(2, OPTIM))  # as if it had not been
 
 

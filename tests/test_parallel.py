@@ -1,5 +1,5 @@
 """Several real processes under mpirun and msrun: the same LoRA for any number of ranks, class images shared out, and how
-a job ends when something goes wrong. On the small model, whose graphs the jobs of two ranks compile once for all."""
+a job ends when something goes wrong. On the small model, whose graph the jobs of two ranks compile once for all."""
 
 import re
 import shutil
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tiny
 from gm.parallel.ranks import Ranks
 from jobs import TROUBLE, Job, check_job, check_records, mpirun, msrun, reductions
 from small import TRAIN, largest_difference, records, trained
@@ -34,21 +33,17 @@ def test_a_job_of_one_process_fails_by_itself(capsys):
 
 
 @pytest.mark.xdist_group("ranks")
-def test_ranks_and_accumulation_give_the_same_lora(small, tmp_path):
-    """2 ranks x accumulation 2 and 1 x 4, compiled, with LoRA in the text encoders, clipped; 5 photos and 3 class images divide
-    by neither. More ranks, in PyNative mode: test_recipe.py."""
-    results = {}
-    for ranks in (1, 2):
-        folder = folder_of(tmp_path, str(ranks))
-        more = ("--gradient_accumulation_steps", 4 // ranks, "--clip_grad", "True", "--max_grad_norm", LARGEST)
-        more += small.caches if ranks == 2 else small.rows
-        job = Job(mpirun(ranks), TRAIN, arguments(small, folder, *more, config=tiny.TEXT_TRAINING), folder)
-        check_job(job, 10)
-        matrices = trained(folder, 10)
-        if ranks > 1:
-            assert reductions(matrices, ranks, 10) in job.words
-        results[ranks] = matrices, records(folder)
-    (reference, expected), (matrices, lines) = results.values()
+def test_ranks_and_accumulation_give_the_same_lora(small, train_here, tmp_path):
+    """2 ranks x accumulation 2 and 1 x 4, compiled, clipped; 5 photos and 3 class images divide by neither. More ranks and the text
+    encoders, in PyNative mode: test_recipe.py."""
+    clipped = ("--clip_grad", "True", "--max_grad_norm", LARGEST, "--gradient_accumulation_steps")
+    train_here(folder_of(tmp_path, "1"), *clipped, 4)
+    reference, expected = trained(tmp_path / "1", 10), records(tmp_path / "1")
+    folder = folder_of(tmp_path, "2")
+    job = Job(mpirun(2), TRAIN, arguments(small, folder, *clipped, 2, *small.caches), folder)
+    check_job(job, 10)
+    matrices, lines = trained(folder, 10), records(folder)
+    assert reductions(matrices, 2, 10) in job.words
     assert any(record["grad_norm"] > LARGEST for record in expected), "clipping was not at work"
     assert largest_difference(reference, matrices) < 1e-5
     check_records(expected, lines)
@@ -97,7 +92,7 @@ TROUBLES = {
 def test_trouble_on_one_rank_ends_the_job(small, tmp_path, launch, trouble):
     folder, (words, kept) = folder_of(tmp_path, "job"), TROUBLES[trouble]
     launcher = launch(2, *(("--join=True",) if launch == msrun else ()))
-    flags = ("--save_ckpt_interval", 1, "--gradient_accumulation_steps", 2)  # the graphs are those of two ranks above
+    flags = ("--save_ckpt_interval", 1, "--gradient_accumulation_steps", 2)  # the graph is that of two ranks above
     steps = 3 if trouble == "disk" else 500  # a full disk ends nothing before the end
     more = (trouble, "--", *arguments(small, folder, *small.caches, *flags, steps=steps))
     job = Job(launcher, TROUBLE, more, folder, until=f"step 2/{steps}")

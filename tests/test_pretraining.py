@@ -231,13 +231,15 @@ def test_the_command_goes_on_where_it_was_stopped(root, tmp_path, monkeypatch):
             shutil.copytree(metrics.parent, stopped.with_suffix(""))  # what a run that is killed here leaves
         return plot(metrics, target)
 
+    no_pictures = lambda *_: lambda *_: [np.zeros((32, 32, 3), np.uint8)] * 6  # noqa: E731
     with monkeypatch.context() as patch:
         patch.setattr(loop, "plot_losses", keep_step_2)
+        patch.setattr(pretraining, "PictureSampler", no_pictures)
         run(unbroken)
-    assert np.asarray(Image.open(unbroken.with_suffix("") / "progress" / "step_4.png")).std() > 5
-    monkeypatch.setattr(pretraining, "PictureSampler", lambda *_: lambda *_: [np.zeros((32, 32, 3), np.uint8)] * 6)
     monkeypatch.setattr(runtime, "CPU", replace(runtime.CPU, mode=runtime.PYNATIVE))  # nothing is compiled once more
     run(stopped)
+    assert np.asarray(Image.open(stopped.with_suffix("") / "progress" / "step_4.png")).std() > 5
+    monkeypatch.setattr(pretraining, "PictureSampler", no_pictures)
     for folder in (stopped.with_suffix(""), unbroken.with_suffix("")):
         assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
         assert (folder / "progress" / "step_4.png").exists() and (folder / "loss.png").exists()

@@ -18,7 +18,7 @@ from gm.data.concepts import ClassFolder, Subject
 from gm.errors import UserError
 from gm.files import FolderLock
 from gm.models import sdxl
-from gm.models.adapters import adapters_of, lora_facts
+from gm.models.adapters import adapters_of, is_used, lora_facts
 from gm.optimizers.table import state_sizes
 from gm.parallel.ranks import Ranks
 from gm.runtime import Runtime
@@ -51,7 +51,7 @@ def state_of(*given) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     loaded, adapters, shapes = expected(*given)
     about, alphas = lora_facts(adapters)
     arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()} | alphas
-    sizes = state_sizes(loaded.optim, [tuple(shape) for shape in shapes.values()])
+    sizes = state_sizes(loaded.optim, [tuple(shape) for name, shape in shapes.items() if is_used(loaded.model, name)])
     arrays |= {STATE + name: np.ones(size, np.float32) for name, size in sizes.items()}
     arrays |= {STATE + "counters": np.array([5, 4, 1, 0]), STATE + "loss_scale": np.ones(1, np.float32)}
     return arrays, about

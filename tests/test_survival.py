@@ -239,7 +239,8 @@ def test_pictures_are_left_off_when_told_to_end(tmp_path, monkeypatch):
 @pytest.mark.xdist_group("small")
 def test_a_command_that_is_told_to_end(small, twice, tmp_path):
     """It says how to go on, and that ends with the LoRA of an unbroken run."""
-    given = (*small.caches, "--save_ckpt_interval", 100)
+    unbroken = twice.cold.lora
+    given = (*twice.caches, "--save_ckpt_interval", 100)
     words = [sys.executable, TRAIN, *small.arguments(tmp_path, *given, steps=4)]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment(), cwd=small.folder)
     metrics = tmp_path / "runs" / "metrics.jsonl"
@@ -251,7 +252,7 @@ def test_a_command_that_is_told_to_end(small, twice, tmp_path):
     (step,) = steps_in(tmp_path / "runs")
     assert step < 4 and f"stopped after step {step} of 4: " in told and "with --resume True goes on" in told
     assert "Traceback" not in told and not (tmp_path / "runs" / ".lock").exists()
-    small.train(tmp_path, *given[4:], "--resume", "True", steps=4)
-    unbroken, resumed_lora = twice.cold.lora, trained(tmp_path, 4)
+    small.train(tmp_path, *given, "--resume", "True", steps=4)
+    resumed_lora = trained(tmp_path, 4)
     assert all(np.array_equal(resumed_lora[name], value) for name, value in unbroken.items())
     assert [line["step"] for line in records(tmp_path)] == [1, 2, 3, 4]
