@@ -120,17 +120,17 @@ def test_class_images_training_and_sampling(small, tmp_path, run, monkeypatch, k
 
 @pytest.mark.xdist_group("small")
 def test_modes_batches_and_loss_scales_give_the_same_lora(train_here, tmp_path):
+    """PyNative mode with batches of two; a graph that recomputes, with the products of the text and batches added up."""
+
     def train(name, *more, steps=6):
         train_here(tmp_path / name, *more, steps=steps)
         return trained(tmp_path / name, steps)
 
-    reference = train("batch2", "--set", "data.per_batch_size=2")
+    reference = train("batch2", "--ms_mode", 1, "--cache_text_products", "False", "--set", "data.per_batch_size=2")
     recompute = ("--set", f"{UNET}.use_recompute=True", "--gradient_accumulation_steps", 2)
     accumulated = train("accumulated", *recompute, "--save_ckpt_interval", 3, "--loss_scale", 512)
     # Adam divides a gradient by its own size, so that rounding shows in matrices whose gradient is small (golden: 1e-3)
     assert largest_difference(reference, accumulated) < 3e-4
-    pynative = train("pynative", "--ms_mode", 1, "--cache_text_products", "False", "--set", "data.per_batch_size=2")
-    assert largest_difference(reference, pynative) < 3e-4
     # a weighting of the noise levels is a part of the rows' weights, for every graph
     train("weighted", "--ms_mode", 1, "--set", WEIGHTING + "UnitWeighting", steps=2)
     for step, record in enumerate(records(tmp_path / "weighted")):
