@@ -16,7 +16,7 @@ from gm.evaluation.fidelity import Figures, way
 # subject and 20 of the class, which is about 0.01 between two checkpoints: a larger one would add to it (bench/chooser.md)
 TOLERANCE = 0.005
 BEHIND = 3  # checkpoints behind the knee before a run may end
-SPAN = 0.25  # updates behind the knee before a run may end, as a share of those up to it
+SPAN = 1.0  # updates behind the knee before a run may end, as a share of those up to it (bench/chooser.md)
 RISE = 0.005  # of the score over all updates behind the knee: with less the run does not get better
 LEARNED = 0.5  # of the way from base to real: with less the subject is not there, however little else was lost
 SHOWN = 0.005  # of prompt fidelity and PRES: smaller changes are not named
