@@ -16,7 +16,7 @@ from gm import ending
 from gm.config.types import SampleSettings
 from gm.encoding.text import TextEmbedding
 from gm.errors import UserError
-from gm.evaluation import checkpoints
+from gm.evaluation import checkpoints, measure
 from gm.evaluation.chooser import Point, choose, may_be_chosen
 from gm.evaluation.fidelity import Figures
 from gm.evaluation.measure import Measure, Photos
@@ -341,9 +341,9 @@ def test_what_was_made_otherwise_or_is_damaged_begins_anew(tmp_path, pynative, s
 
 
 def test_of_many_photos_some_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluating, "read_image", lambda path: np.arange(12, dtype=np.uint8).reshape(2, 2, 3) + int(path.name))
+    monkeypatch.setattr(measure, "read_image", lambda path: np.arange(12, dtype=np.uint8).reshape(2, 2, 3) + int(path.name))
     read = evaluating._read([Path(str(number)) for number in range(150)])
     assert len(read) == 100 and [int(one[0, 0, 0]) for one in read[:4]] == [0, 1, 3, 4] and read[-1][0, 0, 0] == 148
-    monkeypatch.setattr(evaluating, "read_image", lambda path: np.full((2, 2, 3), 7, np.uint8))
+    monkeypatch.setattr(measure, "read_image", lambda path: np.full((2, 2, 3), 7, np.uint8))
     with pytest.raises(UserError, match="shows nobody: take it away"):
         evaluating._read([Path("a"), Path("b")])

@@ -11,7 +11,7 @@ from gm.errors import UserError
 from gm.recipes.draft import UNKNOWN
 from gm.recipes.files import read_recipe
 from gm.recipes.updates import Hints, Photos, photos_in, updates_of
-from recipes import imported, loaded, outcomes, words_of
+from recipes import BASE, imported, loaded, outcomes, words_of
 from tools import import_recipe
 
 
@@ -84,6 +84,8 @@ BAD = {
     "h.toml": ("[[datasets]]\nresolution = 512", "no \\[\\[datasets.subsets\\]\\]"),
     "i.toml": ('network_module = "networks.lora_flux"', "flux"),
     "j.toml": ('network_dim = "many"', "network_dim: 'many' is not a number"),
+    "o.toml": ('text_encoder_lr = "much"', "text_encoder_lr: 'much' is not a number"),
+    "p.toml": ('resolution = "large"', "resolution: 'large' is not a number"),
     "k.toml": ('model_train_type = "flux-lora"', "flux-lora"),
     "l.toml": ("v2 = true", "Stable Diffusion 2"),
     "m.sh": ("echo hello", "starts no Python script"),
@@ -120,3 +122,29 @@ def test_the_command(shared, tmp_path, capsys):
     before = output.read_text()
     assert console.run_command(import_recipe.main, words) == 2 and output.read_text() == before  # nothing is written over
     assert words_of(imported(tmp_path, "p.json", preset.read_text()), "mixed_precision").startswith("float16")
+
+
+def test_what_the_command_says_counts_before_the_recipe(tmp_path):
+    (tmp_path / "a.toml").write_text('network_dim = 8\ntrain_data_dir = "there"\nmax_train_epochs = 2\n')
+    (tmp_path / "b.toml").write_text(
+        '[[datasets]]\nbatch_size = 2\n[[datasets.subsets]]\nimage_dir = "photos"\nclass_tokens = "a sks dog"\n'
+    )
+    words = [tmp_path / "a.toml", "--dataset", tmp_path / "b.toml", "--output", tmp_path / "out.yaml", "--num_photos", 6]
+    words += [
+        "--train_data_repeat",
+        4,
+        "--class_data_path",
+        "class",
+        "--class_prompt",
+        "a dog",
+        "--weight",
+        "mine.safetensors",
+    ]
+    base = BASE.with_name("small_dreambooth_lora_cpu.yaml")
+    import_recipe.main([str(word) for word in (*words, "--base", base, "--size", 64)])
+    text, table = (tmp_path / "out.yaml").read_text(), (tmp_path / "out.md").read_text()
+    assert "small_dreambooth_lora_cpu.yaml" in text and "target_size: 64" in text and "per_batch_size: 1" in text
+    assert "24 samples an epoch x 2 with class images / batch 2 = 24; x 2 epochs = 48 updates" in table
+    for flag in ("train_data_repeat 4", "class_data_path class", "class_prompt 'a dog'", "weight mine.safetensors"):
+        assert f"--{flag} " in table
+    assert "--instance_data_path photos" in table and "--prior_loss_weight 1.0" in table

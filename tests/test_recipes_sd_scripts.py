@@ -234,6 +234,14 @@ def test_network_arguments(tmp_path):
     )
     lora = loaded(recipe, tmp_path).lora["unet"]
     assert lora.kind == "dora" and lora.targets == "linear"
+    given = {
+        "network_module": "lycoris.kohya",
+        "network_args": ["preset=unet-transformer-only"],
+        "unet_lr": 1e-4,
+        "text_encoder_lr": 1e-5,
+    }
+    config = loaded(imported(tmp_path, "d.toml", toml(given)), tmp_path)
+    assert set(config.lora) == {"unet"} and config.lora["unet"].targets == "linear" and not config.optim.rates
 
 
 @pytest.mark.parametrize(

@@ -30,21 +30,6 @@ from refiner import FULL, PROMPT, embedded
 pytestmark = pytest.mark.xdist_group("refiner")
 
 
-@pytest.fixture(scope="module")
-def model(refiner):
-    return refiner
-
-
-@pytest.fixture(scope="module")
-def weights(refiner_weights):
-    return refiner_weights
-
-
-@pytest.fixture(scope="module")
-def modules(refiner_modules):
-    return refiner_modules
-
-
 # -- names and shapes ----------------------------------------------------------------------------------------------------
 
 
@@ -100,23 +85,23 @@ def test_a_yaml_that_cannot_be(words, training, said):
     assert "\n" not in str(error.value)
 
 
-def test_loading_is_strict(model, weights, tiny_weights, base_shapes):
-    shapes, _ = sdxl.expected_shapes(model)
-    open_base(weights).check(shapes)
+def test_loading_is_strict(refiner, refiner_weights, tiny_weights, base_shapes):
+    shapes, _ = sdxl.expected_shapes(refiner)
+    open_base(refiner_weights).check(shapes)
     with pytest.raises(
         UserError, match=r"--pipeline_weight .* does not fit the model of --pipeline_config: tensors \d+ missing"
     ):
         open_base(tiny_weights).check(shapes, "--pipeline_weight", "--pipeline_config")
     with pytest.raises(UserError, match="does not fit the model of --config"):
-        open_base(weights).check(base_shapes)
+        open_base(refiner_weights).check(base_shapes)
 
 
-def test_diffusers_folder_of_the_refiner_is_the_same_model(model, weights, modules, tmp_path, base_shapes):
-    for name, module in modules.items():
+def test_diffusers_folder_of_the_refiner_is_the_same_model(refiner, refiner_weights, refiner_modules, tmp_path, base_shapes):
+    for name, module in refiner_modules.items():
         module.save_pretrained(tmp_path / name)
-    assert set(modules) == {"unet", "vae", "text_encoder_2"}
-    found, given = open_base(tmp_path), open_base(weights)
-    found.check(sdxl.expected_shapes(model)[0])
+    assert set(refiner_modules) == {"unet", "vae", "text_encoder_2"}
+    found, given = open_base(tmp_path), open_base(refiner_weights)
+    found.check(sdxl.expected_shapes(refiner)[0])
     assert found.digest(("model.", "first_stage", "conditioner.")) == given.digest(("model.", "first_stage", "conditioner."))
     text = load_file(tmp_path / "text_encoder_2" / "model.safetensors")
     name = next(name for name in text if name.endswith("token_embedding.weight"))
@@ -125,8 +110,8 @@ def test_diffusers_folder_of_the_refiner_is_the_same_model(model, weights, modul
         open_base(tmp_path)
 
 
-def test_lora_of_the_base_and_of_the_refiner_are_told_apart(model, weights, tmp_path):
-    names, shapes = lora_names(model), sdxl.expected_shapes(model)[0]
+def test_lora_of_the_base_and_of_the_refiner_are_told_apart(refiner, refiner_weights, tmp_path):
+    names, shapes = lora_names(refiner), sdxl.expected_shapes(refiner)[0]
 
     def saved(name: str, modules, layout: str, names) -> Path:
         """With matrices that fit the tiny refiner, as far as it has the module."""
@@ -140,7 +125,7 @@ def test_lora_of_the_base_and_of_the_refiner_are_told_apart(model, weights, tmp_
         return tmp_path / name
 
     for layout in ("kohya", "kohya-diffusers"):
-        file = open_lora(saved(f"{layout}.safetensors", names.modules, layout, names), model)
+        file = open_lora(saved(f"{layout}.safetensors", names.modules, layout, names), refiner)
         file.check_against_base(shapes)
         assert len(file.modules) == len(names.modules)
     assert any(module.startswith("conditioner.embedders.0.model.transformer") for module in names.modules)
@@ -148,13 +133,13 @@ def test_lora_of_the_base_and_of_the_refiner_are_told_apart(model, weights, tmp_
         module for module in lora_names().modules if ".transformer_blocks.9." in module
     ]  # of SDXL's base, the refiner has 4
     with pytest.raises(UserError, match="belong to no linear layer of this model's transformers"):
-        open_lora(saved("base.safetensors", deep, "kohya", lora_names()), model)
+        open_lora(saved("base.safetensors", deep, "kohya", lora_names()), refiner)
     wide = saved("wide.safetensors", names.modules[:1], "kohya", names)
     with pytest.raises(UserError, match="was made for another model"):
-        open_lora(wide, model).check_against_base({})
+        open_lora(wide, refiner).check_against_base({})
 
 
-def test_what_a_call_takes_of_memory(model):
+def test_what_a_call_takes_of_memory(refiner):
     """By hand: of the levels that are left open on the way up, and the largest of one block's: the middle's attention comes where
     its level has none."""
     unet = load_config(str(FULL), training=False).model.unet
@@ -169,26 +154,26 @@ def test_what_a_call_takes_of_memory(model):
 # -- networks ------------------------------------------------------------------------------------------------------------
 
 
-def test_networks_are_diffusers(model, weights, modules):
+def test_networks_are_diffusers(refiner, refiner_weights, refiner_modules):
     """One call of the UNet and of the text encoder on the same numbers."""
-    read = open_base(weights).read
+    read = open_base(refiner_weights).read
     random = np.random.default_rng(0)
     x = random.standard_normal((2, 4, 16, 16), np.float32)
     context = random.standard_normal((2, 77, 32), np.float32)
     pooled = random.standard_normal((2, 32), np.float32)
     sizes, times = np.float32([[512, 768, 3, 5, 6.0], [64, 64, 0, 0, 2.5]]), np.float32([981, 11])
     with in_mode(ms.PYNATIVE_MODE):
-        unet, encoders = sdxl.build_unet(model), sdxl.build_text_encoders(model)
+        unet, encoders = sdxl.build_unet(refiner), sdxl.build_text_encoders(refiner)
         sdxl.fill([unet, encoders], read)
-        vector = SizeEmbedding(model)(Tensor(pooled), Tensor(sizes))
+        vector = SizeEmbedding(refiner)(Tensor(pooled), Tensor(sizes))
         assert vector.shape == (2, 1312)
         found = unet(Tensor(x), Tensor(times), Tensor(context), vector).asnumpy()
         text = TextEmbedder(encoders)([PROMPT])[PROMPT]
     with torch.no_grad():
         added = {"text_embeds": torch.from_numpy(pooled), "time_ids": torch.from_numpy(sizes)}
-        wanted = modules["unet"](
+        wanted = refiner_modules["unet"](
             torch.from_numpy(x), torch.from_numpy(times), torch.from_numpy(context), added_cond_kwargs=added
         ).sample.numpy()
     assert tiny.relative_error(found, wanted) < 1e-5
-    for ours, theirs in zip(text, embedded(modules, model, PROMPT)):
+    for ours, theirs in zip(text, embedded(refiner_modules, refiner, PROMPT)):
         assert ours.shape == theirs.shape and tiny.relative_error(ours, theirs) < 1e-5

@@ -38,21 +38,6 @@ from refiner import BETAS, DENOISER, FULL, NEGATIVE, PIXELS, PROMPT, SCALE, SEED
 pytestmark = pytest.mark.xdist_group("refiner")
 
 
-@pytest.fixture(scope="module")
-def model(refiner):
-    return refiner
-
-
-@pytest.fixture(scope="module")
-def weights(refiner_weights):
-    return refiner_weights
-
-
-@pytest.fixture(scope="module")
-def modules(refiner_modules):
-    return refiner_modules
-
-
 # -- both stages -----------------------------------------------------------------------------------------------------------
 
 
@@ -95,16 +80,16 @@ class Theirs:
 
 
 @pytest.fixture(scope="module")
-def theirs(tiny_weights, base_shapes, model, modules) -> Theirs:
-    return Theirs(tiny_weights, base_shapes, model, modules)
+def theirs(tiny_weights, base_shapes, refiner, refiner_modules) -> Theirs:
+    return Theirs(tiny_weights, base_shapes, refiner, refiner_modules)
 
 
 @pytest.fixture
-def command(tiny_weights, weights, run, tmp_path, kept_networks):
+def command(tiny_weights, refiner_weights, run, tmp_path, kept_networks):
     def runs(*more, at=tmp_path) -> tuple[int, str, list[Path]]:
         """The sampling command, of both stages where it says so: status, what it said, its pictures."""
         words = ["--config", tiny.INFERENCE, "--weight", tiny_weights, "--device_target", "CPU", "--save_path", at]
-        words += ["--pipeline_config", TINY, "--pipeline_weight", weights] if "--add_pipeline" in more else []
+        words += ["--pipeline_config", TINY, "--pipeline_weight", refiner_weights] if "--add_pipeline" in more else []
         words += ["--prompt", PROMPT, "--seed", SEED]
         words += ["--height", PIXELS, "--width", PIXELS, "--sample_step", STEPS, "--noise", "torch"]
         with in_mode(ms.PYNATIVE_MODE):  # the same numbers, and nothing to compile
@@ -162,7 +147,7 @@ def test_prompt_files_batches_and_lora_of_the_base(command, tiny_weights, base_s
     assert all(np.abs(one - other).max() > 5 for one, other in zip(*pictures.values()))
 
 
-def test_a_mask_is_kept_in_the_second_stage(model, weights, tiny_weights):
+def test_a_mask_is_kept_in_the_second_stage(refiner, refiner_weights, tiny_weights):
     """In both ways, the latents outside of the mask are those of the given picture."""
     random = np.random.default_rng(1)
     latents, picture = random.standard_normal((2, 1, 4, 8, 8)).astype(np.float32)
@@ -172,9 +157,9 @@ def test_a_mask_is_kept_in_the_second_stage(model, weights, tiny_weights):
     settings = replace(told_scores(SampleSettings.square(64, 4), (6.0, 2.5)), guider="IdentityGuider")
     given = Start(latent=picture, mask=mask)
     with in_mode(ms.PYNATIVE_MODE):
-        unet = sdxl.build_unet(model)
-        sdxl.fill([unet], open_base(weights).read)
-        pictures = PictureSampler(unet, sdxl.build_vae(model), model)
+        unet = sdxl.build_unet(refiner)
+        sdxl.fill([unet], open_base(refiner_weights).read)
+        pictures = PictureSampler(unet, sdxl.build_vae(refiner), refiner)
         for shares in (Shares(0.75, 0.15), Shares(1.0, 0.25)):
             assert shares.first(given).mask is mask
             unseen = shares.second(Start(mask=mask, masked=picture), latents, 1)  # of an inpainting UNet, at strength 1
@@ -204,7 +189,7 @@ def test_no_noise_is_there_twice(name):
     assert first is None and start.latent is not None and np.array_equal(again[0].next(), used[5])
 
 
-def test_a_picture_says_how_its_stages_were_made(weights, tmp_path):
+def test_a_picture_says_how_its_stages_were_made(refiner_weights, tmp_path):
     """A1111's words for the refiner; --like repeats it, with what is given beside it; a picture of the refiner alone as well."""
 
     def saved(*words) -> list:
@@ -212,12 +197,12 @@ def test_a_picture_says_how_its_stages_were_made(weights, tmp_path):
         how = sample_settings(options, 8)
         how = how if options.add_pipeline else told_scores(how, options.refiner_scores)
         save_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8), about(options, how, PROMPT, 3))
-        return ["--like", str(tmp_path / "a.png"), "--weight", str(weights)]
+        return ["--like", str(tmp_path / "a.png"), "--weight", str(refiner_weights)]
 
-    like = saved("--add_pipeline", True, "--pipeline_weight", weights, "--refiner_switch", 0.8)
+    like = saved("--add_pipeline", True, "--pipeline_weight", refiner_weights, "--refiner_switch", 0.8)
     assert "Refiner: sd_xl_refiner, Refiner switch at: 0.8" in text_of(tmp_path / "a.png")["parameters"]
     again = parse_sample(with_like(like))
-    assert (again.add_pipeline, again.pipeline_weight, again.refiner_starts) == (True, str(weights), 0.8)
+    assert (again.add_pipeline, again.pipeline_weight, again.refiner_starts) == (True, str(refiner_weights), 0.8)
     assert (again.refiner_scores, again.seed) == ((7.0, 2.5), 3)
     again = parse_sample(with_like([*like, "--finish_denoising", "False", "--stage2strength", "0.3"]))
     assert (again.refiner_starts, again.refiner_strength) == (None, 0.3)
@@ -274,12 +259,12 @@ REFUSED = {  # more flags -> the end of the sentence; {folder}: of the case
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_is_refused(name, command, weights, tiny_weights, base_shapes, tmp_path):
+def test_what_cannot_be_is_refused(name, command, refiner_weights, tiny_weights, base_shapes, tmp_path):
     module = "conditioner.embedders.1.model.transformer.resblocks.0.attn.q_proj"
     lora = {f"{module}.lora_A.weight": np.ones((1, 32), np.float32), f"{module}.lora_B.weight": np.ones((32, 1), np.float32)}
     save_file(lora, tmp_path / "lora.safetensors")
     words, said = REFUSED[name]
-    names = {"weights": weights, "base": tiny_weights, "lora": tmp_path / "lora.safetensors"}
+    names = {"weights": refiner_weights, "base": tiny_weights, "lora": tmp_path / "lora.safetensors"}
     words = [word.format(**names) if isinstance(word, str) else word for word in words]
     status, errors, _ = command(*words, at=tmp_path / "out")
     lines = [line for line in errors.splitlines() if line.startswith("error: ")]

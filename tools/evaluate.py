@@ -33,7 +33,7 @@ from gm.checkpoint.lora_files import open_lora
 from gm.config.load import load_config
 from gm.config.types import Config, SampleSettings
 from gm.console import bar, log
-from gm.data.images import list_images, read_image
+from gm.data.images import list_images
 from gm.errors import UserError, require_multiple
 from gm.evaluation import report
 from gm.evaluation.features import load_features
@@ -41,7 +41,6 @@ from gm.evaluation.saved_run import SavedRun, open_run, words_of
 from gm.files import make_writable
 from gm.options.evaluate import SIZE, EvaluateOptions, completed, parse_evaluate
 from gm.options.sample import sampling_command
-from gm.soundness import flat_colour
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -57,13 +56,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     from gm.encoding.source import source_of
     from gm.evaluation.checkpoints import Course, Evaluated, Sheet, row_name
-    from gm.evaluation.measure import Measure, Photos, flat_pictures
+    from gm.evaluation.measure import Measure, Photos, flat_pictures, read_photos
     from gm.evaluation.samples import Gallery, Row
     from gm.sampling.pipeline import Pipeline
 
     photos = Photos(
-        _photos(options.subject_photos, "--subject_photos"),
-        _photos(options.held_out, "--held_out") if options.held_out else None,
+        read_photos(list_images(Path(options.subject_photos), "--subject_photos"), "--subject_photos"),
+        read_photos(list_images(Path(options.held_out), "--held_out"), "--held_out") if options.held_out else None,
     )
     if photos.held_out is None and len(photos.training) < 2:
         raise UserError(f"--subject_photos {options.subject_photos} holds one photo to compare with itself: give --held_out")
@@ -155,16 +154,6 @@ def _features(options: EvaluateOptions):
     from tools.toy.judge import Judge
 
     return Judge.load(options.judge)
-
-
-def _photos(folder: str, flag: str) -> list:
-    paths = list_images(Path(folder), flag)
-    photos = [read_image(path) for path in paths]
-    for path, photo in zip(paths, photos):
-        colour = flat_colour(photo)
-        if colour:
-            raise UserError(f"{flag} {path} is {colour} everywhere, which shows nobody: take it away")
-    return photos
 
 
 def _plan(options: EvaluateOptions):

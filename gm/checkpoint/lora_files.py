@@ -29,6 +29,8 @@ from gm.checkpoint.weights import BaseWeights, differences, examples
 from gm.config.types import ModelConfig
 from gm.errors import UserError
 
+RECIPE = "recipe_yaml"  # where the metadata of this suite's LoRA has the whole YAML of its training
+
 
 class LoraFile:
     """An opened LoRA file. `modules`: native module name -> Pair; `layout`: see lora_rules.py; `metadata`: the file's."""

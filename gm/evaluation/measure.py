@@ -1,10 +1,13 @@
 """From pictures to the figures of the table, by any features (features.py)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
 import numpy as np
 
+from gm.data.images import read_image
+from gm.errors import UserError
 from gm.evaluation import fidelity
 from gm.evaluation.features import Features
 from gm.evaluation.fidelity import Figures
@@ -18,6 +21,16 @@ class Photos:
 
     training: Sequence[np.ndarray]
     held_out: Optional[Sequence[np.ndarray]]  # None: there are no others
+
+
+def read_photos(paths: Sequence[Path], flag: str = "") -> list[np.ndarray]:
+    """Real pictures, (h, w, 3) uint8; UserError for one that shows nothing. `flag`: where they were given."""
+    photos = [read_image(path) for path in paths]
+    for path, photo in zip(paths, photos):
+        colour = flat_colour(photo)
+        if colour:
+            raise UserError(f"{flag} {path} is {colour} everywhere, which shows nobody: take it away".lstrip())
+    return photos
 
 
 class Measure:

@@ -60,7 +60,15 @@ class Settings:
 
     def number(self, name: str, kind: type, default: Any = None) -> Any:
         """An int or a float, as a number or a text says it. UserError for anything else."""
-        value = self.values.get(name, default)
+        return self._number(name, self.values.get(name, default), kind)
+
+    def numbers(self, name: str) -> list[float]:
+        """Those of a list, or of a text that parts them by spaces, commas or x, in brackets or not. UserError for anything else."""
+        value = self.values.get(name, [])
+        parts = value if isinstance(value, list) else str(value).replace(",", " ").replace("x", " ").strip("()[] ").split()
+        return [self._number(name, part, float) for part in parts]
+
+    def _number(self, name: str, value: Any, kind: type) -> Any:
         if value is None or isinstance(value, kind) and not isinstance(value, bool) and abs(value) <= LARGEST:
             return value
         try:
@@ -95,19 +103,22 @@ class Settings:
 
     def taken(self, names: Names, words: str) -> None:
         """The setting means the same here. Of several `names`, and in the two below, each that is given gets the row."""
-        self._say(names, TAKEN, words)
+        self.say(TAKEN, names, words)
 
     def differs(self, names: Names, words: str) -> None:
         """It means something else here; `words`: what, and how much."""
-        self._say(names, DIFFERS, words)
+        self.say(DIFFERS, names, words)
 
     def unsupported(self, names: Names, words: str) -> None:
         """There is no such thing here; `words`: what is done instead."""
-        self._say(names, UNSUPPORTED, words)
+        self.say(UNSUPPORTED, names, words)
 
     def say(self, outcome: str, names: Names, words: str) -> None:
-        """One of the three."""
-        self._say(names, outcome, words)
+        """The row of a setting, unless it has one."""
+        for name in [names] if isinstance(names, str) else names:
+            if name in self and name not in self._done:
+                self._done.add(name)
+                self.row(self.shown_as.get(name, name), self.values[name], outcome, words)
 
     def default(self, name: str, value: object, words: str, outcome: str = TAKEN) -> None:
         """A row for a setting that is not given, whose default in the source must be written out here."""
@@ -116,22 +127,11 @@ class Settings:
 
     def off(self, names: Names) -> None:
         """Settings that are given with a value that means: not at all."""
-        self._say(names, TAKEN, "off, as here")
-
-    def left(self) -> list[str]:
-        """Given, but without a row."""
-        return [name for name in self.values if name not in self._done]
+        self.say(TAKEN, names, "off, as here")
 
     def close(self) -> None:
-        """What is left becomes unknown."""
-        for name in self.left():
-            self._say(name, UNKNOWN, "not a setting that this importer knows: look up what it does")
-
-    def _say(self, names: Names, outcome: str, words: str) -> None:
-        for name in [names] if isinstance(names, str) else names:
-            if name in self and name not in self._done:
-                self._done.add(name)
-                self.row(self.shown_as.get(name, name), self.values[name], outcome, words)
+        """What has no row becomes unknown."""
+        self.say(UNKNOWN, list(self.values), "not a setting that this importer knows: look up what it does")
 
     def row(self, name: str, value: object, outcome: str, words: str) -> None:
         """A row for what is no setting of its own."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 from gm.checkpoint.io import open_tensors
+from gm.checkpoint.lora_files import RECIPE
 from gm.config.yaml_text import read_yaml
 from gm.errors import UserError, shortened, shown
 from gm.recipes import ai_toolkit_file, onetrainer_file
@@ -27,7 +28,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports] it is installed where it is needed
 
-OWN = "recipe_yaml"  # in the metadata of this suite's LoRA
 WEIGHTS = (".safetensors", ".ckpt")
 LARGEST = 8_000_000  # bytes: saved metadata has tags
 
@@ -48,34 +48,32 @@ class Recipe:
 
 def read_recipe(paths: Sequence[Path], hints: Hints) -> Recipe:
     """The recipe in these files: one, or sd-scripts' configuration with its dataset configuration. UserError where a file is none."""
-    own = _own_recipe(paths[0])
-    if own is not None:
-        return Recipe(Settings({}, "this suite", str(paths[0])), own=own)
-    settings, reader = _opened(paths)
+    metadata = _metadata(paths[0])
+    if RECIPE in metadata:
+        return Recipe(Settings({}, "this suite", str(paths[0])), own=metadata[RECIPE])
+    settings, reader = _opened(paths, metadata)
     recipe = Recipe(settings)
     reader(settings, recipe.draft, hints)
     return recipe
 
 
-def _own_recipe(path: Path) -> Optional[str]:
-    """What this suite's LoRA say of themselves."""
+def _metadata(path: Path) -> dict[str, str]:
+    """What a file of weights says of itself; nothing of another file."""
     if path.suffix.lower() not in WEIGHTS:
-        return None
+        return {}
     with open_tensors(path) as file:
-        return file.metadata.get(OWN)
+        return dict(file.metadata)
 
 
 Reader = Callable[[Settings, Draft, Hints], None]
 
 
-def _opened(paths: Sequence[Path]) -> tuple[Settings, Reader]:
+def _opened(paths: Sequence[Path], metadata: Mapping[str, str]) -> tuple[Settings, Reader]:
     first = paths[0]
     where = f"the recipe {first}"
-    if first.suffix.lower() in WEIGHTS:
-        with open_tensors(first) as file:
-            metadata = dict(file.metadata)
-        return read_lora_metadata(metadata, where), read_sd_scripts
     suffix = first.suffix.lower()
+    if suffix in WEIGHTS:
+        return read_lora_metadata(metadata, where), read_sd_scripts
     if suffix == ".json":
         return _of_json(_json(first), where, paths[1:])
     if suffix in (".yaml", ".yml"):

@@ -137,10 +137,7 @@ def _decided(given: Mapping[str, Any], values: dict[str, Any]) -> dict[str, tupl
     else:
         values["network_module"], takes = _PLAIN.get(kind, (kind, _BLOCKS))
         takes = (*takes, *_PLUS)
-    for name in _ARGUMENTS:
-        if NETWORK + name in values and name not in takes:
-            said[NETWORK + name] = TAKEN, f"not given to sd-scripts with the type {kind}"
-    for name in ("preset", "constraint"):
+    for name in (*_ARGUMENTS, "preset", "constraint"):
         if NETWORK + name in values and name not in takes:
             said[NETWORK + name] = TAKEN, f"not given to sd-scripts with the type {kind}"
     for name in _BLOCKS + _PLUS:

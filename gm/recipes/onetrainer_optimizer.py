@@ -2,7 +2,7 @@
 
 from gm.config import table as t
 from gm.recipes.draft import DIFFERS, TAKEN, UNSUPPORTED, Draft, Settings
-from gm.recipes.optimizers import is_adaptive, put_optimizer, put_schedule
+from gm.recipes.optimizers import put_optimizer, put_schedule
 
 _OF = "optimizer."
 _DEFAULTS = {  # where they are not those of the optimizer's library
@@ -119,8 +119,6 @@ def put_optimizer_and_schedule(settings: Settings, draft: Draft, total: int) -> 
         draft.tree["optim"]["base_learning_rate"] = None
         draft.tree["optim"].pop("rates", None)
         draft.notes.append("Adafactor with a relative step makes its own rate: learning rates and schedule do not count.")
-    elif is_adaptive(given.replace("_", "")) and found.name == "AdamW":
-        draft.put("optim.base_learning_rate", 1e-4)
     _schedule(settings, draft, given, total, bool(relative))
     _average(settings, draft)
 

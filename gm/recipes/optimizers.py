@@ -10,7 +10,6 @@ from typing import Any, Mapping, Optional
 from gm.config import table as t
 from gm.recipes.draft import DIFFERS, TAKEN, UNSUPPORTED, Draft
 
-ADAPTIVE = ("Prodigy", "DAdapt")  # beginnings of names of optimizers whose rate is a factor around 1
 _BETAS = {"betas", "beta1", "beta2"}
 _KNOWN = {  # optimizer here -> the arguments of its class elsewhere
     "AdamW": {*_BETAS, "eps", "weight_decay"},
@@ -98,11 +97,6 @@ def put_optimizer(draft: Draft, given: str, arguments: Mapping[str, Any], defaul
         params["relative_step"] = True  # as sd-scripts does
     draft.target("optim.optimizer_config", _TARGETS[found.name], params)
     return found
-
-
-def is_adaptive(given: str) -> bool:
-    """Whether the rate of this optimizer is a factor around 1."""
-    return given.lower().startswith(tuple(name.lower() for name in ADAPTIVE))
 
 
 def _of(given: str) -> Optimizer:

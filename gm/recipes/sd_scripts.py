@@ -11,7 +11,7 @@ from gm.config.bounds import LARGEST_RANK
 from gm.errors import UserError
 from gm.recipes.command_line import say_launcher
 from gm.recipes.draft import DIFFERS, TAKEN, UNSUPPORTED, Draft, Settings
-from gm.recipes.optimizers import is_adaptive, put_optimizer, put_schedule
+from gm.recipes.optimizers import put_optimizer, put_schedule
 from gm.recipes.parts import Lora, put_lora, put_rates
 from gm.recipes.sd_scripts_data import put_data
 from gm.recipes.sd_scripts_loss import put_all_of_loss, put_noise
@@ -74,9 +74,10 @@ def _rates(settings: Settings, draft: Draft) -> list[str]:
     """The rates, and which networks have a LoRA for them."""
     usual = settings.number("learning_rate", float, 2e-6)
     unet = settings.number("unet_lr", float) or usual
-    texts = [float(rate) for rate in settings.words("text_encoder_lr")] or [usual]
+    texts = settings.numbers("text_encoder_lr") or [usual]
     texts = [texts[0], texts[min(1, len(texts) - 1)]]
-    only_unet, only_text = settings.flag("network_train_unet_only"), settings.flag("network_train_text_encoder_only")
+    only_unet = settings.flag("network_train_unet_only") or _preset(settings).startswith("unet-")
+    only_text = settings.flag("network_train_text_encoder_only")
     networks = ["unet"]
     if not only_unet:
         networks += [f"text_encoder_{i + 1}" for i, rate in enumerate(texts) if rate > 0]
@@ -113,8 +114,6 @@ def _network(settings: Settings, draft: Draft, networks: list[str]) -> None:
         algo = module.rpartition(".")[2].replace("lora_fa", "lora-fa")
     kind = "dora" if settings.flag(NETWORK + "dora_wd") else _LYCORIS_AS.get(algo)
     targets = _targets(settings, module, conv)
-    if (settings.text(NETWORK + "preset") or "").lower().startswith("unet-"):
-        networks = ["unet"]
     if kind is None:
         rank = min(rank, RANK)
         alpha, conv, conv_alpha, kind = float(rank), conv and min(conv, rank), conv and float(min(conv, rank)), "lora"
@@ -169,11 +168,16 @@ _PRESETS = {  # of LyCORIS (its config.py) -> lora_targets, and what it has that
 }
 
 
+def _preset(settings: Settings) -> str:
+    """Of LyCORIS; empty where none is given."""
+    return (settings.text(NETWORK + "preset") or "").lower()
+
+
 def _targets(settings: Settings, module: str, conv: Optional[int]) -> str:
     """Which layers: sd-scripts' own, or those of a preset of LyCORIS."""
     if "lycoris" not in module:
         return "all" if conv else "linear"
-    preset = (settings.text(NETWORK + "preset") or "full").lower()
+    preset = _preset(settings) or "full"
     targets, without = _PRESETS.get(preset, ("all", ""))
     words = f"lora_targets: {targets}" + (f"; {without} have none" if without else "")
     if preset not in _PRESETS:
@@ -263,18 +267,16 @@ def _optimizer(settings: Settings, draft: Draft) -> bool:
     params = draft.tree["optim"]["optimizer_config"]["params"]
     relative = found.name == "Adafactor" and bool(params.get("relative_step"))
     if found.name == "Prodigy":
-        _one_rate(settings, draft, given, found.outcome == UNSUPPORTED)
+        _one_rate(draft, given, found.outcome == UNSUPPORTED)
     if relative:
         draft.tree["optim"]["base_learning_rate"] = None
         draft.tree["optim"].pop("rates", None)
         draft.notes.append("Adafactor with a relative step makes its own rate: learning rates and schedule do not count.")
-    elif found.outcome == UNSUPPORTED and is_adaptive(given) and found.name == "AdamW":
-        draft.put("optim.base_learning_rate", 1e-4)
     return relative
 
 
-def _one_rate(settings: Settings, draft: Draft, given: str, other: bool) -> None:
-    """Prodigy has one step size: of several rates sd-scripts takes the first, the text encoder's."""
+def _one_rate(draft: Draft, given: str, other: bool) -> None:
+    """Prodigy has one step size, and one rate: the UNet's."""
     optim = draft.tree["optim"]
     rates = optim.pop("rates", {})
     different = {rate for rate in rates.values() if rate} - {optim["base_learning_rate"]}

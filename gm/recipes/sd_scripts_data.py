@@ -14,7 +14,7 @@ _SUBSET = "subsets."
 def put_data(settings: Settings, draft: Draft, hints: Hints) -> int:
     """Returns the updates of the run."""
     photos, classes = _photos(settings, draft, hints)
-    total = _updates(settings, draft, hints, photos, classes)
+    total = _updates(settings, draft, photos, classes)
     size = _size(settings, draft)
     _buckets(settings, draft, size)
     _captions(settings, draft)
@@ -124,7 +124,7 @@ def _concept(one: dict, number: int, classes: list[dict]) -> dict:
     return concept
 
 
-def _updates(settings: Settings, draft: Draft, hints: Hints, photos: Photos, classes: bool) -> int:
+def _updates(settings: Settings, draft: Draft, photos: Photos, classes: bool) -> int:
     batch, accumulated = settings.number("train_batch_size", int, 1), settings.number("gradient_accumulation_steps", int, 1)
     if not classes:
         draft.flags["prior_loss_weight"] = 0
@@ -181,10 +181,8 @@ def _with_class_images(total: int, batch: int, own: int, classes: bool, draft: D
 
 
 def _size(settings: Settings, draft: Draft) -> int:
-    given = settings.words("resolution") if isinstance(settings.values.get("resolution"), list) else None
-    text = ",".join(given) if given else settings.text("resolution", "1024")
-    sides = [int(float(part)) for part in str(text).strip("()[] ").replace("x", ",").split(",") if part.strip()] or [1024]
-    width, height = sides[0], sides[-1]
+    sides = settings.numbers("resolution") or [1024]
+    width, height = int(sides[0]), int(sides[-1])
     size = max(SDXL_MULTIPLE, round(math.sqrt(width * height) / SDXL_MULTIPLE) * SDXL_MULTIPLE)
     put_size(draft, size)
     if width == height == size:
@@ -238,9 +236,8 @@ def _captions(settings: Settings, draft: Draft) -> None:
     put_caption(draft, "extensions", [ending])
     settings.taken(["caption_extension", "caption_extention"], f"captions: extensions: [{ending}]")
     settings.default("caption_extension", ".caption", "captions: extensions: [.caption]")
-    for name, key in (("shuffle_caption", "shuffle"),):
-        value = settings.flag(name)
-        settings.taken(name, put_caption(draft, key, True) if value else "off, as here")
+    shuffles = settings.flag("shuffle_caption")
+    settings.taken("shuffle_caption", put_caption(draft, "shuffle", True) if shuffles else "off, as here")
     keep = settings.number("keep_tokens", int, 0)
     parting = settings.text("keep_tokens_separator")
     if parting and keep:

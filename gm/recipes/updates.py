@@ -2,14 +2,12 @@
 
 import math
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
-from gm.data.images import SUFFIXES
-
-_REPEATS = re.compile(r"(\d+)_(.*)")
+from gm.data.concepts import REPEATS_AND_PROMPT
+from gm.data.images import count_images, entries_of
 
 
 @dataclass(frozen=True)
@@ -55,11 +53,11 @@ def photos_in(folder: Path, repeats: int = 1) -> Optional[Photos]:
     there or holds none."""
     if not os.path.isdir(folder):  # unlike Path's, it takes any text
         return None
-    own = _count(folder)
+    own = len(count_images(folder))
     if own:
         return Photos.of(own, repeats, f"{own} photos in {folder}")
-    named = [(child, _REPEATS.fullmatch(child.name)) for child in sorted(folder.iterdir()) if child.is_dir()]
-    counted = [(_count(child), int(match[1]), child.name) for child, match in named if match and int(match[1]) > 0]
+    named = [(child, REPEATS_AND_PROMPT.fullmatch(child.name)) for child in entries_of(folder) if child.is_dir()]
+    counted = [(len(count_images(child)), int(match[1]), child.name) for child, match in named if match and int(match[1]) > 0]
     if not sum(count for count, _, _ in counted):
         return None
     words = " + ".join(f"{count} x {repeats} ({name})" for count, repeats, name in counted)
@@ -72,11 +70,7 @@ def has_prompts(folder: Optional[str]) -> bool:
     if folder is None:
         return False
     path = Path(folder)
-    return not path.is_dir() or any(child.is_dir() and _REPEATS.fullmatch(child.name) for child in path.iterdir())
-
-
-def _count(folder: Path) -> int:
-    return sum(path.suffix.lower() in SUFFIXES and "-masklabel" not in path.name for path in folder.iterdir())
+    return not path.is_dir() or any(child.is_dir() and REPEATS_AND_PROMPT.fullmatch(child.name) for child in entries_of(path))
 
 
 def updates_of(

@@ -50,13 +50,10 @@ def command(draft: Draft, config: str, weight: str, device: str) -> str:
     base = flags.pop("weight", None)
     weight = base if base and Path(base).exists() else weight
     given: dict[str, Any] = {"config": config, "weight": f"{weight},{start_from}" if start_from else weight}
-    concepts = "concepts" in str(draft.tree.get("data", {}).get("dataset_config", {}).get("params", {}).keys())
-    if not concepts:
+    if "concepts" not in dataset_of(draft):
         needed = dict(PLACES)
         if flags.get("prior_loss_weight") == 0:
             needed = {name: words for name, words in needed.items() if not name.startswith("class_")}
-        elif "class_data_path" in flags and flags.get("class_prompt") is None:
-            needed["class_prompt"] = PLACES["class_prompt"]
         if has_prompts(flags.get("instance_data_path")):
             needed.pop("instance_prompt")
         flags = {**needed, **flags}
@@ -64,6 +61,11 @@ def command(draft: Draft, config: str, weight: str, device: str) -> str:
     given |= flags | {"device_target": device}
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None]
     return "python train_dreambooth.py " + " \\\n  ".join(words)
+
+
+def dataset_of(draft: Draft) -> dict[str, Any]:
+    """The entries of the photos' section."""
+    return draft.tree.get("data", {}).get("dataset_config", {}).get("params", {})
 
 
 def counted(rows: Sequence[Row]) -> str:
@@ -123,7 +125,7 @@ def write_new(path: Path, text: str) -> None:
 
 def scaled_to(draft: Draft, size: int) -> None:
     """The recipe at other pixels: shapes are in proportion to the size, so their own bounds are left out."""
-    params = draft.tree.get("data", {}).get("dataset_config", {}).get("params", {})
+    params = dataset_of(draft)
     given = params.get("target_size")
     draft.put(DATASET + "target_size", size)
     if "buckets" in params:

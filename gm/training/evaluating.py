@@ -16,7 +16,6 @@ import numpy as np
 
 from gm.config.types import SampleSettings
 from gm.console import bar, counting_steps, log, waiting
-from gm.data.images import read_image
 from gm.encoding.text import TextEmbedding
 from gm.errors import UserError
 from gm.evaluation import chooser
@@ -24,11 +23,10 @@ from gm.evaluation.checkpoints import CURVES, JSON, SHEET, Course, Evaluated, Sh
 from gm.evaluation.chooser import Choice
 from gm.evaluation.features import load_features
 from gm.evaluation.fidelity import Figures
-from gm.evaluation.measure import Measure, Photos
+from gm.evaluation.measure import Measure, Photos, read_photos
 from gm.evaluation.report import BASE
 from gm.evaluation.samples import Gallery, Plan, Row
 from gm.sampling.latents import Texts
-from gm.soundness import flat_colour
 from gm.training.drawing import Drawing, without_lora
 from gm.training.evaluation_inputs import ToEvaluate
 from gm.training.inputs import Inputs
@@ -265,9 +263,4 @@ def _read(paths: Sequence[Path]) -> list[np.ndarray]:
     """The photos; UserError for one that shows nothing."""
     every = max(1, len(paths) / MOST_PHOTOS)
     chosen = [paths[int(number * every)] for number in range(min(len(paths), MOST_PHOTOS))]
-    photos = [read_image(path) for path in chosen]
-    for path, photo in zip(chosen, photos):
-        colour = flat_colour(photo)
-        if colour:
-            raise UserError(f"{path} is {colour} everywhere, which shows nobody: take it away")
-    return photos
+    return read_photos(chosen)

@@ -13,6 +13,7 @@ from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 from omegaconf import OmegaConf
 
+from gm.checkpoint.lora_files import RECIPE
 from gm.checkpoint.weights import split_weight_argument
 from gm.config.table import TARGETS
 from gm.data.dreambooth import DreamBoothSchedule, SampleOrder
@@ -21,8 +22,6 @@ from gm.diffusion.weighting import parameters
 from gm.optimizers.rates import warmup
 from gm.runtime import Runtime
 from gm.training.inputs import Inputs
-
-RECIPE = "recipe_yaml"
 
 
 @dataclass(frozen=True)
