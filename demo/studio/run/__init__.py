@@ -1,0 +1,7 @@
+"""The part "run" of the page."""
+
+from studio.visit import Studio
+
+
+def render(studio: Studio) -> None:
+    """The part as it is now."""

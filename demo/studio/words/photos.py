@@ -1,0 +1,3 @@
+"""The words of the part photos."""
+
+CHINESE: dict[str, str] = {}

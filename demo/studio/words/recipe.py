@@ -1,0 +1,3 @@
+"""The words of the part recipe."""
+
+CHINESE: dict[str, str] = {}

@@ -1,0 +1,3 @@
+"""The words of the part results."""
+
+CHINESE: dict[str, str] = {}

@@ -1,0 +1,3 @@
+"""The words of the part run."""
+
+CHINESE: dict[str, str] = {}

@@ -1,0 +1,3 @@
+"""The words of the part sampling."""
+
+CHINESE: dict[str, str] = {}
