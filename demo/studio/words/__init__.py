@@ -3,8 +3,8 @@
 The English text is the key; its Chinese is in the dictionary of the file beside this one that belongs to the part of the page.
 """
 
-from importlib import import_module
 from functools import lru_cache
+from importlib import import_module
 
 import streamlit as st
 
