@@ -19,6 +19,7 @@ from gm.training.batches import MicroBatch
 from gm.training.checkpoints import Checkpoints, SaveSettings
 from gm.training.health import CAUSES, BadUpdates, Explosion, SlowUpdates
 from gm.training.records import MayFail, Metrics
+from gm.training.requests import SAMPLE, asked_for
 from gm.training.step import Trainer, Update
 from gm.training.timings import Timings
 
@@ -67,7 +68,8 @@ def fit(
     evaluation: Optional["Evaluation"] = None,
 ) -> Path:
     """Train from `trainer.step` to the last update, or until the evaluation shows that it has learned; returns the last
-    checkpoint. Only rank 0 calls save and infer, and has an evaluation.
+    checkpoint. Only rank 0 calls save and infer, and has an evaluation. `infer` draws the progress pictures, also where only
+    somebody asks for them while it trains (requests.py).
 
     `make_batch(step, micro, rank)`; `accumulation`: micro-batches in an update. Interrupted, after an update whose result is
     saved, when the command is told to end. UserError when the numbers are of no use or the end cannot be saved.
@@ -89,6 +91,7 @@ def fit(
             loop.save(done)
             if infer is not None and settings.infer_every and (done % settings.infer_every == 0 or done == total):
                 loop.show(infer, done)
+            loop.answer(infer, done)
             learned = loop.evaluate(evaluation, done)
             loop.stop_if_asked(done)
     return loop.end() if trainer.step > first else loop.checkpoints.path(first)
@@ -110,6 +113,7 @@ class _Loop:
         self.metrics = Metrics(settings.folder / "metrics.jsonl", trainer.step) if self.main else None
         self.bad, self.explosion, self.slow = BadUpdates(trainer.loss_scale.dynamic), Explosion(), SlowUpdates()
         self._may_fail = MayFail()
+        self._shown = -1  # the step of the last progress pictures
 
     def record(self, update: Update, seconds: float, usual: bool) -> None:
         """Write the update down and say what is to be said of it; `usual`: nothing was compiled in it."""
@@ -146,10 +150,23 @@ class _Loop:
             with self.ranks.agreeing():
                 self._save_last(done)
         elif self.main and self.checkpoints.due(done):
-            with self.timings("saving"):
-                self._check_finite()
-                self.checkpoints.save(done)
-                self._plot()
+            self._save(done)
+
+    def _save(self, done: int) -> bool:
+        with self.timings("saving"):
+            self._check_finite()
+            saved = self.checkpoints.save(done)
+            self._plot()
+        return saved
+
+    def answer(self, infer: Optional[Callable[[int], None]], done: int) -> None:
+        """Do what was asked for from outside. What is drawn is saved as well: while the sampling graph is compiled, which it may
+        be here for the first time, a signal ends the command at once."""
+        asked = asked_for(self.settings.folder) if self.main else frozenset()
+        if asked and (self.checkpoints.saved_step == done or self._save(done)):
+            log.info("step %d is saved, as was asked for: %s", done, self.checkpoints.path(done))
+        if SAMPLE in asked and infer is not None and self._shown != done:
+            self.show(infer, done)
 
     def _save_last(self, done: int, patient: bool = True) -> None:
         self._check_finite()
@@ -177,6 +194,7 @@ class _Loop:
         with self.timings("progress pictures"), self.trainer.as_saved(), self._may_fail("progress pictures"):
             with suppress(_Left), viewed_by(_leave_if_asked):
                 infer(done)
+        self._shown = done
 
     def evaluate(self, evaluation: Optional["Evaluation"], done: int) -> bool:
         """Score the run where that is due; whether it ends here, because it has learned: on all ranks, by what rank 0 has seen.

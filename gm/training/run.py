@@ -135,24 +135,29 @@ def train(setting: Setting) -> Optional[Path]:
         inputs.config.noise,
         inputs.config.data.masks is not None,
     )
-    infer = evaluation = None
-    if ranks.is_main and (inputs.options.infer_during_train or inputs.evaluation):
-        sampled_with = drawing(setting, unet, load_vae(), text_encoders, encoded.texts, unet_texts)
+    first, infer, evaluation = trainer.step, None, None
+    sampled_with = cache(lambda: drawing(setting, unet, load_vae(), text_encoders, encoded.texts, unet_texts))
+    pictures = cache(lambda: progress_pictures(setting, sampled_with(), first))
+    if ranks.is_main:
+
+        def infer(step: int) -> None:  # what it needs is made now, or when somebody asks for pictures (requests.py)
+            pictures()(step)
+
         if inputs.options.infer_during_train:
-            infer = progress_pictures(setting, sampled_with, trainer.step)
+            pictures()
         if inputs.evaluation:
             from gm.training import evaluating  # what it imports is for the runs that have one
 
-            evaluation = evaluating.evaluation(setting, trainer, sampled_with)
+            evaluation = evaluating.evaluation(setting, trainer, sampled_with())
     log.info(
         "training %d LoRA matrices (%d numbers) for %d steps of %d x %d samples",
         *(len(trainer.parameters), trainer.gradient.size, inputs.config.data.total_step),
         *(schedule.accumulation * schedule.ranks, schedule.per_batch_size * len(sets)),
     )
-    if infer and not trainer.step:
+    if infer and inputs.options.infer_during_train and not first:
         with setting.timings("progress pictures"):
             infer(0)
-    start, first = time.perf_counter(), trainer.step
+    start = time.perf_counter()
     save = partial(results.save, setting, trainer, facts, own)
     last = fit(
         *(trainer, make_batch, schedule.accumulation, loop_settings(inputs), save, setting.timings, infer, ranks, evaluation)
