@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # from the top down: a room may import from rooms below it, and from files of its own
 FLOORS = (
+    ("gm.jobs",),
     ("gm.training",),
     ("gm.evaluation",),
     ("gm.recipes",),
