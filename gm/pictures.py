@@ -8,6 +8,7 @@ import os
 import threading
 import warnings
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Iterable, Iterator, Mapping, Optional, Sequence
@@ -163,15 +164,73 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str], c
     while cell > 1 and (columns * (cell + 4) + 4) * (len(rows) * (cell + line + 4) + 4) > LARGEST_SHEET:
         cell = max(1, cell * 3 // 4)
     sheet = Image.new("RGB", (columns * (cell + 4) + 4, len(rows) * (cell + line + 4) + 4), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    pen = ImageDraw.Draw(sheet)
     for y, (row, label) in enumerate(zip(rows, labels)):
         top = 4 + y * (cell + line + 4)
-        longest = max(8, columns * cell // 7)
-        label = in_one_line(label)
-        pen.text((6, top), label if len(label) <= longest else label[: longest - 3] + "...", "black", font)
+        write(pen, (6, top), label, columns * (cell + 4) - 8)
         for x, picture in enumerate(row):
             sheet.paste(Image.fromarray(fitted(picture, cell)), (4 + x * (cell + 4), top + line))
     return np.asarray(sheet)
+
+
+def grid_sheet(rows: Sequence[Sequence[Optional[np.ndarray]]], across: Sequence[str], down: Sequence[str]) -> np.ndarray:
+    """Rows of pictures, None where one is not there, each column under its label and each row beside its own: (h, w, 3) uint8."""
+    cell, line = 256, 20
+    side = 4 + max((len(label) for label in down), default=0) * 8
+    side = min(side, cell) if any(down) else 4
+    while cell > 1 and (len(across) * (cell + 4) + side) * (len(rows) * (cell + 4) + line) > LARGEST_SHEET:
+        cell = max(1, cell * 3 // 4)
+    sheet = Image.new("RGB", (len(across) * (cell + 4) + side, len(rows) * (cell + 4) + line + 4), "white")
+    pen = ImageDraw.Draw(sheet)
+    for x, label in enumerate(across):
+        write(pen, (side + x * (cell + 4), 2), label, cell)
+    for y, (row, label) in enumerate(zip(rows, down)):
+        top = line + 4 + y * (cell + 4)
+        write(pen, (4, top + cell // 2 - 8), label, side - 8)
+        for x, picture in enumerate(row):
+            if picture is not None:
+                sheet.paste(Image.fromarray(fitted(picture, cell)), (side + x * (cell + 4), top))
+    return np.asarray(sheet)
+
+
+def write(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, width: int) -> None:
+    """One line of text of at most so many pixels, in a font that has its letters; where this host has none, it says where the
+    text stands."""
+    text = in_one_line(text)
+    font = font_for(text)
+    if font is None:
+        text, font = "see the picture's text", font_for("")
+    assert font
+    short = text
+    while len(short) > 1 and font.getlength(short if short == text else short + "...") > width:
+        short = short[: min(len(short) - 1, max(1, int(len(short) * 0.9)))]
+    pen.text(place, short if short == text else short + "...", "black", font)
+
+
+def font_for(text: str) -> Optional[ImageFont.FreeTypeFont]:
+    """A font with all letters of the text; None where this host has none."""
+    if all(letter <= "\xff" or letter in "\u2013\u2014\u2018\u2019\u201c\u201d\u2026" for letter in text):
+        return ImageFont.load_default(13)
+    return _font_with("".join(sorted(set(text))))
+
+
+@lru_cache(maxsize=64)
+def _font_with(letters: str) -> Optional[ImageFont.FreeTypeFont]:
+    from matplotlib.font_manager import fontManager
+    from matplotlib.ft2font import FT2Font
+
+    wanted = {ord(letter) for letter in letters if not letter.isspace()}
+    plain = [one for one in fontManager.ttflist if one.style == "normal" and "Last Resort" not in one.name]  # which has boxes
+    plain.sort(
+        key=lambda one: ("Mono" in one.name, "Sans" not in one.name, str(one.weight) not in ("400", "normal", "regular"))
+    )
+    for one in plain:
+        try:
+            if wanted <= FT2Font(one.fname).get_charmap().keys():
+                return ImageFont.truetype(one.fname, 13)
+        except (OSError, RuntimeError):  # a font that cannot be read, or has no letters
+            continue
+    return None
 
 
 def fitted(picture: np.ndarray, cell: int) -> np.ndarray:

@@ -168,8 +168,9 @@ class Wider:
 
 def test_the_models_to_choose_from(page, tmp_path, monkeypatch):
     """Each is described by flags that fit together; where the weights are missing, the page says so."""
-    from gm.options.sample import sample_settings
     from page import options_of
+
+    from gm.options.sample import sample_settings
     from sampling import VERSION2SPECS
 
     assert list(VERSION2SPECS)[0].startswith("Small")

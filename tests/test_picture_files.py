@@ -11,7 +11,18 @@ from PIL import Image
 
 from gm import pictures
 from gm.errors import UserError
-from gm.pictures import contact_sheet, fitted, next_number, numbered, save_new_png, save_png, sheets, text_of
+from gm.pictures import (
+    contact_sheet,
+    fitted,
+    font_for,
+    grid_sheet,
+    next_number,
+    numbered,
+    save_new_png,
+    save_png,
+    sheets,
+    text_of,
+)
 
 NOISE = np.random.default_rng(0).integers(0, 255, (8, 8, 3)).astype(np.uint8)
 
@@ -127,3 +138,20 @@ def test_sheets_have_a_largest_size(monkeypatch):
     assert large.shape[0] * large.shape[1] <= 20_000
     twice = fitted(fitted(np.zeros((37, 91, 3), np.uint8), 16), 16)  # fitting twice changes nothing
     assert np.array_equal(twice, fitted(np.zeros((37, 91, 3), np.uint8), 16))
+
+
+def test_labels_have_no_boxes():
+    """Letters that Pillow's own font lacks come from another, or the label says where they stand; never as boxes."""
+    assert font_for("A photo of a café").getname()[0] == "Aileron" and font_for("Щенок").getname() == ("DejaVu Sans", "Book")
+    nowhere = "\U000f0000"  # for private use
+    assert font_for(nowhere) is None
+    hint = np.asarray(contact_sheet([[NOISE]], ["see the picture's text"], 160))
+    assert np.array_equal(contact_sheet([[NOISE]], [f"狗 {nowhere}"], 160), hint)
+
+
+def test_grid_sheet():
+    sheet = grid_sheet([[NOISE, None], [NOISE, NOISE]], ["Seed 1", "Seed 2"], ["", ""])
+    assert sheet.shape == (20 + 4 + 2 * 260, 2 * 260 + 4, 3)
+    assert (sheet[24:280, 264:520] == 255).all() and not (sheet[24:280, 4:260] == 255).all()
+    beside = grid_sheet([[NOISE]], ["Seed 1"], ["Strength 0.5"])
+    assert beside.shape[1] > 260 + 4 and (beside[100:180, :90] < 128).any()

@@ -67,7 +67,7 @@ def with_like(argv: Sequence[str]) -> list[str]:
         return list(argv)
     said = f"--like {path}"
     given = {word.split("=", 1)[0][2:] for word in argv if word.startswith("--")}
-    found = _flags(path, said, given)
+    found = flags_of(path, said, given)
     words = [f"--{name}={text}" for name, text in found]
     try:
         parse(SampleOptions, words, "", "")  # which of them go together is seen when all are there
@@ -109,8 +109,9 @@ def _names_schedule(sampler: str) -> bool:
         return False
 
 
-def _flags(path: str, said: str, given: set[str]) -> Given:
-    """`given`: flags of the command line."""
+def flags_of(path: str, said: str, given: set[str] = set()) -> Given:
+    """What the picture says of itself as flags, which nobody has read yet. `said`: how messages call it; `given`: flags of the
+    command line. UserError for a picture that says nothing."""
     try:
         path_text(path)
     except ValueError as error:

@@ -1,7 +1,8 @@
-"""The part "sampling" of the page."""
+"""The part "sampling" of the page: a prompt, its pictures, the settings below them, and the gallery.
 
-from studio.visit import Studio
+What is set is settings.py, what is made of it wanted.py, who makes it workshop.py.
+"""
 
+from studio.sampling.page import render
 
-def render(studio: Studio) -> None:
-    """The part as it is now."""
+__all__ = ["render"]

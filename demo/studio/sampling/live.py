@@ -1,0 +1,129 @@
+"""The pictures that were asked for last: one bar over all of them with the time left, then the pictures with their downloads."""
+
+import re
+from pathlib import Path
+from typing import Callable, Optional, Sequence
+
+import streamlit as st
+
+from gm.errors import shortened
+from studio.errors import in_plain_words
+from studio.sampling.gallery import AT_ONCE, described, download, speaking_name, texts_of, thumbnail
+from studio.sampling.settings import KEY
+from studio.sampling.workshop import Task
+from studio.words import is_chinese, later, say
+
+AGAIN_AFTER = 0.7  # seconds between two looks at a task
+WIDE = 4  # pictures of a row
+LONGEST_HEADING = 300  # letters of the prompt
+WAITING = {  # what the model says it is doing, before a comma
+    "starting": later("starting"),
+    "starting MindSpore": later("starting MindSpore"),
+    "checking the weights": later("checking the weights"),
+    "loading text encoders": later("loading the text encoders"),
+    "loading UNet": later("loading the UNet"),
+    "loading VAE": later("loading the VAE"),
+    "encoding prompts": later("encoding prompts"),
+    "compiling the text encoders": later("compiling the text encoders"),
+    "compiling the sampling graph": later("compiling the sampling graph"),
+    "compiling the decoder": later("compiling the decoder"),
+    "compiling the image encoder": later("compiling the image encoder"),
+    "other pictures are being made first": later("other pictures are being made first"),
+}
+STEP = re.compile(r"picture (\d+) of (\d+)(, enlarged)?, step (\d+) of (\d+)")
+
+
+def show(task: Task, labels: Sequence[str], columns: int, details: Callable[[Path, str], None]) -> None:
+    """The task as it is now, and again and again until it is over. `details`: the buttons of a picture, its key given."""
+    if task.over:
+        _live(task, labels, columns, details, False)
+    else:
+        st.fragment(_live, run_every=AGAIN_AFTER)(task, labels, columns, details, True)
+
+
+def _live(task: Task, labels: Sequence[str], columns: int, details: Callable[[Path, str], None], was_at_work: bool) -> None:
+    prompt = in_plain_words(shortened(task.wanted[0].prompt, LONGEST_HEADING))
+    st.markdown(f"**{prompt}**")
+    if not task.over:
+        st.progress(task.share or 0.0, in_plain_words(progress_words(task.words, task.seconds_left)))
+        st.button(say("Stop"), key=f"{KEY}stop", on_click=task.stop, help=say("The pictures that are done stay."))
+    elif was_at_work:
+        st.rerun()  # the whole page, which looks no more
+    else:
+        st.caption(in_plain_words(_ended(task)))
+        if task.sentence:
+            st.error(task.sentence)
+    _pictures(task, labels, columns, details)
+    if task.over and task.sheet and any(task.paths):
+        name = "sheet_" + speaking_name(texts_of(next(path for path in task.paths if path)))
+        download(st, say("Contact sheet"), task.sheet, name, f"{KEY}sheet")
+
+
+def _pictures(task: Task, labels: Sequence[str], columns: int, details: Callable[[Path, str], None]) -> None:
+    places = [place for place, path in enumerate(task.paths) if path]
+    small = sum(_size(path) for path in task.paths if path) <= AT_ONCE
+    across = max(2, min(WIDE, columns))
+    for first in range(0, len(task.paths), across):
+        shown = [place for place in range(first, min(first + across, len(task.paths))) if place in places]
+        for column, place in zip(st.columns(across), shown):
+            path = task.paths[place]
+            content = thumbnail(path) if path else None
+            if path is None or content is None:
+                continue
+            column.image(content, width="stretch")
+            texts = texts_of(path)
+            if not task.over:  # no buttons that a browser would have to keep while others come
+                column.caption(in_plain_words(labels[place]))
+                continue
+            own = "" if labels[place] == say("seed {seed}", seed=texts.get("seed")) else f"{labels[place]} · "
+            column.caption(in_plain_words(own + described(texts)))
+            if small:
+                download(column, f"PNG, {labels[place]}", path, speaking_name(texts), f"{KEY}png:{place}")
+            with column:
+                details(path, f"now:{place}")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _ended(task: Task) -> str:
+    """How many pictures there are, and how long they took."""
+    there, wanted = sum(path is not None for path in task.paths), len(task.paths)
+    if there < wanted and task.stopped:
+        return say("stopped after {there} of {wanted} pictures, {seconds} s", there=there, wanted=wanted, seconds=_of(task))
+    return say("{there} of {wanted} pictures, {seconds} s", there=there, wanted=wanted, seconds=_of(task))
+
+
+def _of(task: Task) -> str:
+    return f"{task.seconds:.1f}"
+
+
+def progress_words(words: str, seconds_left: Optional[float] = None) -> str:
+    """What is being done, in the visitor's language, and for how long yet."""
+    step = STEP.match(words)
+    if step:
+        text = say("picture {n} of {count}, step {step} of {steps}", n=step[1], count=step[2], step=step[4], steps=step[5])
+        text += say(" of the larger picture") if step[3] else ""
+    else:
+        name, _, rest = words.partition(", ")
+        numbers = "/".join(re.findall(r"\d+", rest))
+        text = (
+            say(WAITING[name]) + (f", {numbers}" if numbers and is_chinese() else f", {rest}" if rest else "")
+            if name in WAITING
+            else words
+        )
+    if seconds_left is None:
+        return text
+    return text + " · " + say("about {time} left", time=duration(seconds_left))
+
+
+def duration(seconds: float) -> str:
+    """5 s, 3 min, 1 h 20 min"""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return say("{n} s", n=max(1, round(seconds)))
+    return say("{n} min", n=minutes) if minutes < 100 else say("{h} h {n} min", h=minutes // 60, n=minutes % 60)
