@@ -80,18 +80,30 @@ def opened(port: int, profile: Path, width: int = 1280, height: int = 860):
     """The page in a new browser; gives Playwright's page."""
     from playwright.sync_api import sync_playwright
 
+    with sync_playwright() as playwright, window(playwright, port, profile, width, height) as page:
+        yield page
+
+
+@contextmanager
+def window(playwright, port: int, profile: Path, width: int = 1280, height: int = 860, **settings):
+    """The page in a browser of this Playwright; `settings` such as the language and dark mode are those of a new context."""
     size = {"width": width, "height": height}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(
-            str(profile), executable_path=chromium(), args=list(FLAGS), viewport=size, accept_downloads=True, env=person()
-        )
-        try:
-            browser.set_default_timeout(PATIENCE)
-            page = browser.pages[0]
-            page.goto(f"http://127.0.0.1:{port}/")
-            yield page
-        finally:
-            browser.close()
+    browser = playwright.chromium.launch_persistent_context(
+        str(profile),
+        executable_path=chromium(),
+        args=list(FLAGS),
+        viewport=size,
+        accept_downloads=True,
+        env=person(),
+        **settings,
+    )
+    try:
+        browser.set_default_timeout(PATIENCE)
+        page = browser.pages[0]
+        page.goto(f"http://127.0.0.1:{port}/")
+        yield page
+    finally:
+        browser.close()
 
 
 def sample(page) -> None:

@@ -11,14 +11,14 @@ CHINESE: dict[str, str] = {
     "With the keyboard: arrows move, the space bar paints, [ and ] change the size, E switches to the eraser": (
         "键盘操作：方向键移动，空格键涂抹，[ 和 ] 调整大小，E 切换橡皮擦"
     ),
-    "the painted mask could not be read: paint it again": "无法读取所涂的蒙版：请重新涂抹",
+    "the painted mask could not be read: paint it again": "无法读取所涂的掩码：请重新涂抹",
     # adding photos
     "Add 5 to 20 photos of one person, animal, thing or style: sharp, from several sides, in several places, with nothing else in common": (
         "请添加 5 到 20 张同一人物、动物、物品或风格的照片：清晰、角度不同、场景不同，除主体外没有其他共同点"
     ),
     "Add photos": "添加照片",
     "Photos, with captions (NAME.txt) and masks (NAME-masklabel.png) if there are any": (
-        "照片，可附带描述文件（照片名.txt）和蒙版（照片名-masklabel.png）"
+        "照片，可附带描述文件（照片名.txt）和掩码（照片名-masklabel.png）"
     ),
     "At most {photos} photos, each of at most {size} MB": "最多 {photos} 张照片，每张不超过 {size} MB",
     "Or from a folder of this machine": "或从本机的文件夹中选取",
@@ -30,7 +30,7 @@ CHINESE: dict[str, str] = {
     "Five drawn photos of a dog": "五张绘制的小狗照片",
     "To try everything with, quickly": "用来快速试用全部功能",
     "looking at the photos": "正在查看照片",
-    "{photos} photos, {besides} captions and masks added": "已添加 {photos} 张照片、{besides} 个描述和蒙版",
+    "{photos} photos, {besides} captions and masks added": "已添加 {photos} 张照片、{besides} 个描述和掩码",
     "and {n} more files were refused": "另有 {n} 个文件未被接受",
     "{name} has {size} MB: give files of at most {most} MB": "{name} 有 {size} MB：请提供不超过 {most} MB 的文件",
     "{name} belongs to no photo here: give it together with its photo": "{name} 不属于这里的任何照片：请与其照片一起提供",
@@ -42,9 +42,9 @@ CHINESE: dict[str, str] = {
     # all photos
     "{n} of {all} photos are trained, as {sizes} pixels": "共 {all} 张照片，其中 {n} 张参与训练，尺寸为 {sizes} 像素",
     "The red frame is what is trained; it is drawn anew each time, from one orange frame to the other. What is dark is masked out": (
-        "红框是参与训练的部分；每次在两个橙框之间重新随机选取。变暗的部分被蒙版排除"
+        "红框是参与训练的部分；每次在两个橙框之间重新随机选取。变暗的部分被掩码排除"
     ),
-    "The red frame is what is trained. What is dark is masked out": "红框是参与训练的部分。变暗的部分被蒙版排除",
+    "The red frame is what is trained. What is dark is masked out": "红框是参与训练的部分。变暗的部分被掩码排除",
     "There are fewer than {few} photos: with so few only these are learned by heart": (
         "照片少于 {few} 张：这么少的照片只会被死记硬背"
     ),
@@ -52,8 +52,8 @@ CHINESE: dict[str, str] = {
     "Show photos": "显示照片",
     "× {scale}, {share} cut off": "缩放 {scale} 倍，裁掉 {share}",
     "left out": "已排除",
-    "masked": "有蒙版",
-    "Caption, mask, leave out, delete": "描述、蒙版、排除、删除",
+    "masked": "有掩码",
+    "Caption, mask, leave out, delete": "描述、掩码、排除、删除",
     "All photos at once": "批量处理所有照片",
     "A caption": "描述",
     "what every photo shows": "每张照片的内容",
@@ -66,7 +66,7 @@ CHINESE: dict[str, str] = {
     "Yes, remove them": "是，删除描述",
     "Delete all photos": "删除所有照片",
     "{n} photos with their captions and masks are deleted here; trainings keep theirs": (
-        "将从这里删除 {n} 张照片及其描述和蒙版；已有训练中的副本保留"
+        "将从这里删除 {n} 张照片及其描述和掩码；已有训练中的副本保留"
     ),
     "Yes, delete them": "是，全部删除",
     # one photo
@@ -83,15 +83,15 @@ CHINESE: dict[str, str] = {
     ),
     "Training says: {caption}": "训练时使用：{caption}",
     "Paint over the subject: where nothing is painted counts little in training. Without a mask everything counts": (
-        "请涂抹主体：未涂抹的部分在训练中影响很小。没有蒙版时全部参与训练"
+        "请涂抹主体：未涂抹的部分在训练中影响很小。没有掩码时全部参与训练"
     ),
-    "Mask of {name}": "{name} 的蒙版",
-    "Remove the mask": "删除蒙版",
+    "Mask of {name}": "{name} 的掩码",
+    "Remove the mask": "删除掩码",
     "Leave this photo out": "排除这张照片",
     "It stays here, and is not trained": "照片保留在这里，但不参与训练",
     "Delete this photo": "删除这张照片",
     "It is deleted here with its caption and mask; trainings keep theirs": (
-        "将从这里删除这张照片及其描述和蒙版；已有训练中的副本保留"
+        "将从这里删除这张照片及其描述和掩码；已有训练中的副本保留"
     ),
     "Yes, delete it": "是，删除",
     # what may be wrong
@@ -110,13 +110,13 @@ CHINESE: dict[str, str] = {
         "裁掉的部分较多：{names}。请自行裁剪以保留主体，或在训练设置中启用分桶"
     ),
     "Only {share} of what its mask marks is in the crop: crop the photo closer to its subject": (
-        "蒙版标出的主体只有 {share} 在裁剪范围内：请把照片裁剪得更靠近主体"
+        "掩码标出的主体只有 {share} 在裁剪范围内：请把照片裁剪得更靠近主体"
     ),
     "The subject that the mask marks may be outside of the crop: {names}. Crop these closer to the subject": (
-        "蒙版标出的主体可能在裁剪范围之外：{names}。请把这些照片裁剪得更靠近主体"
+        "掩码标出的主体可能在裁剪范围之外：{names}。请把这些照片裁剪得更靠近主体"
     ),
-    "Its mask cannot be used: {why}": "蒙版不可用：{why}",
-    "The mask cannot be used: {names}": "蒙版不可用：{names}",
+    "Its mask cannot be used: {why}": "掩码不可用：{why}",
+    "The mask cannot be used: {names}": "掩码不可用：{names}",
     "It is nearly equal to {other}: one of them is enough": "与 {other} 几乎相同：保留一张即可",
     "Nearly equal to another one: {names}. One of each is enough, others teach more": (
         "与另一张几乎相同：{names}。各保留一张即可，换成不同的照片效果更好"

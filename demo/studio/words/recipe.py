@@ -23,7 +23,7 @@ CHINESE: dict[str, str] = {
     ),
     "Product": "产品",
     "An object that must come out exactly, from photos with masks; nothing is enlarged.": (
-        "必须精确还原的物体，使用带遮罩的照片；照片不会被放大。"
+        "必须精确还原的物体，使用带掩码的照片；照片不会被放大。"
     ),
     "The imported recipe": "导入的配方",
     "As it was read, over the model's own.": "按读入的内容，叠加在模型自带设置之上。",
@@ -59,7 +59,7 @@ CHINESE: dict[str, str] = {
     "Download the whole YAML": "下载完整的 YAML",
     "With all that it inherits, so that it is complete in any folder.": "包含其继承的全部内容，放在任何文件夹中都可使用。",
     "Masks count in this recipe, but no photo has one: paint some in the part Photos, or let masks not count.": (
-        "此配方使用遮罩，但没有照片带遮罩：请在“照片”部分涂画，或关闭遮罩。"
+        "此配方使用掩码，但没有照片带掩码：请在“照片”部分涂画，或关闭掩码。"
     ),
     # arithmetic.py
     "{total} updates with {n} photos each; there are no photos yet.": "共 {total} 次更新，每次 {n} 张照片；目前还没有照片。",

@@ -8,7 +8,7 @@ TOPICS = {
     "Loss and noise": "损失与噪声",
     "Captions": "标注",
     "Crops and shapes": "裁剪与形状",
-    "Masks": "遮罩",
+    "Masks": "掩码",
     "Updates": "更新次数",
     "Class images": "类别图片",
     "Pictures on the way": "训练途中的图片",
@@ -156,14 +156,14 @@ SUBJECT = {
     "Pixels; empty: twice the size.": "像素；留空则为尺寸的两倍。",
     "Place of the crop": "裁剪位置",
     "random: another one every time. center: always the middle.": "random：每次不同。center：始终居中。",
-    "Masks count": "使用遮罩",
+    "Masks count": "使用掩码",
     "What a mask leaves black hardly counts in the loss. On by itself when a photo has a mask.": (
-        "遮罩中黑色的部分在损失中几乎不计。只要有照片带遮罩就会自动开启。"
+        "掩码中黑色的部分在损失中几乎不计。只要有照片带掩码就会自动开启。"
     ),
     "Weight of what is masked out": "被遮住部分的权重",
     "White is 1; 0.1 is common, and 0 can let the background go wild.": "白色为 1；常用 0.1，0 可能使背景失控。",
     "A small subject counts as much": "小主体同等计数",
-    "Divides the loss by the mean of the mask.": "将损失除以遮罩的平均值。",
+    "Divides the loss by the mean of the mask.": "将损失除以掩码的平均值。",
     "Keep what is masked out": "保持被遮住的部分",
     "Holds it where the model without LoRA has it, with this weight: needs a second pass; not with text encoders.": (
         "以此权重使其保持在无 LoRA 模型的结果上：需要多一次前向计算；不能与训练文本编码器同用。"

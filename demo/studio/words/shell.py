@@ -3,7 +3,7 @@
 CHINESE = {
     "Pictures": "生成图片",
     "Photos": "照片",
-    "Recipe": "训练设置",
+    "Recipe": "配方",
     "Run": "训练",
     "Results": "结果",
     "Part of the studio": "工作室的各个部分",
