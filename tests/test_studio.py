@@ -1,6 +1,7 @@
 """The studio as a whole: who may open it, what it may touch, words in two languages, and what a reload keeps."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 from string import Formatter
@@ -215,6 +216,15 @@ def test_this_machine_needs_none(opened):
 def test_a_part_that_is_none_is_the_first(opened):
     page = opened("127.0.0.1", part="nowhere")
     assert is_open(page) and page.query_params["part"] == "sampling"
+
+
+def test_the_page_does_without_mindspore():
+    """While MindSpore compiles, no other thread of its process runs: a page would stand still."""
+    names = [".".join(path.relative_to(DEMO).with_suffix("").parts).removesuffix(".__init__") for path in sources()]
+    code = f"import sys; sys.path[:0] = {[str(tiny.ROOT), str(DEMO)]!r}\n"
+    code += "\n".join(f"import {name}" for name in names) + "\nprint('mindspore' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
 
 
 # -- what a reload keeps --------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from gm.jobs.state import STOP, State, read_state, state, write_state
 from gm.training.requests import SAMPLE, SAVE, ask
 
 TOTAL = "data.total_step"
-KEPT = ("visits", "class_images")  # other folders among the runs
+KEPT = ("visits", "class_images", "caches")  # other folders among the runs
 LONGEST = 60  # characters of a folder's name
 
 

@@ -33,7 +33,8 @@ TRAIN = ROOT / "train_dreambooth.py"
 TEXT_ENCODERS = ROOT / "configs" / "text_encoder_lora.yaml"
 YAML, PHOTOS, PROMPTS = "recipe.yaml", "photos", "prompts.txt"  # names in a job's folder
 CLASS_IMAGES = "class_images"  # a folder of runs, for all jobs
-TAKEN = ("visits", CLASS_IMAGES)  # names of folders in runs that are no jobs
+TAKEN = ("visits", "caches", CLASS_IMAGES)  # names of folders in runs that are no jobs
+CACHES = {"--cache_dir": "encoded", "--compile_cache_dir": "graphs"}  # flag -> its folder in runs/caches
 
 
 def draft_of(studio: Studio) -> Draft:
@@ -174,6 +175,8 @@ def words_of(studio: Studio, settings: Settings, folder: Path) -> list[str]:
         words += [f"--{name}", value]
     if prompts_of(draft_of(studio)) and given.get("infer_during_train") == "True":
         words += ["--infer_prompts", said_path(folder / PROMPTS)]
+    for flag, name in CACHES.items():  # what is compiled and encoded serves a resumed run, and the next one
+        words += [flag, said_path(studio.runs / "caches" / name)]
     words += ["--save_path", said_path(folder), "--device_target", device_of(settings)]
     return [str(word) for word in words]
 
