@@ -145,6 +145,35 @@ def test_from_a_picture_and_in_two_passes(shop, config, options, tmp_path):
     assert np.array_equal(two[:, :32], picture[:, :32]) and not np.array_equal(two[:, 32:], picture[:, 32:])
 
 
+def test_previews(shop, config, options, tmp_path):
+    """While the steps are done there is a small picture, whose shape and colours are those of the one that comes."""
+    preview, out = tmp_path / "preview.jpg", tmp_path / "out"
+    wanted = replace(options, sample_step=150, width=96)
+    task = shop.make("f", "x", config, [wanted], out, preview=preview)
+    until = time.monotonic() + 300
+    while not preview.exists():
+        assert time.monotonic() < until and not task.over, task.sentence
+        time.sleep(0.02)
+    assert Image.open(preview).size == (252, 168)
+    task.stop()
+    wait(task)
+    assert not preview.exists()
+
+
+def test_map_of_previews():
+    """The nearest linear map: exact where the image is linear in the latent."""
+    from gm.sampling.previews import fitted_map, mapped
+
+    rng = np.random.default_rng(0)
+    latent, linear = rng.standard_normal((4, 6, 5)).astype(np.float32), rng.standard_normal((5, 3)) * 0.1
+    small = (np.concatenate([latent.reshape(4, -1).T, np.ones((30, 1))], 1) @ linear).T.reshape(3, 6, 5)
+    image = np.repeat(np.repeat(small, 8, 1), 8, 2)
+    assert np.allclose(fitted_map(latent, image), linear)
+    expected = np.clip(np.round((small.transpose(1, 2, 0) + 1) * 127.5), 0, 255)
+    assert np.abs(mapped(latent, linear) - expected).max() <= 1
+    assert fitted_map(latent, image * np.nan) is None
+
+
 def test_pace():
     """Over two pictures of which one has a second pass; what is compiled in between is no step."""
     from studio.sampling.pace import Pace

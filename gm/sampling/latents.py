@@ -35,6 +35,9 @@ class LatentSampler:
         self.denoiser = Compiling(Denoiser(unet, config), "compiling the sampling graph")
         self.table = sampling_sigmas(config.num_timesteps, config.zero_terminal_snr)
         self.before_step: Callable[[float], None] = lambda share: None  # called with the share of the steps that are done
+        self.seen: Callable[[np.ndarray, float], None] = lambda latents, share: (
+            None
+        )  # with what the network sees, and that share
 
     def __call__(
         self,
@@ -98,7 +101,9 @@ class _Run:
         """D(x; sigma), guided; what a mask keeps is put back before and after."""
         x = x if self.is_untouched else self._kept(x, sigma)
         self.is_untouched = False
-        return self._kept(self._guided(x, sigma), 0.0)
+        found = self._kept(self._guided(x, sigma), 0.0)
+        self.sampler.seen(found, self.place / self.settings.steps)
+        return found
 
     def _kept(self, x: np.ndarray, sigma: float) -> np.ndarray:
         """x with the given picture, at the level sigma, where the mask is 0."""

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Optional, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from gm.sampling.given import larger
 from gm.sampling.jobs import Asked
 from gm.sampling.making import Maker
 from gm.sampling.pipeline import Pipeline
+from gm.sampling.previews import Previews
 
 
 class LoadedModel:
@@ -20,6 +22,8 @@ class LoadedModel:
     def __init__(self, pipeline: Pipeline):
         assert pipeline.embedder, "it keeps its text encoders"
         self.pipeline, self.multiple = pipeline, pipeline.model.unet.downsampling
+        self.previews = Previews(pipeline.pictures.decode)
+        pipeline.pictures.sampler.seen = self.previews
         self._usual = pipeline.source.max_tokens
         self._maker: Optional[Maker] = None
         self._begun: object = None  # what the maker's pictures begin with
@@ -32,8 +36,9 @@ class LoadedModel:
             require_readable(prompts, self.pipeline.source, self.pipeline.weights.vocabulary)
         self.pipeline.require_memory(larger(one.options, self.multiple) or one.settings for one in requests)
 
-    def picture(self, asked: Asked, what: str) -> np.ndarray:
-        """(h, w, 3) uint8. `what`: how progress calls it."""
+    def picture(self, asked: Asked, what: str, preview: Optional[Path] = None) -> np.ndarray:
+        """(h, w, 3) uint8. `what`: how progress calls it; `preview`: where to show what it will be like, meanwhile."""
+        self.previews.target = preview
         self._read_as(asked.options)
         begun = _begun_with(asked.options)
         if self._maker is None or begun != self._begun:

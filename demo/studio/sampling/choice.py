@@ -41,7 +41,9 @@ def models_of(studio: Studio) -> Mapping[str, Model]:
 
 def start_of(model: Model, argv: Sequence[str]) -> SampleOptions:
     """The flags of the model with those of the command line over them; UserError for what the page cannot start with."""
+    said = {word[2:].split("=", 1)[0] for word in argv if word.startswith("--")}
     flags = {**model.flags, **({"weight": model.weight} if model.weight else {})}
+    flags = {name: value for name, value in flags.items() if name not in said}
     return _start_of(tuple(word for flag, value in flags.items() for word in (f"--{flag}", str(value))), tuple(argv))
 
 

@@ -135,7 +135,12 @@ def _show_choice(settings: Settings, field: Field, place: Any, choices: Sequence
     if st.session_state[key] not in choices:
         st.session_state[key] = choices[0]
     settings.values[field.name] = place.selectbox(
-        say(field.label), choices, format_func=_called, key=key, help=say(field.help) if field.help else None
+        say(field.label),
+        choices,
+        format_func=_called,
+        key=key,
+        placeholder=say("as usual"),
+        help=say(field.help) if field.help else None,
     )
 
 

@@ -1,6 +1,7 @@
 """The pictures that were asked for last: one bar over all of them with the time left, then the pictures with their downloads."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Optional, Sequence
 
@@ -46,6 +47,7 @@ def _live(task: Task, labels: Sequence[str], columns: int, details: Callable[[Pa
     st.markdown(f"**{prompt}**")
     if not task.over:
         st.progress(task.share or 0.0, in_plain_words(progress_words(task.words, task.seconds_left)))
+        _preview(task)
         st.button(say("Stop"), key=f"{KEY}stop", on_click=task.stop, help=say("The pictures that are done stay."))
     elif was_at_work:
         st.rerun()  # the whole page, which looks no more
@@ -59,13 +61,20 @@ def _live(task: Task, labels: Sequence[str], columns: int, details: Callable[[Pa
         download(st, say("Contact sheet"), task.sheet, name, f"{KEY}sheet")
 
 
+def _preview(task: Task) -> None:
+    """What the picture at work will be like."""
+    with suppress(OSError):
+        if task.preview:
+            st.image(task.preview.read_bytes(), caption=say("on its way"), width=160)
+
+
 def _pictures(task: Task, labels: Sequence[str], columns: int, details: Callable[[Path, str], None]) -> None:
     places = [place for place, path in enumerate(task.paths) if path]
     small = sum(_size(path) for path in task.paths if path) <= AT_ONCE
-    across = max(2, min(WIDE, columns))
+    across = min(WIDE, columns)
     for first in range(0, len(task.paths), across):
         shown = [place for place in range(first, min(first + across, len(task.paths))) if place in places]
-        for column, place in zip(st.columns(across), shown):
+        for column, place in zip(st.columns(max(3, across)), shown):
             path = task.paths[place]
             content = thumbnail(path) if path else None
             if path is None or content is None:

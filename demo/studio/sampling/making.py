@@ -40,6 +40,7 @@ def begin(studio: Studio, settings: Settings, start: SampleOptions, key: str, be
         saved=saved,
         finish=finish,
         labels=labels_of(grid),
+        preview=studio.folder / "preview.jpg",
         columns=min(columns, len(grid.wanted)),
     )
     settings.remember(options.prompt)

@@ -266,13 +266,14 @@ def _details(studio: Studio, settings: Settings, models: Mapping[str, Model], pa
     for task, label in (("img2img", say("Begin with it")), ("inpaint", say("Paint into it"))):
         st.button(label, key=f"{KEY}{key}:{task}", on_click=given.take, args=(studio, settings, path, task))
     download(st, say("Download"), path, speaking_name(texts), f"{KEY}{key}:png")
-    st.button(
-        say("Take it off the list"),
-        key=f"{KEY}{key}:remove",
-        on_click=gallery.remove,
-        args=(path,),
-        help=say("The file stays"),
-    )
+    if key.startswith("old:"):  # those of now are below their prompt until the next click
+        st.button(
+            say("Take it off the list"),
+            key=f"{KEY}{key}:remove",
+            on_click=gallery.remove,
+            args=(path,),
+            help=say("The file stays"),
+        )
     st.button(say("Close"), key=f"{KEY}{key}:close", on_click=lambda: st.session_state.update({opened: False}))
 
 

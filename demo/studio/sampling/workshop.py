@@ -54,6 +54,7 @@ class Task:
         self.labels, self.columns = list(labels or [str(one.seed) for one in wanted]), columns
         self.paths: list[Optional[Path]] = [None] * len(self.wanted)
         self.sheet: Optional[Path] = None  # what `finish` has made
+        self.preview: Optional[Path] = None  # a JPEG of what the picture at work will be like, once it is there
         self.words = "starting"  # what is being done
         self.over = self.stopped = False
         self.error: Optional[str] = None  # a key of the words, or an English sentence
@@ -108,18 +109,26 @@ class Task:
                 self.sheet = finish(pictures)
         except Exception as error:
             self.error = self.error or _sentence(error)
+        with suppress(OSError):
+            self._forget_preview()
         self.over = True
+
+    def _forget_preview(self) -> None:
+        if self.preview:
+            self.preview.unlink(missing_ok=True)
 
     def _make_all(self, worker: Worker, folder: Path, saved: Saved, pictures: list[Optional[np.ndarray]]) -> None:
         worker.call(self.see, "require", self.asked)
+        self._forget_preview()
         began = time.monotonic()
         for number, place in enumerate(_by_lora(self.asked), 1):
             one, what = self.asked[place], f"picture {number} of {len(self.asked)}"
             self._pace.begin(what, place)
-            picture: np.ndarray = worker.call(self.see, "picture", one, what)
+            picture: np.ndarray = worker.call(self.see, "picture", one, what, self.preview)
             self._pace.end()
             text = about(one.options, one.settings, one.options.prompt, one.options.seed)
             path = save_new_png(numbered(folder), picture, text)
+            self._forget_preview()
             self.paths[place], pictures[place] = path, picture
             self.seconds = time.monotonic() - began
             saved(place, path)
@@ -148,9 +157,10 @@ class Workshop:
         finish: Optional[Finish] = None,
         labels: Sequence[str] = (),
         columns: int = 4,
+        preview: Optional[Path] = None,
     ) -> Task:
         """Begin with these pictures, one for each options with its own seed, all of one base model. `saved` and `finish` are called
-        in the task's thread: after each picture, and at the end; `labels` and `columns` are the task's. UserError for what
+        in the task's thread: after each picture, and at the end; `labels`, `columns` and `preview` are the task's. UserError for what
         cannot be made, and while an earlier task is at work."""
         self._require_free(visit, key)
         asked = [_asked(one, model_config) for one in wanted]
@@ -160,6 +170,7 @@ class Workshop:
         _require_files(asked, model_config)
         make_writable(("--save_path", folder))
         task = Task(wanted, asked, labels, columns)
+        task.preview = preview
         with self._lock:
             self._require_free(visit, key)
             self._tasks[visit, key] = task

@@ -189,6 +189,7 @@ CHINESE: dict[str, str] = {
     "{n} s": "{n} 秒",
     "{n} min": "{n} 分钟",
     "{h} h {n} min": "{h} 小时 {n} 分钟",
+    "on its way": "生成中",
     "Stop": "停止",
     "The pictures that are done stay.": "已完成的图片会保留。",
     "{there} of {wanted} pictures, {seconds} s": "{there}/{wanted} 张图片，{seconds} 秒",
