@@ -125,17 +125,33 @@ SLOW = {
     "test_lora_training.py": (),
     "test_other_tools.py": (),
     "test_page.py": (),
+    "test_page_browser.py": (),
+    "test_page_lora.py": (),
     "test_parallel.py": (),
     "test_precompute.py": ("damaged", "size_of"),
     "test_pretraining.py": ("words",),
     "test_process.py": (),
     "test_recipe.py": (),
+    "test_studio_browser.py": (),
+    "test_studio_workshop.py": (),
 }
 
 
 # Groups of tests that run one after the other in one process, because they share what was compiled there; the longest
 # first, so that no process is left alone with one at the end
-GROUPS = ("ranks", "small", "golden", "end_to_end", "diffusers", "same_seed", "learning", "pretraining", "page", "refiner")
+GROUPS = (
+    "ranks",
+    "studio",
+    "small",
+    "golden",
+    "end_to_end",
+    "diffusers",
+    "same_seed",
+    "learning",
+    "pretraining",
+    "page",
+    "refiner",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

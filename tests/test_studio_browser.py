@@ -14,7 +14,7 @@ import studio_steps as person
 import tiny
 from tools import draw_world
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("page")]
+pytestmark = pytest.mark.xdist_group("studio")
 UPDATES, EVERY = 300, 100
 
 
