@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from gm.checkpoint.lora_files import save_lora
 from gm.checkpoint.weights import open_base
 from gm.errors import UserError
 from lora_samples import ATTENTION, make_lora
+from opened_page import Opened
 
 PAGE = tiny.ROOT / "demo" / "sampling.py"
 STEP_400 = "runs/puppy/SDXL_base_1.0_400_lora.ckpt"
@@ -42,59 +42,6 @@ def flags(weight, *more) -> list[str]:
 
 
 # -- a page without a browser -----------------------------------------------------------------------------------------
-
-
-class Opened:
-    """A page of Streamlit's own tester, by what a person sees on it."""
-
-    def __init__(self, page):
-        self.page = page
-
-    def widget(self, label):
-        kinds = "text_area", "text_input", "toggle", "slider", "number_input", "selectbox", "radio", "button"
-        found = [one for kind in kinds for one in getattr(self.page, kind) if one.label == label]
-        assert found, f"{label!r} is not among the fields"
-        return found[0]
-
-    def has(self, label) -> bool:
-        return any(one.label == label for one in self.page.button)
-
-    def set(self, label, value):
-        self.widget(label).set_value(value)
-        return self.run()
-
-    def click(self, label):
-        self.widget(label).click()
-        return self.run()
-
-    def run(self):
-        self.page.run()
-        assert not self.page.exception
-        return self
-
-    def finished(self):
-        """Until nothing is made any more."""
-        until = time.monotonic() + 300
-        while self.has("Stop"):
-            assert time.monotonic() < until
-            time.sleep(0.1)
-            self.run()
-        return self
-
-    @property
-    def errors(self) -> list[str]:
-        return [one.value.replace("\\", "") for one in self.page.error]
-
-    @property
-    def captions(self) -> list[str]:
-        return [one.value.replace("\\", "") for one in self.page.caption]
-
-    @property
-    def images(self) -> int:
-        return len(self.page.get("imgs")) + len(self.page.get("image"))  # by the version
-
-    def says(self, words) -> bool:
-        return any(words in one for one in self.captions)
 
 
 @pytest.fixture
@@ -255,7 +202,7 @@ def test_a_model_without_weights_does_not_end_what_is_made(page, folder, tiny_we
 
     class Making:
         over, stopped, sentence, sheet, share, seconds_left, words = False, False, None, None, 0.5, 3.0, "picture 1 of 1"
-        wanted, paths, labels, columns, stop = [], [None], ["seed 1"], 1, lambda self: None
+        preview, wanted, paths, labels, columns, stop = None, [], [None], ["seed 1"], 1, lambda self: None
 
     task = Making()
     task.wanted = [type("Options", (), {"prompt": "a dog"})]

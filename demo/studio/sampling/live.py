@@ -8,7 +8,7 @@ from typing import Callable, Optional, Sequence
 import streamlit as st
 
 from gm.errors import shortened
-from studio.errors import in_plain_words
+from studio.errors import explained, in_plain_words
 from studio.sampling.gallery import AT_ONCE, described, download, speaking_name, texts_of, thumbnail
 from studio.sampling.settings import KEY
 from studio.sampling.workshop import Task
@@ -43,6 +43,11 @@ def show(task: Task, labels: Sequence[str], columns: int, details: Callable[[Pat
 
 
 def _live(task: Task, labels: Sequence[str], columns: int, details: Callable[[Path, str], None], was_at_work: bool) -> None:
+    with explained(st):  # a fragment is not in the body of its page
+        _show(task, labels, columns, details, was_at_work)
+
+
+def _show(task: Task, labels: Sequence[str], columns: int, details: Callable[[Path, str], None], was_at_work: bool) -> None:
     prompt = in_plain_words(shortened(task.wanted[0].prompt, LONGEST_HEADING))
     st.markdown(f"**{prompt}**")
     if not task.over:
