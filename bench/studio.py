@@ -34,7 +34,7 @@ WINDOWS = {  # other ways to look at the page
     "dark": {"color_scheme": "dark"},
     "chinese": {"locale": "zh-CN"},
 }
-UPDATES, EVERY = 3000, 200  # long enough to look around
+UPDATES, EVERY = 1000, 50  # long enough to look around
 ROUNDS = 4  # of clicks
 
 
@@ -63,7 +63,7 @@ def walk(playwright, port: int, folder: Path, output: Path) -> None:
     photos = sorted((folder / "photos").glob("*.png"))
     for number in (1, 2):
         print(f"first paint, visitor {number}: {first_paint(playwright, port, folder / f'new{number}'):.2f} s", flush=True)
-    with browser.window(playwright, port, folder / "profile") as page:
+    with browser.window(playwright, port, folder / "profile", height=1000) as page:
         person.open_part(page, "Photos")
         person.upload(page, photos)
         shot(page, "photos")
@@ -75,7 +75,7 @@ def walk(playwright, port: int, folder: Path, output: Path) -> None:
         person.start_training(page, UPDATES, EVERY)
         shot(page, "begins")
         person.trains(page)
-        page.wait_for_function("""() => document.querySelectorAll("[data-testid=stImage] img").length >= 2""")
+        page.wait_for_function("""() => document.querySelectorAll("[data-testid=stImage] img").length >= 3""")
         address = page.url.partition("/?")[2]
         print(f"first paint while it trains: {first_paint(playwright, port, folder / 'new3'):.2f} s", flush=True)
         time_clicks(page)
@@ -92,6 +92,7 @@ def walk(playwright, port: int, folder: Path, output: Path) -> None:
         page.get_by_text("Checkpoints", exact=True).wait_for()
         shot(page, "checkpoints")
         person.compare(page)
+        page.get_by_text("Make the pictures", exact=True).evaluate("element => element.scrollIntoView()")
         shot(page, "compare")
         person.take_along(page)
         shot(page, "take_along")
