@@ -249,6 +249,7 @@ def test_use_a_picture_again(page, folder, tiny_weights):
     opened.click("Again with these settings")
     assert opened.widget("Guidance").value == 3.0 and opened.widget("Prompt").value == "a photo of a dog on a beach"
     opened.click("Begin with it")
+    assert [one.value for one in opened.page.success] == [r"it is below, under **What to make\: From a picture**"]
     assert opened.widget("What to make").value == "img2img" and opened.widget("Change of the picture").value is None
     opened.click("Sample").finished()
     assert not opened.errors and opened.says("from a picture")

@@ -52,8 +52,8 @@ def _show(task: Task, labels: Sequence[str], columns: int, details: Callable[[Pa
     st.markdown(f"**{prompt}**")
     if not task.over:
         st.progress(task.share or 0.0, in_plain_words(progress_words(task.words, task.seconds_left)))
-        _preview(task)
         st.button(say("Stop"), key=f"{KEY}stop", on_click=task.stop, help=say("The pictures that are done stay."))
+        _preview(task)
     elif was_at_work:
         st.rerun()  # the whole page, which looks no more
     else:

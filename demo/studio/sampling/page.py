@@ -254,6 +254,15 @@ def _details(studio: Studio, settings: Settings, models: Mapping[str, Model], pa
         except UserError as error:
             st.session_state[SAID] = [("error", sentence_of(error))]
 
+    def begin_with_it(task: str) -> None:
+        try:
+            given.take(studio, settings, given.keep(studio, path.read_bytes(), path.name), task)
+            where = _begun(settings)
+            st.session_state[SAID] = [("success", say("it is below, under **{where}**", where=in_plain_words(where)))]
+            st.session_state[opened] = False
+        except (UserError, OSError) as error:
+            st.session_state[SAID] = [("error", sentence_of(error))]
+
     opened = f"sampling.open:{key}"
     if not st.session_state.get(opened):
         st.button(say("Use it ..."), key=f"{KEY}{key}:open", on_click=lambda: st.session_state.update({opened: True}))
@@ -264,7 +273,7 @@ def _details(studio: Studio, settings: Settings, models: Mapping[str, Model], pa
     if seed.isdigit():
         st.button(say("Again with this seed"), key=f"{KEY}{key}:seed", on_click=lambda: settings.change(seed=int(seed)))
     for task, label in (("img2img", say("Begin with it")), ("inpaint", say("Paint into it"))):
-        st.button(label, key=f"{KEY}{key}:{task}", on_click=given.take, args=(studio, settings, path, task))
+        st.button(label, key=f"{KEY}{key}:{task}", on_click=begin_with_it, args=(task,))
     download(st, say("Download"), path, speaking_name(texts), f"{KEY}{key}:png")
     if key.startswith("old:"):  # those of now are below their prompt until the next click
         st.button(

@@ -206,6 +206,7 @@ CHINESE: dict[str, str] = {
     "Use it ...": "使用……",
     "Again with these settings": "用这些设置再次生成",
     "Again with this seed": "使用这个种子",
+    "it is below, under **{where}**": "已放到下方的**{where}**",
     "Begin with it": "以此图生图",
     "Paint into it": "在此图上重绘",
     "Download": "下载",
