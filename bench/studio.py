@@ -73,7 +73,6 @@ def walk(playwright, port: int, folder: Path, output: Path) -> None:
         person.open_part(page, "Recipe")
         shot(page, "recipe")
         person.start_training(page, UPDATES, EVERY)
-        shot(page, "begins")
         person.trains(page)
         page.wait_for_function("""() => document.querySelectorAll("[data-testid=stImage] img").length >= 3""")
         address = page.url.partition("/?")[2]

@@ -1,23 +1,16 @@
-"""The page as a person opens it: a server of its own and headless Chromium.
+"""The page as a person opens it: a server of its own and headless Chromium."""
 
-`python tests/browser.py demo/page.png [flags of the page]` takes the README's picture again, with the small model.
-"""
-
-import io
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Optional
 from urllib.error import URLError
 from urllib.request import urlopen
-
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = (
@@ -117,17 +110,3 @@ def finished(page) -> None:
     """Wait until nothing is made any more; the page's script may run twice in a row, so it must have been idle for a while."""
     page.evaluate("idleSince = undefined")
     page.wait_for_function(IDLE)
-
-
-def main(target: Path, *flags: str) -> None:
-    """One click on the page as it starts, with four pictures; the screenshot goes to `target`."""
-    with tempfile.TemporaryDirectory() as folder, served(Path.cwd(), Path(folder) / "log", "--num_cols", 4, *flags) as port:
-        with opened(port, Path(folder) / "profile") as page:
-            sample(page)
-            page.wait_for_timeout(1000)
-            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    picture.quantize(256).save(target, optimize=True)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])

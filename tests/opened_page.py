@@ -11,9 +11,15 @@ class Opened:
 
     def widget(self, label):
         kinds = "text_area", "text_input", "toggle", "slider", "number_input", "selectbox", "radio", "button"
-        found = [one for kind in kinds for one in getattr(self.page, kind) if one.label == label]
+        found = self._found(kinds, label)
+        if not found and not self._found(kinds, "All settings")[0].value:
+            self.set("All settings", True)
+            found = self._found(kinds, label)
         assert found, f"{label!r} is not among the fields"
         return found[0]
+
+    def _found(self, kinds, label) -> list:
+        return [one for kind in kinds for one in getattr(self.page, kind) if one.label == label]
 
     def has(self, label) -> bool:
         return any(one.label == label for one in self.page.button)

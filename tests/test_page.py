@@ -258,6 +258,15 @@ def test_use_a_picture_again(page, folder, tiny_weights):
     assert opened.run().click("Take it off the list").images == 2 and (folder / "outputs" / "demo").is_dir()
 
 
+def test_what_is_seldom_set_is_there_when_asked_for_and_stays(page, tiny_weights):
+    opened = page(*flags(tiny_weights))
+    labels = [one.label for one in opened.page.number_input]
+    assert "CLIP skip" not in labels and "Width" in labels
+    opened.set("CLIP skip", 1).set("All settings", False)
+    again = page(*flags(tiny_weights), visit=visit_of(opened))
+    assert again.widget("All settings").value and again.widget("CLIP skip").value == 1
+
+
 def test_tokens_are_counted_before(page, tiny_weights):
     opened = page(*flags(tiny_weights))
     assert opened.says("8 tokens")

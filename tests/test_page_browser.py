@@ -122,6 +122,7 @@ def test_a_narrow_screen_has_all_within_it(folder, tiny_weights, tmp_path):
     with browser.served(folder, tmp_path / "log", *words) as port:
         with browser.opened(port, tmp_path / "profile", 390, 844) as page:
             page.get_by_text("big_lora.ckpt · runs", exact=True).wait_for()
+            page.get_by_text("All settings", exact=True).click()
             for name in ("Size and sampler", "Guidance in detail", "How prompts are read", "Grid of pictures"):
                 page.get_by_text(name, exact=True).click()
             page.get_by_role("spinbutton", name="Width", exact=True).wait_for()

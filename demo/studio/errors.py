@@ -24,7 +24,7 @@ def sentence_of(error: Exception) -> str:
     known = console.explain(error)
     if known is not None:
         return in_plain_words(known[0])
-    traceback.print_exception(error)
+    traceback.print_exception(type(error), error, error.__traceback__)  # Python 3.9 wants all three
     return say("this did not work, and should not have happened: the terminal that the page was started in says more")
 
 

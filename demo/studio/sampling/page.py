@@ -46,7 +46,8 @@ def render(studio: Studio) -> None:
             given.show_start(studio, settings)
         with st.expander(say("Size and sampler")):
             sizes.show_size_and_sampler(settings, start, config.model.unet.downsampling)
-        sizes.show_further(settings)
+        sizes.show_grid(settings)
+        sizes.show_further(settings, begin_with(start))
         with st.expander(say("Settings from a picture")):
             _dropped(studio, settings, models)
         with results:

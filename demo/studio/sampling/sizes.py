@@ -1,6 +1,6 @@
 """Size, sampler and what else is set about a picture: the fields below the pictures."""
 
-from typing import Sequence
+from typing import Any, Mapping, Sequence
 
 import streamlit as st
 
@@ -9,6 +9,8 @@ from studio.sampling import axes
 from studio.sampling import fields as f
 from studio.sampling.settings import KEY, Settings
 from studio.words import say
+
+FURTHER = (*f.OF_NOISE, *f.OF_GUIDANCE, *f.OF_TEXT, *f.OF_HIRES, *f.OF_SIZES)
 
 
 def presets(start: SampleOptions, multiple: int) -> dict[str, tuple[int, int]]:
@@ -47,7 +49,6 @@ def show_size_and_sampler(settings: Settings, start: SampleOptions, multiple: in
     f.show(settings, f.HEIGHT, right, multiple)
     f.show(settings, f.SAMPLER, left)
     f.show(settings, f.SCHEDULE, right)
-    _several(settings, f.OF_NOISE)
 
 
 def _take(settings: Settings, found: dict[str, tuple[int, int]], key: str) -> None:
@@ -56,8 +57,21 @@ def _take(settings: Settings, found: dict[str, tuple[int, int]], key: str) -> No
         settings.change(width=chosen[0], height=chosen[1])
 
 
-def show_further(settings: Settings) -> None:
-    """All that is seldom changed."""
+def show_grid(settings: Settings) -> None:
+    """The axes of a grid."""
+    with st.expander(say("Grid of pictures"), expanded=axes.is_asked(settings)):
+        st.caption(say("Pictures over two axes; the result is a labelled sheet and the single pictures."))
+        axes.show(settings)
+
+
+def show_further(settings: Settings, start: Mapping[str, Any]) -> None:
+    """All that is seldom changed, when it is asked for or was changed: so many fields would slow every click. `start`: what the
+    page began with."""
+    is_changed = any((settings.values[one.name] or None) != (start[one.name] or None) for one in FURTHER)
+    if not st.toggle(say("All settings"), key=settings.keyed("all", is_changed)):
+        return
+    with st.expander(say("Noise")):
+        _several(settings, f.OF_NOISE)
     with st.expander(say("Guidance in detail")):
         _several(settings, f.OF_GUIDANCE)
     with st.expander(say("How prompts are read")):
@@ -67,9 +81,6 @@ def show_further(settings: Settings) -> None:
             _several(settings, f.OF_HIRES)
     with st.expander(say("Sizes that SDXL is told")):
         _several(settings, f.OF_SIZES)
-    with st.expander(say("Grid of pictures"), expanded=axes.is_asked(settings)):
-        st.caption(say("Pictures over two axes; the result is a labelled sheet and the single pictures."))
-        axes.show(settings)
 
 
 def _several(settings: Settings, fields: Sequence[f.Field]) -> None:

@@ -99,6 +99,8 @@ CHINESE: dict[str, str] = {
     # the groups of fields
     "Shape": "画面比例",
     "as the numbers say": "按下面的数值",
+    "All settings": "全部设置",
+    "Noise": "噪声",
     "Size and sampler": "尺寸与采样器",
     "Guidance in detail": "引导细节",
     "How prompts are read": "提示词的读取方式",
