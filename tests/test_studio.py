@@ -191,16 +191,17 @@ def is_open(page) -> bool:
     return bool(page.get("button_group"))  # the parts to choose from
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", None, "192.168.0.7"])
-def test_others_need_the_token(opened, address):
-    page = opened(address)
-    assert not is_open(page) and "start it with STUDIO_TOKEN=WORDS" in page.error[0].value
-    for query in ({}, {"token": "wrong"}, {"words": "wrong"}, {"words": ""}, {"token": "sésame"}):
-        page = opened(address, "sesame", **query)
-        assert not is_open(page) and "not the token" in (page.error[0].value if query else "not the token"), query
-    page = opened(address, "sesame", token="sesame")
+def test_others_need_the_token(opened):
+    for address in ("0.0.0.0", None, "192.168.0.7"):
+        page = opened(address)
+        assert not is_open(page) and "start it with STUDIO_TOKEN=WORDS" in page.error[0].value
+    assert not is_open(opened(None, "sesame"))
+    for query in ({"token": "wrong"}, {"words": "wrong"}, {"token": "sésame"}):
+        page = opened("0.0.0.0", "sesame", **query)
+        assert not is_open(page) and "not the token" in page.error[0].value, query
+    page = opened("0.0.0.0", "sesame", token="sesame")
     assert is_open(page) and not page.error
-    assert is_open(opened(address, "sesame", words="sesame"))
+    assert is_open(opened("0.0.0.0", "sesame", words="sesame"))
 
 
 def test_this_machine_needs_none(opened):

@@ -15,7 +15,7 @@ import tiny
 from tools import draw_world
 
 pytestmark = pytest.mark.xdist_group("studio")
-UPDATES, EVERY = 300, 100
+UPDATES, EVERY = 150, 50
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,7 @@ def test_from_photos_to_a_lora(site, photos, tmp_path):
 
         # pictures
         page.get_by_role("button", name="Make pictures with it", exact=True).click()
+        page.get_by_text("6 tokens", exact=True).wait_for()  # of the LoRA's own prompt
         assert page.get_by_label("Prompt", exact=True).input_value() == person.PROMPT
         person.sample(page)
         made = sorted((site / "outputs" / "demo").glob("0*.png"))
