@@ -31,13 +31,13 @@ Texts = Union[TextEmbedding, Sequence[TextEmbedding]]  # one for all pictures of
 class LatentSampler:
     """Runs a sampler; the denoiser graph is compiled once for each number of rows and picture size."""
 
+    # called with latents as the network sees them without their noise, and the share of the steps that are done
+    watcher: Optional[Callable[[np.ndarray, float], None]] = None
+
     def __init__(self, unet: UNet, config: ModelConfig):
         self.denoiser = Compiling(Denoiser(unet, config), "compiling the sampling graph")
         self.table = sampling_sigmas(config.num_timesteps, config.zero_terminal_snr)
         self.before_step: Callable[[float], None] = lambda share: None  # called with the share of the steps that are done
-        self.seen: Callable[[np.ndarray, float], None] = lambda latents, share: (
-            None
-        )  # with what the network sees, and that share
 
     def __call__(
         self,
@@ -102,7 +102,8 @@ class _Run:
         x = x if self.is_untouched else self._kept(x, sigma)
         self.is_untouched = False
         found = self._kept(self._guided(x, sigma), 0.0)
-        self.sampler.seen(found, self.place / self.settings.steps)
+        if self.sampler.watcher:
+            self.sampler.watcher(found, self.place / self.settings.steps)
         return found
 
     def _kept(self, x: np.ndarray, sigma: float) -> np.ndarray:

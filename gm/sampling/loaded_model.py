@@ -23,7 +23,7 @@ class LoadedModel:
         assert pipeline.embedder, "it keeps its text encoders"
         self.pipeline, self.multiple = pipeline, pipeline.model.unet.downsampling
         self.previews = Previews(pipeline.pictures.decode)
-        pipeline.pictures.sampler.seen = self.previews
+        pipeline.pictures.sampler.watcher = self.previews
         self._usual = pipeline.source.max_tokens
         self._maker: Optional[Maker] = None
         self._begun: object = None  # what the maker's pictures begin with
