@@ -98,12 +98,15 @@ def stop(page) -> None:
 
 
 def resume(page) -> None:
+    """Go on, until the page shows that it does."""
     page.get_by_role("button", name="Resume", exact=True).click()
+    page.get_by_role("button", name="Resume", exact=True).wait_for(state="detached")
     page.get_by_role("button", name=re.compile("^Stop")).first.wait_for()
 
 
-def ended(page) -> None:
+def ended(page, updates: int) -> None:
     """Wait until the training is done."""
+    page.get_by_text(f"done · step {updates} of {updates}", exact=True).wait_for()
     page.get_by_role("button", name="See the results", exact=True).wait_for()
     page.get_by_role("button", name="Continue for more steps", exact=True).wait_for()
     assert not page.get_by_role("button", name="Resume", exact=True).count()

@@ -80,7 +80,7 @@ def test_from_photos_to_a_lora(site, photos, tmp_path):
         os.kill(person.state_of(job)["process"], signal.SIGKILL)
         page.get_by_text("the process was killed from outside").wait_for()
         person.resume(page)
-        person.ended(page)
+        person.ended(page, UPDATES)
         person.curve(page)
         steps = [int(re.search(r'"step": (\d+)', line)[1]) for line in (job / "metrics.jsonl").read_text().splitlines()]
         assert steps == list(range(1, UPDATES + 1))
