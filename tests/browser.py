@@ -73,13 +73,13 @@ def opened(port: int, profile: Path, width: int = 1280, height: int = 860):
     """The page in a new browser; gives Playwright's page."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright, window(playwright, port, profile, width, height) as page:
+    with sync_playwright() as playwright, window(playwright, f"http://127.0.0.1:{port}/", profile, width, height) as page:
         yield page
 
 
 @contextmanager
-def window(playwright, port: int, profile: Path, width: int = 1280, height: int = 860, **settings):
-    """The page in a browser of this Playwright; `settings` such as the language and dark mode are those of a new context."""
+def window(playwright, address: str, profile: Path, width: int = 1280, height: int = 860, **settings):
+    """This address in a browser of this Playwright; `settings` such as the language and dark mode are those of a new context."""
     size = {"width": width, "height": height}
     browser = playwright.chromium.launch_persistent_context(
         str(profile),
@@ -93,7 +93,7 @@ def window(playwright, port: int, profile: Path, width: int = 1280, height: int 
     try:
         browser.set_default_timeout(PATIENCE)
         page = browser.pages[0]
-        page.goto(f"http://127.0.0.1:{port}/")
+        page.goto(address)
         yield page
     finally:
         browser.close()
