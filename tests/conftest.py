@@ -141,10 +141,10 @@ SLOW = {
 # first, so that no process is left alone with one at the end
 GROUPS = (
     "ranks",
-    "studio",
     "small",
     "golden",
     "end_to_end",
+    "studio",
     "diffusers",
     "same_seed",
     "learning",

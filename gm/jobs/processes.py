@@ -8,7 +8,7 @@ from typing import Callable
 from gm.guard import descendants
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
-NICER = 19  # steps of niceness of what computes on the CPU: the page stays quick
+NICER = 10  # steps of niceness of what computes on the CPU: the page stays quick
 
 
 def memory_of(pid: int) -> int:
