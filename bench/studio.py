@@ -100,14 +100,18 @@ def walk(playwright, port: int, folder: Path, output: Path) -> None:
 
 
 def first_paint(playwright, port: int, profile: Path) -> str:
-    """Seconds from asking for the page to its first paint, and to its fields, by a browser that was never there."""
+    """Seconds from asking for the page to its first paint, and to its fields: by a browser with an empty cache, and again."""
     with browser.window(playwright, "about:blank", profile) as page:
-        start = time.perf_counter()
-        page.goto(f"http://127.0.0.1:{port}/", wait_until="commit")
-        page.get_by_text("Photos", exact=True).first.wait_for()
-        painted = time.perf_counter() - start
-        page.get_by_text("Negative prompt").first.wait_for()
-        return f"{painted:.2f} s, fields after {time.perf_counter() - start:.2f} s"
+        return "; again ".join(_paint(page, port) for _ in range(2))
+
+
+def _paint(page, port: int) -> str:
+    start = time.perf_counter()
+    page.goto(f"http://127.0.0.1:{port}/", wait_until="commit")
+    page.get_by_text("Photos", exact=True).first.wait_for()
+    painted = time.perf_counter() - start
+    page.get_by_text("Negative prompt").first.wait_for()
+    return f"{painted:.2f} s, fields after {time.perf_counter() - start:.2f} s"
 
 
 def time_clicks(page) -> None:

@@ -51,9 +51,8 @@ def studio(tmp_path, monkeypatch):
 @pytest.fixture
 def draft(studio):
     """With two photos, of which one has a caption, and prompts, for the CPU."""
-    from studio.recipe import command
 
-    made = command.draft_of(studio)
+    made = studio.draft
     made.photos.mkdir(parents=True)
     for number in range(2):
         pixels = np.random.default_rng(number).integers(0, 255, (80, 100, 3), np.uint8)

@@ -18,6 +18,7 @@ import tiny
 from gm.checkpoint.lora_files import save_lora
 from gm.checkpoint.weights import open_base
 from gm.errors import UserError
+from gm.jobs.state import OVER
 from gm.pictures import numbered, save_new_png
 
 SMALL = "configs/inference/small_sdxl.yaml"
@@ -124,6 +125,10 @@ class Job:
     phase: str = "waiting"
     sentence: str = ""
 
+    @property
+    def is_over(self) -> bool:
+        return self.phase in OVER
+
 
 @pytest.fixture
 def jobs(monkeypatch) -> list[Job]:
@@ -135,12 +140,11 @@ def jobs(monkeypatch) -> list[Job]:
         queue.insert(0, job)
         return job
 
-    control, state = types.ModuleType("gm.jobs.control"), types.ModuleType("gm.jobs.state")
-    control.add, control.jobs, state.state = add, lambda runs: list(queue), lambda job: job
-    package = types.ModuleType("gm.jobs")
-    package.control, package.state = control, state
-    for name, module in (("gm.jobs", package), ("gm.jobs.control", control), ("gm.jobs.state", state)):
-        monkeypatch.setitem(sys.modules, name, module)
+    from studio.results import scoring
+
+    monkeypatch.setattr(scoring.control, "add", add)
+    monkeypatch.setattr(scoring.control, "jobs", lambda runs: list(queue))
+    monkeypatch.setattr(scoring, "state", lambda job: job)
     return queue
 
 

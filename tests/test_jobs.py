@@ -18,7 +18,7 @@ from gm.jobs.control import add, clone, delete, jobs, more, resume, sample_now, 
 from gm.jobs.job import is_alive, read_job
 from gm.jobs.log import as_shown, last_lines, reason
 from gm.jobs.processes import is_running
-from gm.jobs.progress import PICTURE, progress
+from gm.jobs.progress import progress
 from gm.jobs.runner import command, environment, verdict
 from gm.jobs.state import KILLED, STOP, read_state, state
 
@@ -295,9 +295,9 @@ def np_rng():
 
 
 def test_names_of_progress_pictures():
-    from gm.training.validation import NAME, NAMED
+    from gm.training.progress_files import NAME, NAMED
 
-    assert PICTURE.pattern == NAMED.pattern and PICTURE.fullmatch(NAME.format(12, 3)).groups() == ("000012", "03")
+    assert NAMED.fullmatch(NAME.format(12, 3)).groups() == ("000012", "03")
 
 
 def test_jobs_need_no_mindspore():

@@ -179,7 +179,7 @@ def test_the_models_to_choose_from(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     opened = page("--device_target", "CPU")
     from sampling import MODELS
-    from studio.sampling.choice import start_of
+    from studio.choice import start_of
 
     assert MODELS[0].name.startswith("Small")
     for model in MODELS:

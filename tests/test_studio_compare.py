@@ -83,6 +83,16 @@ def shown_files(runs: Path) -> list[str]:
     return sorted(path.name for path in (runs / "visits" / VISIT / "compare").iterdir())
 
 
+def test_the_base_model_is_without_the_lora_that_the_page_was_started_with(page, runs, workshop):
+    own = f"{WEIGHT},{runs / 'dog' / named(100)}"
+    shown = page(argv=("--config", SMALL, "--weight", own, "--height", "64", "--width", "64"), results_view="compare")
+    checked(shown.button(key="results_make").click().run())
+    assert [one.weight for one in workshop.task(VISIT, "compare").wanted] == [
+        WEIGHT,
+        f"{WEIGHT},{runs / 'dog' / named(best_of(runs))}",
+    ]
+
+
 def test_stopping_and_what_went_wrong(page, workshop):
     shown = page(results_view="compare")
     shown.button(key="results_make").click().run()

@@ -135,7 +135,8 @@ def test_what_is_painted_becomes_the_mask(studio, tmp_path, monkeypatch):
 
 
 def test_the_gallery_is_a_list_that_lasts(studio, tmp_path):
-    from studio.sampling.gallery import Gallery, described, speaking_name, texts_of, thumbnail
+    from studio.files import picture, texts_of
+    from studio.sampling.gallery import LARGEST_THUMBNAIL, Gallery, described, speaking_name
 
     gallery = Gallery(studio.folder / "gallery.json")
     assert gallery.paths() == []
@@ -159,9 +160,12 @@ def test_the_gallery_is_a_list_that_lasts(studio, tmp_path):
         speaking_name({}) == "picture.png"
         and speaking_name({"prompt": "x" * 99, "weight": ",,"}) == "x" * 27 + "_" + "x" * 20 + ".png"
     )
-    assert thumbnail(paths[0]) == paths[0].read_bytes() and thumbnail(tmp_path / "gone.png") is None
+    assert (
+        picture(paths[0], LARGEST_THUMBNAIL) == paths[0].read_bytes()
+        and picture(tmp_path / "gone.png", LARGEST_THUMBNAIL) is None
+    )
     save_png(tmp_path / "large.png", np.zeros((600, 1200, 3), np.uint8), {})
-    assert Image.open(io.BytesIO(thumbnail(tmp_path / "large.png"))).size == (512, 256)
+    assert Image.open(io.BytesIO(picture(tmp_path / "large.png", LARGEST_THUMBNAIL))).size == (512, 256)
 
 
 def test_settings_are_kept_and_damage_is_not(studio, tmp_path):

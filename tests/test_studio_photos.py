@@ -39,7 +39,7 @@ def part(tmp_path, monkeypatch):
     given.mkdir()
     studio = Studio(PageOptions(runs=runs, folders=(given,)), {}, [], VISIT)
     recipe = SimpleNamespace(data=DataConfig(target_size=64))
-    monkeypatch.setitem(sys.modules, "studio.recipe.command", SimpleNamespace(config_of=lambda *_: recipe))
+    monkeypatch.setattr(plan.command, "config_of", lambda *_: recipe)
     modules = {"intake": intake, "measures": measures, "overview": overview, "plan": plan, "thumbnails": thumbnails}
     return SimpleNamespace(**modules, studio=studio, draft=Draft(studio.folder / "draft"), given=given, recipe=recipe)
 

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -271,10 +269,3 @@ def test_a_look_is_light(page, runs, tmp_path):
     for _ in range(5):
         shown.run()
     assert (time.perf_counter() - start) / 5 < 1.0  # far above what it takes: other tests may run
-
-
-def test_the_part_needs_no_mindspore():
-    words = "import studio.run, studio.words.run, sys; sys.exit('mindspore' in sys.modules)"
-    path = {**os.environ, "PYTHONPATH": f"{tiny.ROOT}{os.pathsep}{DEMO}"}
-    done = subprocess.run([sys.executable, "-c", words], env=path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from typing import Iterable, Sequence
 import streamlit as st
 
 from gm.errors import UserError, shown
-from gm.options.parser import option, parse
+from gm.options.parser import fields_of, option, parse
 from gm.texts import path_text
 from studio.words import say
 
@@ -36,7 +36,7 @@ class PageOptions:
 def page_options(argv: Sequence[str]) -> tuple[PageOptions, list[str]]:
     """The flags of the page, and what is left of the command line."""
     own, rest, words = [], [], list(argv)
-    names = ("--runs", "--folders", "--jobs_at_once")
+    names = {f"--{name}" for name in fields_of(PageOptions)}
     while words:
         word = words.pop(0)
         target = own if word.split("=", 1)[0] in names else rest

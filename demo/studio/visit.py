@@ -12,6 +12,7 @@ from typing import Mapping, Sequence
 import streamlit as st
 
 from studio.access import PageOptions
+from studio.draft import Draft
 from studio.models import Model
 
 NAME = re.compile(r"[0-9a-f]{12}")
@@ -35,6 +36,11 @@ class Studio:
     def folder(self) -> Path:
         """This visitor's: uploads, the draft of a training, the list of pictures."""
         return self.runs / "visits" / self.visit
+
+    @property
+    def draft(self) -> Draft:
+        """The training that this visitor prepares."""
+        return Draft(self.folder / "draft")
 
     @property
     def roots(self) -> tuple[Path, ...]:

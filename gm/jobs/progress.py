@@ -4,7 +4,6 @@ Looking again costs little: of metrics.jsonl only what is new is read, folders a
 """
 
 import os
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Mapping, Optional, Sequence
 
 from gm.config.tree import read_tree
 from gm.errors import UserError
+from gm.evaluation.saved_run import NAME
 from gm.jobs.curves import curves_of
 from gm.jobs.job import Job
 from gm.jobs.processes import memory_of
 from gm.jobs.state import METRICS, state
+from gm.training.progress_files import FOLDER, NAMED
 
-PICTURES = "progress"
-PICTURE = re.compile(r"step_(\d{6,})_(\d{2,})\.png")  # gm/training/validation.py, which imports MindSpore
-LORA = re.compile(r"SDXL_base_1\.0_(\d+)_lora\.ckpt")
 TOTAL = "data.total_step="
 
 
@@ -67,7 +65,7 @@ def step_of(job: Job) -> int:
 
 def pictures(job: Job) -> Mapping[int, Mapping[int, Path]]:
     """Its progress pictures: step -> number of the prompt -> file, in that order."""
-    folder = job.folder / PICTURES
+    folder = job.folder / FOLDER
     return _pictures(folder, _changed(folder))
 
 
@@ -96,7 +94,7 @@ def _config(words: Sequence[str], cwd: str) -> Path:
 
 @lru_cache(maxsize=64)
 def _pictures(folder: Path, changed: int) -> Mapping[int, Mapping[int, Path]]:
-    found = sorted((int(m[1]), int(m[2]), folder / m[0]) for m in map(PICTURE.fullmatch, _names(folder)) if m)
+    found = sorted((int(m[1]), int(m[2]), folder / m[0]) for m in map(NAMED.fullmatch, _names(folder)) if m)
     rows: dict[int, dict[int, Path]] = {}
     for step, number, path in found:
         rows.setdefault(step, {})[number] = path
@@ -105,7 +103,7 @@ def _pictures(folder: Path, changed: int) -> Mapping[int, Mapping[int, Path]]:
 
 @lru_cache(maxsize=64)
 def _saved(folder: Path, changed: int) -> Sequence[int]:
-    return sorted(int(m[1]) for m in map(LORA.fullmatch, _names(folder)) if m)
+    return sorted({int(m[1]) for m in map(NAME.fullmatch, _names(folder)) if m})
 
 
 def _names(folder: Path) -> list[str]:

@@ -249,11 +249,12 @@ def as_text(options: Any, name: str) -> Optional[str]:
     if value is None or value == (flag.default() if callable(flag.default) else flag.default):
         return None
     if flag.repeated:
-        return json.dumps([_as_given(part) for part in value], ensure_ascii=False)
-    return ",".join(map(_as_given, value)) if isinstance(value, tuple) else _as_given(value)
+        return json.dumps([as_given(part) for part in value], ensure_ascii=False)
+    return ",".join(map(as_given, value)) if isinstance(value, tuple) else as_given(value)
 
 
-def _as_given(value: Any) -> str:
+def as_given(value: Any) -> str:
+    """A value as it is typed."""
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return str(value)

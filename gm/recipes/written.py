@@ -29,17 +29,17 @@ def yaml_text(draft: Draft, base: str, output: Path, about: str) -> str:
     """The YAML, which says only what differs from `base`; `about`: the comment at its head."""
     relative = os.path.relpath(base, output.parent)
     tree = {"base": relative, **draft.tree}
-    text = yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
+    text = yaml.safe_dump(plain(tree), sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
     head = "".join(f"# {line}".rstrip() + "\n" for line in about.splitlines())
     return head + text
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Without what YAML needs anchors or tags for."""
     if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return value
 
 

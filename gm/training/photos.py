@@ -32,7 +32,7 @@ def shares_of(subjects: Sequence[Subject], buckets: Buckets) -> dict[Size, float
     counts = dict.fromkeys(buckets.shapes, 0)
     for subject in subjects:
         for path in subject.photos:
-            counts[_size(path, buckets)] += subject.repeats
+            counts[shape_of(image_size(path), buckets)] += subject.repeats
     return {shape: count / sum(counts.values()) for shape, count in counts.items()}
 
 
@@ -42,7 +42,7 @@ def instance_photos(data: DataConfig, subjects: Sequence[Subject], buckets: Buck
         Photo(
             path=path,
             caption=caption_of(path, subject.prompt, data.captions),
-            size=_size(path, buckets),
+            size=shape_of(image_size(path), buckets),
             repeats=subject.repeats,
             loss_weight=subject.weight,
             mask=_mask(path, data),
@@ -64,7 +64,7 @@ def class_photos(
         one = of_folder[path.parent]
         return Photo(path, caption_of(path, one.prompt, captions), size, one.repeats, weight)
 
-    found = [photo(path, _size(path, buckets)) for path in images]
+    found = [photo(path, shape_of(image_size(path), buckets)) for path in images]
     lacking = [shape for shape in buckets.shapes if shape not in {one.size for one in found}]
     return found + [photo(path, shape) for shape in lacking for path in images]
 
@@ -89,8 +89,9 @@ def check_masks(photos: Sequence[Photo], data: DataConfig) -> None:
         read_mask(mask, photo)
 
 
-def _size(path: Path, buckets: Buckets) -> Size:
-    return buckets.of(image_size(path)) if len(buckets.shapes) > 1 else buckets.shapes[0]
+def shape_of(size: Size, buckets: Buckets) -> Size:
+    """The shape that a photo of this size is trained in."""
+    return buckets.of(size) if len(buckets.shapes) > 1 else buckets.shapes[0]
 
 
 def chooser(photos: Sequence[Photo], kind: int, seed: int, endless: bool) -> CaptionChooser:

@@ -4,7 +4,6 @@
 would make it; `<save_path>/progress.png` has a row for each of those steps and a column for each prompt, and grows.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
@@ -22,10 +21,10 @@ from gm.sampling.pictures import PictureSampler
 from gm.soundness import NotFinite
 from gm.training.drawing import Drawing, Texts
 from gm.training.inputs import Inputs
+from gm.training.progress_files import FOLDER, NAME, NAMED
 from gm.training.setting import Setting
 
-FOLDER, SHEET = "progress", "progress.png"
-NAME, NAMED = "step_{:06d}_{:02d}.png", re.compile(r"step_(\d{6,})_(\d{2,})\.png")
+SHEET = "progress.png"
 THUMBNAIL, SMALLEST = 256, 64  # pixels of a picture's longer side on the sheet
 LONGEST = 4000  # pixels of the sheet's side
 LABEL = 24  # pixels that a row of the sheet is higher than its pictures

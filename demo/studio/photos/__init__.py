@@ -6,7 +6,6 @@ import os
 import streamlit as st
 
 from gm.data.images import count_images
-from studio.draft import Draft
 from studio.errors import explained
 from studio.photos import adding, editor, overview, told
 from studio.visit import Studio
@@ -14,7 +13,7 @@ from studio.visit import Studio
 
 def render(studio: Studio) -> None:
     """The part as it is now."""
-    draft = Draft(studio.folder / "draft")
+    draft = studio.draft
     told.show()
     with explained(st):
         names = [photo.name for photo in count_images(draft.photos)] if os.path.isdir(draft.photos) else []

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
@@ -15,13 +14,14 @@ from gm.data.crops import MOST_ENLARGED
 from gm.data.images import count_images, image_size
 from gm.data.transforms import Crop, place_crop
 from gm.errors import UserError
-from gm.training.photos import shapes_of
+from gm.training.data_sheet import ENLARGED
+from gm.training.photos import shape_of, shapes_of
 from studio.draft import Draft, Settings
 from studio.photos import measures, texts
+from studio.recipe import command
 from studio.visit import Studio
 from studio.words import later, say
 
-ENLARGED = 1.5  # times, from which on it is said; as in the log of a training
 CUT_OFF = 0.4  # share of a photo
 IN_CROP = 0.6  # share of the mask's white
 FEWEST = 3  # photos
@@ -106,7 +106,7 @@ class Plan:
 def data_of(studio: Studio, settings: Settings) -> tuple[DataConfig, Optional[UserError]]:
     """How the recipe has photos; a small square with the reason, where it cannot be read."""
     try:
-        data = import_module("studio.recipe.command").config_of(studio, settings).data
+        data = command.config_of(studio, settings).data
         return data or DataConfig(target_size=FALLBACK), None
     except UserError as error:
         return DataConfig(target_size=FALLBACK), error
@@ -146,7 +146,7 @@ def _reason(photo: Path) -> Optional[str]:
 
 def _plan(photo: Path, excluded: bool, settings: Settings, data: DataConfig, buckets: Buckets) -> Plan:
     size = image_size(photo)
-    shape = buckets.of(size) if len(buckets.shapes) > 1 else buckets.shapes[0]
+    shape = shape_of(size, buckets)
     corners = (0.0, 0.5, 1.0) if data.crop == "random" else (0.5,)
     crops = tuple(dict.fromkeys(place_crop(size, shape, (corner, corner)) for corner in corners))
     remarks = []

@@ -33,13 +33,7 @@ TRAIN = ROOT / "train_dreambooth.py"
 TEXT_ENCODERS = ROOT / "configs" / "text_encoder_lora.yaml"
 YAML, PHOTOS, PROMPTS = "recipe.yaml", "photos", "prompts.txt"  # names in a job's folder
 CLASS_IMAGES = "class_images"  # a folder of runs, for all jobs
-TAKEN = ("visits", "caches", CLASS_IMAGES)  # names of folders in runs that are no jobs
 CACHES = {"--cache_dir": "encoded", "--compile_cache_dir": "graphs"}  # flag -> its folder in runs/caches
-
-
-def draft_of(studio: Studio) -> Draft:
-    """What this visitor prepares."""
-    return Draft(studio.folder / "draft")
 
 
 def trainable(studio: Studio, where: str = "") -> list[Model]:
@@ -74,7 +68,7 @@ def model_yaml(studio: Studio, settings: Settings) -> Path:
 
 def yaml_text(studio: Studio, settings: Settings, folder: Path) -> str:
     """The YAML of a job, to be written into `folder`: its base, and what differs from it."""
-    return _text(studio, settings, own_tree(draft_of(studio), settings), folder)
+    return _text(studio, settings, own_tree(studio.draft, settings), folder)
 
 
 def _text(studio: Studio, settings: Settings, tree: Mapping[str, Any], folder: Path) -> str:
@@ -88,13 +82,13 @@ def _text(studio: Studio, settings: Settings, tree: Mapping[str, Any], folder: P
 
 def config_of(studio: Studio, settings: Settings) -> Config:
     """The checked configuration. UserError with what does not go together."""
-    folder = draft_of(studio).folder
+    folder = studio.draft.folder
     return _loaded(yaml_text(studio, settings, folder), folder)
 
 
 def whole_tree(studio: Studio, settings: Settings) -> dict[str, Any]:
     """All values that count: of the model's YAML with what the visitor has set, whether it goes together or not."""
-    folder = draft_of(studio).folder
+    folder = studio.draft.folder
     return _whole(yaml_text(studio, settings, folder), folder)
 
 
@@ -173,7 +167,7 @@ def words_of(studio: Studio, settings: Settings, folder: Path) -> list[str]:
     given = flags_of(studio, settings, config.data.total_step)
     for name, value in given.items():
         words += [f"--{name}", value]
-    if prompts_of(draft_of(studio)) and given.get("infer_during_train") == "True":
+    if prompts_of(studio.draft) and given.get("infer_during_train") == "True":
         words += ["--infer_prompts", said_path(folder / PROMPTS)]
     for flag, name in CACHES.items():  # what is compiled and encoded serves a resumed run, and the next one
         words += [flag, said_path(studio.runs / "caches" / name)]
@@ -197,8 +191,7 @@ def class_folder(studio: Studio, settings: Settings, config: Config) -> Path:
 
 def job_name(settings: Settings) -> str:
     """Of the job's folder: as the visitor calls it, or by the prompt."""
-    name = slug(settings.name.strip() or settings.instance_prompt)
-    return f"{name}_run" if name in TAKEN else name
+    return slug(settings.name.strip() or settings.instance_prompt)
 
 
 def slug(text: str, longest: int = 40) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Callable, Optional
 import streamlit as st
 
 from gm.errors import UserError
+from gm.options.parser import as_given
 from gm.texts import LARGEST, number
 from studio.errors import in_plain_words
 from studio.words import say
@@ -76,11 +77,7 @@ def _shown(control: Control) -> Any:
 
 def as_text(value: Any) -> str:
     """A value as people type it."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return str(value)
+    return "" if value is None else as_given(value)
 
 
 def _choice(value: Any) -> str:

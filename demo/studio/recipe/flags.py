@@ -5,7 +5,7 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Mapping
 
-from gm.options.parser import Flag, fields_of
+from gm.options.parser import Flag, as_given, fields_of
 from gm.options.train import TrainOptions
 from studio.words import is_chinese, later
 from studio.words.recipe_flags import HELP
@@ -82,11 +82,7 @@ def known() -> Mapping[str, Flag]:
 def usual() -> Mapping[str, str]:
     """Name -> the default, as it would be given."""
     defaults = {one.name: known()[one.name].default for one in fields(TrainOptions) if one.name in known()}
-    return {name: _text(value) for name, value in defaults.items() if value is not None and not callable(value)}
-
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return {name: as_given(value) for name, value in defaults.items() if value is not None and not callable(value)}
 
 
 def acting(device: str) -> set[str]:

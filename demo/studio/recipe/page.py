@@ -44,7 +44,7 @@ PRESETS = {  # a preset, "" for none -> its title, what it is for
 
 def show(studio: Studio) -> None:
     """The part as it is now."""
-    draft = command.draft_of(studio)
+    draft = studio.draft
     settings = draft.settings()
     _show_models(studio, draft, settings)
     _show_presets(draft, settings)

@@ -17,14 +17,14 @@ from gm.config.table import CLIP_LORA, OPEN_CLIP_LORA, RESIZE
 from gm.config.yaml_text import read_yaml
 from gm.errors import UserError
 from gm.files import replacing
-from gm.options.parser import reader_of
+from gm.options.parser import as_given, reader_of
 from gm.options.train import TrainOptions
 from gm.recipes.command_line import command_of
 from gm.recipes.draft import DATASET, DENOISER, EMBEDDERS, LOSS, TIMESTEPS, UNET, Row
 from gm.recipes.draft import Draft as Written
 from gm.recipes.files import LARGEST, WEIGHTS, read_recipe
 from gm.recipes.updates import Hints
-from gm.recipes.written import scaled_to, sorted_rows
+from gm.recipes.written import plain, scaled_to, sorted_rows
 from gm.texts import read_text
 from studio.draft import Draft, Settings
 from studio.recipe import command
@@ -75,7 +75,7 @@ def take_over(studio: Studio, draft: Draft, files: Sequence[tuple[str, bytes]], 
         "preset": "",
         "recipe": FILE,
     }
-    text = yaml.safe_dump(_plain(written.tree), sort_keys=False, allow_unicode=True, default_flow_style=False)
+    text = yaml.safe_dump(plain(written.tree), sort_keys=False, allow_unicode=True, default_flow_style=False)
     _adopt(studio, draft, replace(settings, **changes), text, files[0][0])
     draft.change(**changes)
     report = Report(files[0][0], recipe.tool, tuple(sorted_rows(recipe.settings.rows)), tuple(notes), changes["flags"])
@@ -185,20 +185,13 @@ def _flags(given: Mapping[str, Any]) -> dict[str, str]:
     for name, value in given.items():
         if name not in f.known() or name == "features" or value is None:
             continue
-        text = f"{value:g}" if isinstance(value, float) else str(value)
+        text = as_given(value)
         try:
             reader_of(TrainOptions, name)(text)
         except (ValueError, UserError):
             continue
         kept[name] = text
     return kept
-
-
-def _plain(value: Any) -> Any:
-    """Without what YAML needs anchors or tags for."""
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _adopt(studio: Studio, draft: Draft, settings: Settings, text: str, name: str) -> None:

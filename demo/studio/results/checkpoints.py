@@ -1,6 +1,5 @@
 """How a run went: which checkpoint to take and why, pictures by step, the curves of the training and what it said in the end."""
 
-import re
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
@@ -8,15 +7,16 @@ import streamlit as st
 
 from gm.evaluation.checkpoints import SHEET, Course
 from gm.texts import read_text
+from gm.training.progress_files import FOLDER, NAMED
 from studio.errors import explained, in_plain_words
+from studio.files import texts_of
 from studio.results import curves, scoring
 from studio.results.reasons import in_words
 from studio.results.saved import Saved
-from studio.results.thumbnails import shortened, show_picture, texts
+from studio.results.thumbnails import shortened, show_picture
 from studio.visit import Studio
 from studio.words import say
 
-PICTURE = re.compile(r"step_(\d{6,})_(\d{2,})\.png")  # of gm/training/validation.py: updates, number of the prompt
 ACROSS = 4  # pictures beside each other
 LARGEST_SHEET = 2000  # pixels of the longer side
 
@@ -51,11 +51,11 @@ def _choice(run: Saved, course: Course) -> None:
 def pictures_by_step(run: Saved) -> dict[int, list[Path]]:
     """The pictures that were drawn during the training, in their order."""
     found: dict[int, list[Path]] = {}
-    folder = run.folder / "progress"
+    folder = run.folder / FOLDER
     if folder.is_dir() and not folder.is_symlink():
         for path in sorted(folder.iterdir()):
-            match = PICTURE.fullmatch(path.name)
-            if match and run.file("progress", path.name):
+            match = NAMED.fullmatch(path.name)
+            if match and run.file(FOLDER, path.name):
                 found.setdefault(int(match[1]), []).append(path)
     return found
 
@@ -74,7 +74,7 @@ def _progress(run: Saved) -> None:
         step = chosen_step(say("After so many updates"), steps, f"results_progress_{run.name}")
     for start in range(0, len(found[step]), ACROSS):
         for column, path in zip(st.columns(min(ACROSS, len(found[step]))), found[step][start : start + ACROSS]):
-            show_picture(column, path, shortened(texts(path).get("prompt", "")))
+            show_picture(column, path, shortened(texts_of(path).get("prompt", "")))
 
 
 def chosen_step(label: str, steps: Sequence[int], key: str, usual: Optional[int] = None) -> int:

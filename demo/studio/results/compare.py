@@ -9,7 +9,9 @@ from gm.config.bounds import MOST_STEPS
 from gm.errors import UserError
 from gm.options.sample import sample_settings
 from gm.texts import require_prompt
+from studio.choice import config_of
 from studio.errors import explained, in_plain_words
+from studio.files import metadata_of
 from studio.models import Model
 from studio.results.checkpoints import chosen_step
 from studio.results.comparison import (
@@ -25,10 +27,11 @@ from studio.results.comparison import (
 )
 from studio.results.curves import course_of
 from studio.results.fields import whole_number
-from studio.results.lora import config_of, details_of, model_of, options_of, said_by
+from studio.results.lora import details_of, model_of, options_of
 from studio.results.saved import Saved, title
 from studio.results.thumbnails import show_picture
 from studio.visit import Studio
+from studio.waiting import duration, progress_words
 from studio.words import say
 
 KEY = "compare"  # of the task in the workshop
@@ -160,7 +163,7 @@ def make(studio: Studio, runs: Mapping[str, Saved], model: Model, wanted: Compar
                     )
                 )
     lengths = [
-        said_by(runs[name].loras[step]).get("ss_max_token_length", "") for name, of in wanted.runs.items() for step in of
+        metadata_of(runs[name].loras[step]).get("ss_max_token_length", "") for name, of in wanted.runs.items() for step in of
     ]
     longer = [int(length) for length in lengths if length.isascii() and length.isdigit() and length != USUAL_TOKENS]
     if longer and options.max_tokens is None:  # one that learned long captions reads long prompts
@@ -209,7 +212,7 @@ def _how_far(studio: Studio, task: Any) -> None:
     if task is None:
         return
     if _at_work(task):
-        words = in_plain_words(task.words)
+        words = in_plain_words(progress_words(task.words))
         if task.seconds_left is not None:
             words += in_plain_words(" · " + say("{time} left", time=duration(task.seconds_left)))
         st.progress(min(max(task.share or 0.0, 0.0), 1.0), words)
@@ -217,14 +220,6 @@ def _how_far(studio: Studio, task: Any) -> None:
             task.stop()
     elif task.sentence:
         st.error(task.sentence)  # Markdown already
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    whole = max(0, round(seconds))
-    if whole < 100:
-        return say("{n} s", n=whole)
-    return say("{n} min", n=round(whole / 60))
 
 
 def _pictures(comparison: Comparison) -> None:

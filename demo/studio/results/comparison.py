@@ -13,7 +13,8 @@ from typing import Any, Mapping, Optional, Sequence
 from gm.errors import UserError
 from gm.files import replacing
 from gm.options.sample import SampleOptions
-from studio.results.saved import Saved, stamp
+from studio.files import stamp
+from studio.results.saved import Saved
 from studio.visit import Studio
 from studio.words import say
 

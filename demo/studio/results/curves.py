@@ -10,7 +10,8 @@ from gm.evaluation.checkpoints import PANELS, Course, read_course
 from gm.evaluation.fidelity import Figures
 from gm.pictures import running_mean
 from gm.training.records import read_records
-from studio.results.saved import Saved, stamp
+from studio.files import stamp
+from studio.results.saved import Saved
 from studio.words import later, say
 
 MOST = 300  # points of a curve

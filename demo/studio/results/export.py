@@ -13,11 +13,12 @@ from gm.checkpoint.lora_rules import LAYOUTS
 from gm.checkpoint.weights import open_base
 from gm.config.types import ModelConfig
 from gm.errors import UserError
+from studio.choice import config_of
 from studio.errors import explained, in_plain_words
 from studio.models import Model
 from studio.results.checkpoints import chosen_step
 from studio.results.compare import best_step
-from studio.results.lora import Details, config_of, details_of, model_of, options_of
+from studio.results.lora import Details, details_of, model_of, options_of
 from studio.results.saved import HERE, Saved
 from studio.shell import go_to
 from studio.visit import Studio

@@ -1,19 +1,20 @@
 """What a LoRA file says of itself, and which of the page's models it is for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
-from gm.checkpoint.io import open_tensors
 from gm.checkpoint.lora_files import open_lora
 from gm.checkpoint.weights import split_weight_argument
 from gm.config.load import load_config
 from gm.config.types import Config, ModelConfig
 from gm.errors import UserError
-from gm.options.sample import SampleOptions, parse_sample
+from gm.options.sample import SampleOptions
+from studio.choice import config_of, models_of, start_of
+from studio.files import stamp
 from studio.models import Model
-from studio.results.saved import Saved, stamp
+from studio.results.saved import Saved
 from studio.visit import Studio
 
 SIZES = ("model_channels", "channel_mult", "num_res_blocks", "attention_resolutions", "transformer_depth", "context_dim")
@@ -53,46 +54,13 @@ def _details(of: tuple[str, int, int], model: Optional[ModelConfig]) -> Details:
         )
 
 
-def said_by(path: Path) -> Mapping[str, str]:
-    """The metadata of a file; empty where it cannot be read."""
-    try:
-        return _said(stamp(path))
-    except (OSError, UserError):
-        return {}
-
-
-@lru_cache(maxsize=256)
-def _said(of: tuple[str, int, int]) -> Mapping[str, str]:
-    with open_tensors(of[0]) as file:
-        return dict(file.metadata)
-
-
 # -- models --------------------------------------------------------------------------------------------------------------
-
-
-def models_of(studio: Studio) -> dict[str, Model]:
-    """The page's models; where the command line gives --config or --weight, that is the only one."""
-    if not any(word.split("=", 1)[0] in ("--config", "--weight") for word in studio.argv):
-        return dict(studio.models)
-    base, _ = split_weight_argument(parse_sample(list(studio.argv)).weight)
-    only = Model(name=Path(base).stem, flags={}, weights=[base])
-    return {only.name: only}
 
 
 def options_of(studio: Studio, model: Model) -> SampleOptions:
     """How pictures of this model are made where nobody says otherwise; its base alone is the weight."""
-    flags = [word for flag, value in model.flags.items() for word in (f"--{flag}", str(value))]
-    return _options((*flags, "--weight", model.weight, *studio.argv))
-
-
-@lru_cache(maxsize=32)
-def _options(words: Sequence[str]) -> SampleOptions:
-    return parse_sample(list(words))
-
-
-def config_of(options: SampleOptions) -> Config:
-    """The model of these options."""
-    return config_at(options.config, options.set)
+    start = start_of(model, studio.argv)
+    return replace(start, weight=split_weight_argument(start.weight)[0], lora_scale=None)
 
 
 def config_at(path: str, overrides: Sequence[str] = ()) -> Config:

@@ -13,12 +13,13 @@ from typing import Mapping, Optional
 from gm.errors import UserError
 from gm.evaluation.saved_run import NAME, open_run
 from gm.files import LOCK
+from gm.jobs.control import KEPT
 from studio.access import inside
 from studio.visit import Studio
 from studio.words import say
 
 DEPTH = 2  # folders below runs that may be a run's: runs, runs/NAME, runs/NAME/TIME
-NO_RUNS = ("visits", "class_images", "photos", "progress", "evaluation", "requests")  # names of folders that are none
+NO_RUNS = (*KEPT, "photos", "progress", "evaluation", "requests")  # names of folders that are none
 HERE = "."  # the name of a run whose --save_path was the folder of runs itself
 
 
@@ -76,12 +77,6 @@ def saved_runs(runs: Path) -> dict[str, Saved]:
 def title(name: str) -> str:
     """What a run is called on the page."""
     return say("(the folder of runs itself)") if name == HERE else name
-
-
-def stamp(path: Path) -> tuple[str, int, int]:
-    """What a cached reading of a file hangs on. OSError where there is none."""
-    status = os.stat(path)
-    return str(path), status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=4096)

@@ -12,13 +12,17 @@ import streamlit as st
 from gm.data.images import list_images
 from gm.errors import UserError
 from gm.evaluation.saved_run import SavedRun, words_of
+from gm.jobs import control
+from gm.jobs.job import Job
+from gm.jobs.state import state
 from gm.options.evaluate import PLACES, SEEDS_OF_RUN
 from gm.options.sample import SampleOptions
 from studio.access import inside
+from studio.choice import config_of
 from studio.errors import explained, in_plain_words
 from studio.models import Model
 from studio.results.fields import whole_number
-from studio.results.lora import config_at, config_of, model_of, options_of, same_sizes
+from studio.results.lora import config_at, model_of, options_of, same_sizes
 from studio.results.saved import Saved
 from studio.shell import go_to
 from studio.visit import Studio
@@ -28,7 +32,6 @@ TOOL = "tools/evaluate.py"
 SMALL = "configs/inference/small_sdxl.yaml"  # the model of the drawn world, which the judge knows
 PHOTOS = "tools/features/clip_dino.py"  # compares photos
 NETWORKS = {"CLIP_FOLDER": "checkpoints/clip-vit-base-patch32", "DINO_FOLDER": "checkpoints/dinov2-base"}  # that it needs
-OVER = ("done", "failed", "stopped", "lost")  # phases of a job that is not going on
 MOST_SEEDS = 16
 
 
@@ -71,10 +74,11 @@ class Asked:
 def render(studio: Studio, run: Saved, scored: bool) -> None:
     """The button and what it needs; or how far the job is."""
     job = job_of(studio, run)
-    if job is not None and _phase(job) not in OVER:
+    now = state(job) if job is not None else None
+    if job is not None and now is not None and not now.is_over:
         st.fragment(_waiting, run_every=3)(job)
         return
-    if job is not None and _phase(job) in ("failed", "lost"):
+    if job is not None and now is not None and now.phase in ("failed", "lost"):
         _failed(job)
     model = model_of(studio, run)
     label = say("Score the checkpoints again") if scored else say("Score the checkpoints")
@@ -158,45 +162,33 @@ def _said(run: Saved) -> tuple[str, str]:
 # -- the job -----------------------------------------------------------------------------------------------------------------
 
 
-def start(studio: Studio, asked: Asked):
+def start(studio: Studio, asked: Asked) -> Job:
     """Put it into the queue."""
-    from gm.jobs import control
-
     name = "score_" + (re.sub(r"[^\w-]+", "_", asked.run.name).strip("_") or "runs")
     return control.add(studio.runs, name, lambda folder: asked.words, asked.options.device_target, studio.options.jobs_at_once)
 
 
-def job_of(studio: Studio, run: Saved):
+def job_of(studio: Studio, run: Saved) -> Optional[Job]:
     """The newest job that scores this run, or did; None where there is none."""
-    from gm.jobs import control
-
     return next((job for job in control.jobs(studio.runs) if job.words[0] == TOOL and str(run.folder) in job.words), None)
 
 
-def _phase(job) -> str:
-    from gm.jobs.state import state
-
-    return state(job).phase
-
-
-def _waiting(job) -> None:
+def _waiting(job: Job) -> None:
     """How far the job is; when it is over, the page shows what came of it."""
-    phase = _phase(job)
-    if phase in OVER:
+    now = state(job)
+    if now.is_over:
         st.rerun()
-    st.info(say("The scoring waits for its turn.") if phase == "waiting" else say("The checkpoints are being scored."))
+    st.info(say("The scoring waits for its turn.") if now.phase == "waiting" else say("The checkpoints are being scored."))
     _see_button(job)
 
 
-def _failed(job) -> None:
-    from gm.jobs.state import state
-
+def _failed(job: Job) -> None:
     words = say("The last scoring did not come to its end.")
     st.warning(f"{in_plain_words(words)} {in_plain_words(state(job).sentence or '')}")
     _see_button(job)
 
 
-def _see_button(job) -> None:
+def _see_button(job: Job) -> None:
     st.button(say("See the job"), key="results_see_job", on_click=_see, args=(job.folder.name,))
 
 

@@ -1,16 +1,10 @@
-"""Pictures of runs as the page shows them: small, read once for each version of a file."""
+"""Pictures of runs as the page shows them."""
 
-import io
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any
 
-from PIL import Image
-
-from gm.errors import UserError
-from gm.pictures import text_of
 from studio.errors import in_plain_words
-from studio.results.saved import stamp
+from studio.files import picture
 from studio.words import say
 
 LONGEST = 768  # pixels of a side
@@ -25,38 +19,6 @@ def show_picture(place: Any, path: Path, caption: str = "", longest: int = LONGE
     else:
         kind = "PNG" if content.startswith(b"\x89PNG") else "JPEG"  # as it is, which Streamlit would make a JPEG of
         place.image(content, in_plain_words(caption) or None, width="stretch", output_format=kind)
-
-
-def picture(path: Path, longest: int = LONGEST) -> Optional[bytes]:
-    """An encoded picture, at most so many pixels wide and high; None where it cannot be read."""
-    try:
-        return _small(stamp(path), longest)
-    except (OSError, ValueError, Image.DecompressionBombError):  # also what Pillow says of a damaged file
-        return None
-
-
-@lru_cache(maxsize=512)
-def _small(of: tuple[str, int, int], longest: int) -> bytes:
-    with Image.open(of[0]) as image:
-        if max(image.size) <= longest:
-            return Path(of[0]).read_bytes()
-        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-        target = io.BytesIO()
-        image.convert("RGB").save(target, "JPEG", quality=90)
-        return target.getvalue()
-
-
-def texts(path: Path) -> Mapping[str, str]:
-    """The text chunks of a picture; empty where it cannot be read."""
-    try:
-        return _texts(stamp(path))
-    except (OSError, UserError):
-        return {}
-
-
-@lru_cache(maxsize=1024)
-def _texts(of: tuple[str, int, int]) -> Mapping[str, str]:
-    return text_of(Path(of[0]))
 
 
 def shortened(text: str) -> str:

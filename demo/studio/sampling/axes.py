@@ -11,7 +11,7 @@ from gm.errors import UserError
 from gm.evaluation.saved_run import open_run
 from gm.options.parser import reader_of
 from gm.options.sample import SampleOptions
-from studio.sampling.choice import LARGEST_SEED, STRONGEST, WEAKEST
+from studio.choice import LARGEST_SEED, STRONGEST, WEAKEST
 from studio.sampling.settings import Settings
 from studio.words import later, say
 

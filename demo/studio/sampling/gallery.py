@@ -1,21 +1,17 @@
 """The visitor's pictures, the newest first: a list in a file, so that a reload finds them; each with what it was made with."""
 
 import json
-import os
 import re
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
-from typing import Mapping, Optional
+from typing import Mapping
 
 from gm.checkpoint.weights import split_weight_argument
 from gm.diffusion.names import SAMPLER_NAMES
 from gm.errors import UserError, shortened
 from gm.files import replacing
-from gm.pictures import text_of
 from studio.errors import in_plain_words
 from studio.sampling.loras import in_words, step_of
 from studio.words import say
@@ -57,44 +53,6 @@ class Gallery:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.file) as unfinished:
                 unfinished.write_text(json.dumps([str(path) for path in paths], ensure_ascii=False), encoding="utf-8")
-
-
-def texts_of(path: Path) -> Mapping[str, str]:
-    """What the picture says of itself; empty where it cannot be read."""
-    with suppress(OSError):
-        about = os.stat(path)
-        return _texts(path, about.st_mtime_ns, about.st_size)
-    return {}
-
-
-@lru_cache(maxsize=2000)
-def _texts(path: Path, *version: int) -> Mapping[str, str]:
-    try:
-        return text_of(path)
-    except UserError:
-        return {}
-
-
-def thumbnail(path: Path) -> Optional[bytes]:
-    """The picture for a grid: the file itself where it is small."""
-    with suppress(OSError):
-        about = os.stat(path)
-        return _thumbnail(path, about.st_mtime_ns, about.st_size)
-    return None
-
-
-@lru_cache(maxsize=500)
-def _thumbnail(path: Path, *version: int) -> bytes:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        if max(image.size) <= LARGEST_THUMBNAIL:
-            return path.read_bytes()
-        image = image.convert("RGB")
-        image.thumbnail((LARGEST_THUMBNAIL, LARGEST_THUMBNAIL))
-        content = BytesIO()
-        image.save(content, "JPEG", quality=88)
-        return content.getvalue()
 
 
 def speaking_name(texts: Mapping[str, str]) -> str:

@@ -1,37 +1,23 @@
 """The pictures that were asked for last: one bar over all of them with the time left, then the pictures with their downloads."""
 
-import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Callable, Sequence
 
 import streamlit as st
 
 from gm.errors import shortened
 from studio.errors import explained, in_plain_words
-from studio.sampling.gallery import AT_ONCE, described, download, speaking_name, texts_of, thumbnail
+from studio.files import picture, texts_of
+from studio.sampling.gallery import AT_ONCE, LARGEST_THUMBNAIL, described, download, speaking_name
 from studio.sampling.settings import KEY
 from studio.sampling.workshop import Task
-from studio.words import is_chinese, later, say
+from studio.waiting import progress_words
+from studio.words import say
 
 AGAIN_AFTER = 0.7  # seconds between two looks at a task
 WIDE = 4  # pictures of a row
 LONGEST_HEADING = 300  # letters of the prompt
-WAITING = {  # what the model says it is doing, before a comma
-    "starting": later("starting"),
-    "starting MindSpore": later("starting MindSpore"),
-    "checking the weights": later("checking the weights"),
-    "loading text encoders": later("loading the text encoders"),
-    "loading UNet": later("loading the UNet"),
-    "loading VAE": later("loading the VAE"),
-    "encoding prompts": later("encoding prompts"),
-    "compiling the text encoders": later("compiling the text encoders"),
-    "compiling the sampling graph": later("compiling the sampling graph"),
-    "compiling the decoder": later("compiling the decoder"),
-    "compiling the image encoder": later("compiling the image encoder"),
-    "other pictures are being made first": later("other pictures are being made first"),
-}
-STEP = re.compile(r"picture (\d+) of (\d+)(, enlarged)?, step (\d+) of (\d+)")
 
 
 def show(task: Task, labels: Sequence[str], columns: int, details: Callable[[Path, str], None]) -> None:
@@ -81,7 +67,7 @@ def _pictures(task: Task, labels: Sequence[str], columns: int, details: Callable
         shown = [place for place in range(first, min(first + across, len(task.paths))) if place in places]
         for column, place in zip(st.columns(max(3, across)), shown):
             path = task.paths[place]
-            content = thumbnail(path) if path else None
+            content = picture(path, LARGEST_THUMBNAIL) if path else None
             if path is None or content is None:
                 continue
             column.image(content, width="stretch")
@@ -114,30 +100,3 @@ def _ended(task: Task) -> str:
 
 def _of(task: Task) -> str:
     return f"{task.seconds:.1f}"
-
-
-def progress_words(words: str, seconds_left: Optional[float] = None) -> str:
-    """What is being done, in the visitor's language, and for how long yet."""
-    step = STEP.match(words)
-    if step:
-        text = say("picture {n} of {count}, step {step} of {steps}", n=step[1], count=step[2], step=step[4], steps=step[5])
-        text += say(" of the larger picture") if step[3] else ""
-    else:
-        name, _, rest = words.partition(", ")
-        numbers = "/".join(re.findall(r"\d+", rest))
-        text = (
-            say(WAITING[name]) + (f", {numbers}" if numbers and is_chinese() else f", {rest}" if rest else "")
-            if name in WAITING
-            else words
-        )
-    if seconds_left is None:
-        return text
-    return text + " · " + say("about {time} left", time=duration(seconds_left))
-
-
-def duration(seconds: float) -> str:
-    """5 s, 3 min, 1 h 20 min"""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return say("{n} s", n=max(1, round(seconds)))
-    return say("{n} min", n=minutes) if minutes < 100 else say("{h} h {n} min", h=minutes // 60, n=minutes % 60)

@@ -1,24 +1,24 @@
 """The LoRA of the page: which there are, what they are called, and the list of those that act."""
 
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional
 
 import streamlit as st
 
-from gm.checkpoint.io import open_tensors
 from gm.errors import UserError
 from gm.evaluation.saved_run import NAME, PROMPT
+from gm.jobs.control import KEPT
 from studio.access import inside
+from studio.choice import STRONGEST, WEAKEST
 from studio.errors import in_plain_words, sentence_of
-from studio.sampling.choice import STRONGEST, WEAKEST
+from studio.files import metadata_of
 from studio.sampling.settings import KEY, Settings
 from studio.visit import Studio
 from studio.words import say
 
 TRIGGERS = (PROMPT, "modelspec.trigger_phrase")  # where a file says what to ask it for
-LEFT_OUT = ("visits", "class_images", "photos")  # folders of runs without LoRA
+LEFT_OUT = (*KEPT, "photos")  # folders of runs without LoRA
 MOST = 8  # LoRA at once
 LISTED = 500  # files to choose from
 
@@ -67,20 +67,8 @@ def called(path: str) -> str:
 
 def trigger_of(path: str) -> str:
     """What the file says that it is to be asked for; empty where it says nothing."""
-    try:
-        about = os.stat(path)
-    except OSError:
-        return ""
-    return _trigger(path, about.st_mtime_ns, about.st_size)
-
-
-@lru_cache(maxsize=256)
-def _trigger(path: str, *version: int) -> str:
-    try:
-        with open_tensors(Path(path)) as file:
-            return next((file.metadata[name] for name in TRIGGERS if file.metadata.get(name)), "")
-    except UserError:  # which is said where it is used
-        return ""
+    said = metadata_of(Path(path))
+    return next((said[name] for name in TRIGGERS if said.get(name)), "")
 
 
 def active(settings: Settings) -> list[Active]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from gm.options.sample import SampleOptions
 from gm.pictures import contact_sheet, grid_sheet, save_new_png, sheets
-from studio.sampling.choice import config_of
+from studio.choice import config_of
 from studio.sampling.gallery import Gallery
 from studio.sampling.settings import Settings
 from studio.sampling.wanted import WIDE, Grid, grid_of, labels_of, options_of

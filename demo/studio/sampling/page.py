@@ -10,11 +10,12 @@ from gm.config.types import Config, DataConfig
 from gm.errors import UserError, shortened
 from gm.models.prompt_chunks import tokens_in
 from gm.options.sample import SampleOptions
+from studio.choice import config_of, models_of, require_weights, start_of
 from studio.errors import explained, in_plain_words, sentence_of
+from studio.files import picture, texts_of
 from studio.models import Model
 from studio.sampling import axes, given, live, loras, sizes
-from studio.sampling.choice import config_of, models_of, require_weights, start_of
-from studio.sampling.gallery import SHOWN, Gallery, described, download, speaking_name, texts_of, thumbnail
+from studio.sampling.gallery import LARGEST_THUMBNAIL, SHOWN, Gallery, described, download, speaking_name
 from studio.sampling.making import begin
 from studio.sampling.picture_text import settings_of
 from studio.sampling.settings import KEPT, KEY, Settings, begin_with, file_of, stored_model
@@ -236,7 +237,7 @@ def _show_gallery(studio: Studio, settings: Settings, models: Mapping[str, Model
 def _grid(studio: Studio, settings: Settings, models: Mapping[str, Model], paths: Sequence[Path]) -> None:
     for first in range(0, len(paths), live.WIDE):
         for column, path in zip(st.columns(live.WIDE), paths[first : first + live.WIDE]):
-            content, texts = thumbnail(path), texts_of(path)
+            content, texts = picture(path, LARGEST_THUMBNAIL), texts_of(path)
             if content is None:
                 continue
             column.image(content, width="stretch")

@@ -12,9 +12,9 @@ from gm.options.sample import SampleOptions
 from gm.options.start import require_start
 from gm.texts import LONGEST_PROMPT, require_prompt
 from studio.access import inside
+from studio.choice import LARGEST_SEED
 from studio.sampling import axes
 from studio.sampling.axes import Grid
-from studio.sampling.choice import LARGEST_SEED
 from studio.sampling.fields import BLUR, CHECKED, COUNT, HEIGHT, RESIZE, SEED, STRENGTH, WIDTH, Field, checked
 from studio.sampling.loras import active
 from studio.sampling.settings import Settings
